@@ -1,0 +1,69 @@
+//! What a proxy can evaluate. A closed set: control never sends a rule that needs more.
+
+/// One capability of the evaluator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Feature {
+    /// `principals`, `notPrincipals`.
+    Principals,
+    /// `namespaces`, `notNamespaces`.
+    Namespaces,
+    /// `serviceAccounts`, `notServiceAccounts`.
+    ServiceAccounts,
+    /// `methods`, `notMethods`.
+    Methods,
+    /// `paths`, `notPaths` (exact, prefix, suffix, presence).
+    Paths,
+    /// `hosts`, `notHosts`.
+    Hosts,
+    /// `ports`, `notPorts`.
+    Ports,
+    /// `{*}` and `{**}` in paths.
+    PathTemplates,
+}
+
+impl Feature {
+    /// All, in wire order.
+    pub const ALL: [Self; 8] = [
+        Self::Principals,
+        Self::Namespaces,
+        Self::ServiceAccounts,
+        Self::Methods,
+        Self::Paths,
+        Self::Hosts,
+        Self::Ports,
+        Self::PathTemplates,
+    ];
+}
+
+/// A set of features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FeatureSet(u32);
+
+impl FeatureSet {
+    /// Everything that this version evaluates.
+    #[must_use]
+    pub fn all() -> Self {
+        Feature::ALL.into_iter().collect()
+    }
+    /// Is `feature` in it?
+    #[must_use]
+    pub fn has(self, feature: Feature) -> bool {
+        self.0 & (1 << feature as u32) != 0
+    }
+    /// Without one feature.
+    #[must_use]
+    pub fn without(self, feature: Feature) -> Self {
+        Self(self.0 & !(1 << feature as u32))
+    }
+    /// Everything of `other` is in `self`.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+}
+
+impl FromIterator<Feature> for FeatureSet {
+    fn from_iter<I: IntoIterator<Item = Feature>>(features: I) -> Self {
+        Self(features.into_iter().fold(0, |bits, f| bits | 1 << f as u32))
+    }
+}

@@ -1,0 +1,26 @@
+//! Policy: documents in, decisions out.
+//!
+//! ```text
+//! YAML --document--> Object (kind, name, labels, spec; every node knows its line) --model--> AuthorizationPolicy
+//! [AuthorizationPolicy] + one workload --compile--> Compiled (an index over identity, port, path)
+//! raw target, Host --canonical--> CanonicalPath, CanonicalHost   (the bytes matched are the bytes forwarded)
+//! Compiled + Request --decide--> Decision (verdict, reason, policy, rule, place)   no lock, no allocation
+//! Compiled + Request --explain--> the same decision in words, with the nearest rule and the field that missed
+//! ```
+//!
+//! Pure: no sockets, files, clock or randomness. Everything unknown or malformed is an error with a place
+//! and the nearest valid name; what cannot be understood never allows.
+
+pub mod canonical;
+pub mod compile;
+pub mod decide;
+pub mod document;
+pub mod explain;
+pub mod feature;
+pub mod model;
+
+pub use canonical::{CanonicalError, CanonicalHost, CanonicalPath};
+pub use compile::Compiled;
+pub use decide::{Decision, Http, Reason, Request, Verdict};
+pub use feature::{Feature, FeatureSet};
+pub use model::{Action, AuthorizationPolicy, Mode, Operation, Rule, Source, StringMatch};
