@@ -67,3 +67,16 @@ pub fn peer_of(connection: &CommonState, role: Role, trust: &Trust, now: UnixTim
     let chain = connection.peer_certificates().ok_or(VerifyError::NoCertificate)?;
     crate::verify::verify_peer(chain, role, trust, now)
 }
+
+/// Our verdict inside a failed handshake's error, if the verifier gave one.
+#[must_use]
+pub fn verify_error(error: &rustls::Error) -> Option<&VerifyError> {
+    let _ = error;
+    todo!()
+}
+
+/// The same for the `io::Error` that tokio-rustls wraps it in.
+#[must_use]
+pub fn verify_error_in(error: &std::io::Error) -> Option<&VerifyError> {
+    error.get_ref()?.downcast_ref::<rustls::Error>().and_then(verify_error)
+}

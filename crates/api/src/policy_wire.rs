@@ -1,0 +1,213 @@
+//! Policies on the wire and back. What a peer sent is checked field by field: enum 0, an absent oneof and a number
+//! out of range are errors, never defaults.
+
+use std::collections::BTreeMap;
+
+use postern_policy::document::Place;
+use postern_policy::{Action, AuthorizationPolicy, Feature, FeatureSet, Mode, Operation, Rule, Source, StringMatch};
+
+use crate::control::v1 as wire;
+
+/// Which part of a message is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is missing or not understood")]
+pub struct WireError {
+    /// The field.
+    pub what: &'static str,
+}
+
+fn missing(what: &'static str) -> WireError {
+    WireError { what }
+}
+
+/// For the wire; the selector stays behind (control sends a policy only to whom it selects).
+#[must_use]
+pub fn to_wire(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {
+    wire::AuthorizationPolicy {
+        namespace: policy.namespace.clone(),
+        name: policy.name.clone(),
+        place: Some(place_to_wire(&policy.place)),
+        action: match policy.action {
+            Action::Allow => wire::PolicyAction::Allow,
+            Action::Deny => wire::PolicyAction::Deny,
+        } as i32,
+        rules: policy.rules.iter().map(rule_to_wire).collect(),
+    }
+}
+
+/// From the wire.
+pub fn from_wire(policy: wire::AuthorizationPolicy) -> Result<AuthorizationPolicy, WireError> {
+    let action = match policy.action() {
+        wire::PolicyAction::Allow => Action::Allow,
+        wire::PolicyAction::Deny => Action::Deny,
+        wire::PolicyAction::Unspecified => return Err(missing("policy action")),
+    };
+    Ok(AuthorizationPolicy {
+        namespace: policy.namespace,
+        name: policy.name,
+        place: policy.place.map(place_from_wire).unwrap_or_default(),
+        selector: BTreeMap::new(),
+        action,
+        rules: policy.rules.into_iter().map(rule_from_wire).collect::<Result<_, _>>()?,
+    })
+}
+
+fn place_to_wire(place: &Place) -> wire::Place {
+    wire::Place { file: place.file.to_string(), line: place.line, column: place.column }
+}
+
+fn place_from_wire(place: wire::Place) -> Place {
+    Place { file: place.file.into(), line: place.line, column: place.column }
+}
+
+fn rule_to_wire(rule: &Rule) -> wire::Rule {
+    wire::Rule {
+        place: Some(place_to_wire(&rule.place)),
+        index: rule.index,
+        from: rule
+            .from
+            .iter()
+            .map(|s| wire::Source {
+                principals: strings(&s.principals),
+                not_principals: strings(&s.not_principals),
+                namespaces: strings(&s.namespaces),
+                not_namespaces: strings(&s.not_namespaces),
+                service_accounts: strings(&s.service_accounts),
+                not_service_accounts: strings(&s.not_service_accounts),
+            })
+            .collect(),
+        to: rule
+            .to
+            .iter()
+            .map(|o| wire::Operation {
+                hosts: strings(&o.hosts),
+                not_hosts: strings(&o.not_hosts),
+                ports: o.ports.iter().copied().map(u32::from).collect(),
+                not_ports: o.not_ports.iter().copied().map(u32::from).collect(),
+                methods: strings(&o.methods),
+                not_methods: strings(&o.not_methods),
+                paths: strings(&o.paths),
+                not_paths: strings(&o.not_paths),
+            })
+            .collect(),
+    }
+}
+
+fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
+    let sources = rule.from.into_iter().map(|s| {
+        Ok(Source {
+            principals: matches(s.principals)?,
+            not_principals: matches(s.not_principals)?,
+            namespaces: matches(s.namespaces)?,
+            not_namespaces: matches(s.not_namespaces)?,
+            service_accounts: matches(s.service_accounts)?,
+            not_service_accounts: matches(s.not_service_accounts)?,
+        })
+    });
+    let operations = rule.to.into_iter().map(|o| {
+        Ok(Operation {
+            hosts: matches(o.hosts)?,
+            not_hosts: matches(o.not_hosts)?,
+            ports: ports(o.ports)?,
+            not_ports: ports(o.not_ports)?,
+            methods: matches(o.methods)?,
+            not_methods: matches(o.not_methods)?,
+            paths: matches(o.paths)?,
+            not_paths: matches(o.not_paths)?,
+        })
+    });
+    Ok(Rule {
+        place: rule.place.map(place_from_wire).unwrap_or_default(),
+        index: rule.index,
+        from: sources.collect::<Result<_, WireError>>()?,
+        to: operations.collect::<Result<_, WireError>>()?,
+    })
+}
+
+fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
+    use wire::string_match::How;
+    let how = |value: &StringMatch| match value {
+        StringMatch::Exact(text) => How::Exact(text.clone()),
+        StringMatch::Prefix(text) => How::Prefix(text.clone()),
+        StringMatch::Suffix(text) => How::Suffix(text.clone()),
+        StringMatch::Present => How::Present(true),
+        StringMatch::Wildcard(literal) => How::Wildcard(wire::Pieces { literal: literal.clone() }),
+        StringMatch::Template(text) => How::Template(text.clone()),
+    };
+    values.iter().map(|value| wire::StringMatch { how: Some(how(value)) }).collect()
+}
+
+fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError> {
+    use wire::string_match::How;
+    let read = |value: wire::StringMatch| match value.how.ok_or(missing("string match"))? {
+        How::Exact(text) => Ok(StringMatch::Exact(text)),
+        How::Prefix(text) => Ok(StringMatch::Prefix(text)),
+        How::Suffix(text) => Ok(StringMatch::Suffix(text)),
+        How::Present(true) => Ok(StringMatch::Present),
+        How::Present(false) => Err(missing("string match `present`")),
+        How::Wildcard(pieces) if pieces.literal.len() >= 2 => Ok(StringMatch::Wildcard(pieces.literal)),
+        How::Wildcard(_) => Err(missing("string match `wildcard`")),
+        How::Template(text) => Ok(StringMatch::Template(text)),
+    };
+    values.into_iter().map(read).collect()
+}
+
+fn ports(values: Vec<u32>) -> Result<Vec<u16>, WireError> {
+    values.into_iter().map(|p| u16::try_from(p).ok().filter(|p| *p > 0).ok_or(missing("port"))).collect()
+}
+
+/// Features on the wire; unknown numbers are a newer proxy's and are left out.
+#[must_use]
+pub fn features_from_wire(features: &[i32]) -> FeatureSet {
+    features.iter().filter_map(|f| wire::PolicyFeature::try_from(*f).ok()).filter_map(feature_from_wire).collect()
+}
+
+fn feature_from_wire(feature: wire::PolicyFeature) -> Option<Feature> {
+    Some(match feature {
+        wire::PolicyFeature::Unspecified => return None,
+        wire::PolicyFeature::Principals => Feature::Principals,
+        wire::PolicyFeature::Namespaces => Feature::Namespaces,
+        wire::PolicyFeature::ServiceAccounts => Feature::ServiceAccounts,
+        wire::PolicyFeature::Methods => Feature::Methods,
+        wire::PolicyFeature::Paths => Feature::Paths,
+        wire::PolicyFeature::Hosts => Feature::Hosts,
+        wire::PolicyFeature::Ports => Feature::Ports,
+        wire::PolicyFeature::PathTemplates => Feature::PathTemplates,
+    })
+}
+
+/// Features for the wire.
+#[must_use]
+pub fn features_to_wire(features: FeatureSet) -> Vec<i32> {
+    let number = |feature| match feature {
+        Feature::Principals => wire::PolicyFeature::Principals,
+        Feature::Namespaces => wire::PolicyFeature::Namespaces,
+        Feature::ServiceAccounts => wire::PolicyFeature::ServiceAccounts,
+        Feature::Methods => wire::PolicyFeature::Methods,
+        Feature::Paths => wire::PolicyFeature::Paths,
+        Feature::Hosts => wire::PolicyFeature::Hosts,
+        Feature::Ports => wire::PolicyFeature::Ports,
+        Feature::PathTemplates => wire::PolicyFeature::PathTemplates,
+    };
+    Feature::ALL.into_iter().filter(|f| features.has(*f)).map(|f| number(f) as i32).collect()
+}
+
+/// A mode on the wire.
+#[must_use]
+pub fn mode_to_wire(mode: Mode) -> wire::Mode {
+    match mode {
+        Mode::Discover => wire::Mode::Discover,
+        Mode::Monitor => wire::Mode::Monitor,
+        Mode::Protect => wire::Mode::Protect,
+    }
+}
+
+/// A mode from the wire.
+pub fn mode_from_wire(mode: wire::Mode) -> Result<Mode, WireError> {
+    match mode {
+        wire::Mode::Unspecified => Err(missing("mode")),
+        wire::Mode::Discover => Ok(Mode::Discover),
+        wire::Mode::Monitor => Ok(Mode::Monitor),
+        wire::Mode::Protect => Ok(Mode::Protect),
+    }
+}
