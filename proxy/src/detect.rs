@@ -1,0 +1,1 @@
+//! What a connection's first bytes say.

@@ -1,0 +1,38 @@
+//! Shutdown: stop being ready, keep accepting through the grace's start, end connections gracefully, then cut.
+
+use tokio::sync::watch;
+
+/// How far the shutdown is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Phase {
+    /// Serving.
+    #[default]
+    Running,
+    /// Not ready any more; connections are told to end (GOAWAY, `connection: close`).
+    Draining,
+    /// The deadline has passed: cut what is left.
+    Cut,
+}
+
+/// A task's view of the shutdown.
+#[derive(Debug, Clone)]
+pub struct Drain(watch::Receiver<Phase>);
+
+impl Drain {
+    /// The signal and the view of it.
+    #[must_use]
+    pub fn new() -> (watch::Sender<Phase>, Self) {
+        let (sender, receiver) = watch::channel(Phase::Running);
+        (sender, Self(receiver))
+    }
+    /// Where it is now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+    /// Waits until at least `phase`. Cancel-safe.
+    pub async fn reached(&mut self, phase: Phase) {
+        // A dropped sender means that the process is ending: treat it as reached.
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+}

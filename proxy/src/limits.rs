@@ -1,0 +1,59 @@
+//! Every bound of the data path, with its reason. Tests at and one past each bound name the constant.
+
+use std::time::Duration;
+
+/// Two signatures and two round trips; a peer that takes longer is stalling. Also bounds a dribbled ClientHello.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// A client that speaks first has spoken by then; past it the stream is opaque (or refused where rules need HTTP).
+pub const DETECT_DEADLINE: Duration = Duration::from_millis(1_000);
+/// Enough for a TLS record header, the HTTP/2 preface (24 bytes) or an HTTP/1 request line's method.
+pub const DETECT_BYTES: usize = 64;
+/// From the first byte of a request head to its last (slowloris).
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Between two reads of a body, or two writes that make progress.
+pub const BODY_PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// An HTTP connection without a request.
+pub const IDLE_DEADLINE: Duration = Duration::from_secs(300);
+/// An opaque stream on which nothing moves either way.
+pub const OPAQUE_IDLE_DEADLINE: Duration = Duration::from_secs(3_600);
+/// An opaque stream of which one side is closed and the other silent.
+pub const HALF_CLOSE_DEADLINE: Duration = Duration::from_secs(60);
+/// TCP connect to an app (our own host) or an endpoint.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// From the last byte of a request to the first of its answer. Streams and long polls live on the body deadline.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
+/// Control answers a first Resolve from memory.
+pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);
+/// Request and answer heads: 100 fields within 32 KiB (Envoy allows 60 KiB; no service of ours needs more).
+pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// See [`MAX_HEAD_BYTES`].
+pub const MAX_HEADERS: usize = 100;
+/// Concurrent streams of one HTTP/2 connection (Envoy's edge value).
+pub const MAX_STREAMS: u32 = 100;
+/// HTTP/2 windows: a stream may have this much in flight, a connection 16 times it.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// See [`STREAM_WINDOW`].
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Connections of one worker; past it new sockets are closed at once and counted.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// Handshakes in progress on one worker: they cost CPU before anyone is known.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Idle pooled connections per key and worker.
+pub const MAX_IDLE_PER_KEY: usize = 64;
+/// How long a pooled connection may idle; shorter than common app keep-alives (75 s nginx, 60 s others; Node 5 s is
+/// survived by safe retry).
+pub const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Destinations that one proxy holds; past it the least recently used are released.
+pub const MAX_DESTINATIONS: usize = 4_096;
+/// Distinct routes in metrics and flows; past it they are summed as `other`.
+pub const MAX_ROUTES: usize = 1_024;
+/// Copy buffer of an opaque direction.
+pub const COPY_BUFFER: usize = 16 * 1024;
+/// Client-chosen text in logs and reports, in bytes.
+pub const MAX_LOGGED_TEXT: usize = 128;
+/// Access log lines waiting for the writer; past it they are dropped and counted.
+pub const LOG_QUEUE: usize = 4_096;
+/// Grace for what is in flight at SIGTERM before it is cut.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// Connections end this long before what they were admitted on expires, so that the other side never has to cut.
+pub const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
