@@ -25,7 +25,11 @@ pub fn quantile(buckets: &[u64], q: f64) -> u64 {
     let mut below = 0;
     for (i, count) in buckets.iter().enumerate() {
         if below + count >= rank {
-            let low = if i == 0 { 0 } else { LATENCY_BOUNDS_US[(i - 1).min(LATENCY_BOUNDS_US.len() - 1)] };
+            let low = if i == 0 {
+                0
+            } else {
+                LATENCY_BOUNDS_US[(i - 1).min(LATENCY_BOUNDS_US.len() - 1)]
+            };
             let high = LATENCY_BOUNDS_US.get(i).copied().unwrap_or(low);
             return low + (high - low) * (rank - below) / count.max(&1);
         }

@@ -53,11 +53,19 @@ pub fn from_wire(policy: wire::AuthorizationPolicy) -> Result<AuthorizationPolic
 }
 
 fn place_to_wire(place: &Place) -> wire::Place {
-    wire::Place { file: place.file.to_string(), line: place.line, column: place.column }
+    wire::Place {
+        file: place.file.to_string(),
+        line: place.line,
+        column: place.column,
+    }
 }
 
 fn place_from_wire(place: wire::Place) -> Place {
-    Place { file: place.file.into(), line: place.line, column: place.column }
+    Place {
+        file: place.file.into(),
+        line: place.line,
+        column: place.column,
+    }
 }
 
 fn rule_to_wire(rule: &Rule) -> wire::Rule {
@@ -131,10 +139,15 @@ fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
         StringMatch::Prefix(text) => How::Prefix(text.clone()),
         StringMatch::Suffix(text) => How::Suffix(text.clone()),
         StringMatch::Present => How::Present(true),
-        StringMatch::Wildcard(literal) => How::Wildcard(wire::Pieces { literal: literal.clone() }),
+        StringMatch::Wildcard(literal) => How::Wildcard(wire::Pieces {
+            literal: literal.clone(),
+        }),
         StringMatch::Template(text) => How::Template(text.clone()),
     };
-    values.iter().map(|value| wire::StringMatch { how: Some(how(value)) }).collect()
+    values
+        .iter()
+        .map(|value| wire::StringMatch { how: Some(how(value)) })
+        .collect()
 }
 
 fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError> {
@@ -153,13 +166,20 @@ fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError
 }
 
 fn ports(values: Vec<u32>) -> Result<Vec<u16>, WireError> {
-    values.into_iter().map(|p| u16::try_from(p).ok().filter(|p| *p > 0).ok_or(missing("port"))).collect()
+    values
+        .into_iter()
+        .map(|p| u16::try_from(p).ok().filter(|p| *p > 0).ok_or(missing("port")))
+        .collect()
 }
 
 /// Features on the wire; unknown numbers are a newer proxy's and are left out.
 #[must_use]
 pub fn features_from_wire(features: &[i32]) -> FeatureSet {
-    features.iter().filter_map(|f| wire::PolicyFeature::try_from(*f).ok()).filter_map(feature_from_wire).collect()
+    features
+        .iter()
+        .filter_map(|f| wire::PolicyFeature::try_from(*f).ok())
+        .filter_map(feature_from_wire)
+        .collect()
 }
 
 fn feature_from_wire(feature: wire::PolicyFeature) -> Option<Feature> {
@@ -189,7 +209,11 @@ pub fn features_to_wire(features: FeatureSet) -> Vec<i32> {
         Feature::Ports => wire::PolicyFeature::Ports,
         Feature::PathTemplates => wire::PolicyFeature::PathTemplates,
     };
-    Feature::ALL.into_iter().filter(|f| features.has(*f)).map(|f| number(f) as i32).collect()
+    Feature::ALL
+        .into_iter()
+        .filter(|f| features.has(*f))
+        .map(|f| number(f) as i32)
+        .collect()
 }
 
 /// A mode on the wire.

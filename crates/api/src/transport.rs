@@ -98,17 +98,36 @@ pub fn now() -> UnixTime {
 
 /// Dials `address` (`host:port`) and finishes the TLS handshake. The caller checks who answered.
 pub async fn dial(address: &str, config: Arc<ClientConfig>) -> Result<client::TlsStream<TcpStream>, DialError> {
-    let slow = |phase, limit| DialError::TooSlow { address: address.to_owned(), phase, limit };
+    let slow = |phase, limit| DialError::TooSlow {
+        address: address.to_owned(),
+        phase,
+        limit,
+    };
     let tcp = timeout(CONNECT_DEADLINE, TcpStream::connect(address))
         .await
         .map_err(|_| slow("connect", CONNECT_DEADLINE))?
         .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
-        .map_err(|source| DialError::Connect { address: address.to_owned(), source })?;
-    let ip = tcp.peer_addr().map_err(|source| DialError::Connect { address: address.to_owned(), source })?.ip();
-    timeout(HANDSHAKE_DEADLINE, TlsConnector::from(config).connect(ServerName::IpAddress(ip.into()), tcp))
-        .await
-        .map_err(|_| slow("handshake", HANDSHAKE_DEADLINE))?
-        .map_err(|source| DialError::Handshake { address: address.to_owned(), source })
+        .map_err(|source| DialError::Connect {
+            address: address.to_owned(),
+            source,
+        })?;
+    let ip = tcp
+        .peer_addr()
+        .map_err(|source| DialError::Connect {
+            address: address.to_owned(),
+            source,
+        })?
+        .ip();
+    timeout(
+        HANDSHAKE_DEADLINE,
+        TlsConnector::from(config).connect(ServerName::IpAddress(ip.into()), tcp),
+    )
+    .await
+    .map_err(|_| slow("handshake", HANDSHAKE_DEADLINE))?
+    .map_err(|source| DialError::Handshake {
+        address: address.to_owned(),
+        source,
+    })
 }
 
 /// Dials `address`, requires one of the `expected` identities, and speaks gRPC. The channel is one connection: when it
@@ -120,13 +139,23 @@ pub async fn connect(
     expected: &Expected,
 ) -> Result<Channel, DialError> {
     let stream = dial(address, config).await?;
-    let peer = postern_identity::tls::peer_of(stream.get_ref().1, Role::Server, &trust.load(), now())
-        .map_err(|source| DialError::Peer { address: address.to_owned(), source })?;
+    let peer =
+        postern_identity::tls::peer_of(stream.get_ref().1, Role::Server, &trust.load(), now()).map_err(|source| {
+            DialError::Peer {
+                address: address.to_owned(),
+                source,
+            }
+        })?;
     if !expected.admits(&peer) {
         return Err(DialError::WrongPeer {
             address: address.to_owned(),
             got: peer.id().to_string(),
-            expected: expected.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+            expected: expected
+                .ids
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" or "),
         });
     }
     channel_over(address, stream).await
@@ -148,7 +177,10 @@ where
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-        .map_err(|source| DialError::Http { address: address.to_owned(), source })
+        .map_err(|source| DialError::Http {
+            address: address.to_owned(),
+            source,
+        })
 }
 
 /// gRPC over a Unix socket: who may, is the file's mode.
@@ -156,7 +188,10 @@ pub async fn connect_unix(path: &std::path::Path) -> Result<Channel, DialError> 
     let address = path.display().to_string();
     let stream = tokio::net::UnixStream::connect(path)
         .await
-        .map_err(|source| DialError::Connect { address: address.clone(), source })?;
+        .map_err(|source| DialError::Connect {
+            address: address.clone(),
+            source,
+        })?;
     channel_over(&address, stream).await
 }
 
@@ -196,35 +231,33 @@ pub fn incoming(
     refused: impl Fn(RefusedHandshake) + Send + 'static,
 ) -> impl Stream<Item = io::Result<Accepted>> + Send {
     let handshakes = FuturesUnordered::new();
-    futures_util::stream::unfold((listener, handshakes), move |(listener, mut handshakes)| {
-        // Both closures are shared by reference with the future of this step only.
-        let config = config();
-        let trust = Arc::clone(&trust);
-        let outcome = async move {
-            loop {
-                tokio::select! {
-                    done = handshakes.next(), if !handshakes.is_empty() => {
-                        if let Some(done) = done {
-                            return (done, listener, handshakes);
-                        }
-                    }
-                    accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => {
-                        match accepted {
-                            Ok((tcp, address)) => {
-                                handshakes.push(handshake(tcp, address, Arc::clone(&config), Arc::clone(&trust)));
+    futures_util::stream::unfold(
+        (listener, handshakes, config),
+        move |(listener, mut handshakes, config)| {
+            let trust = Arc::clone(&trust);
+            async move {
+                loop {
+                    tokio::select! {
+                        done = handshakes.next(), if !handshakes.is_empty() => {
+                            if let Some(done) = done {
+                                return Some((done, (listener, handshakes, config)));
                             }
-                            // Out of descriptors or memory: the backlog waits, we do not spin.
-                            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        }
+                        accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => {
+                            match accepted {
+                                // The config is asked for now, not before the wait: it may have been replaced meanwhile.
+                                Ok((tcp, address)) => {
+                                    handshakes.push(handshake(tcp, address, config(), Arc::clone(&trust)));
+                                }
+                                // Out of descriptors or memory: the backlog waits, we do not spin.
+                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                            }
                         }
                     }
                 }
             }
-        };
-        async move {
-            let (done, listener, handshakes) = outcome.await;
-            Some((done, (listener, handshakes)))
-        }
-    })
+        },
+    )
     .filter_map(move |done| {
         std::future::ready(match done {
             Ok(accepted) => Some(Ok(accepted)),
@@ -242,7 +275,11 @@ async fn handshake(
     config: Arc<ServerConfig>,
     trust: SharedTrust,
 ) -> Result<Accepted, RefusedHandshake> {
-    let refuse = |reason, source| RefusedHandshake { address, reason, source };
+    let refuse = |reason, source| RefusedHandshake {
+        address,
+        reason,
+        source,
+    };
     tcp.set_nodelay(true).map_err(|source| refuse("io", source))?;
     let stream = match timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(config).accept(tcp)).await {
         Ok(Ok(stream)) => stream,
@@ -260,7 +297,10 @@ async fn handshake(
             Err(error) => return Err(refuse(error.reason(), io::Error::other(error))),
         },
     };
-    Ok(Accepted { stream, caller: Caller { peer, address } })
+    Ok(Accepted {
+        stream,
+        caller: Caller { peer, address },
+    })
 }
 
 impl Connected for Accepted {

@@ -4,7 +4,11 @@
 use std::path::Path;
 
 fn generate(into: &Path) {
-    let files = ["postern/ca/v1/ca.proto", "postern/control/v1/policy.proto", "postern/control/v1/control.proto"];
+    let files = [
+        "postern/ca/v1/ca.proto",
+        "postern/control/v1/policy.proto",
+        "postern/control/v1/control.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"]).unwrap();
     tonic_prost_build::configure()
         .out_dir(into)

@@ -1,0 +1,136 @@
+//! Why the CA refuses: one closed set of words, shared by the CA that says them and the callers that hear them.
+//!
+//! The word travels in the gRPC trailer [`REASON_HEADER`]; the status message is for people.
+
+use tonic::{Code, Status};
+
+/// The metadata key that carries [`RefusalReason::as_str`].
+pub const REASON_HEADER: &str = "postern-reason";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal, $code:ident, final: $final:literal;)*) => {
+        /// Why a call was refused. Words are stable: metrics and callers rely on them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum RefusalReason { $($(#[$doc])* $variant,)* }
+
+        impl RefusalReason {
+            /// All of them, for metrics that start at zero.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The word on the wire and in metrics.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+            /// The gRPC status code that goes with it.
+            #[must_use]
+            pub fn code(self) -> Code {
+                match self { $(Self::$variant => Code::$code,)* }
+            }
+            /// True where the same evidence can never succeed: the caller needs a new token, not patience.
+            #[must_use]
+            pub fn is_final(self) -> bool {
+                match self { $(Self::$variant => $final,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request carries no attestation, or one that this CA does not know.
+    AttestationMissing = "attestation_missing", InvalidArgument, final: true;
+    /// Not one DER PKCS#10 request.
+    CsrMalformed = "csr_malformed", InvalidArgument, final: true;
+    /// Longer than the CA reads.
+    CsrTooLarge = "csr_too_large", InvalidArgument, final: true;
+    /// The request's own signature does not hold: no proof of possession.
+    CsrSignature = "csr_signature", InvalidArgument, final: true;
+    /// A key of a kind or strength that is not certified, or a known one.
+    CsrKey = "csr_key", InvalidArgument, final: true;
+    /// A key that was certified before; every certificate has a fresh key.
+    CsrKeyReused = "csr_key_reused", InvalidArgument, final: false;
+    /// Not a join token.
+    TokenMalformed = "token_malformed", Unauthenticated, final: true;
+    /// No such join token: never made, revoked, or long expired.
+    TokenUnknown = "token_unknown", Unauthenticated, final: true;
+    /// The join token is past its time.
+    TokenExpired = "token_expired", Unauthenticated, final: true;
+    /// The join token has been used.
+    TokenRedeemed = "token_redeemed", Unauthenticated, final: true;
+    /// The previous SVID does not verify under the current bundle.
+    RenewalChain = "renewal_chain", Unauthenticated, final: true;
+    /// The previous SVID expired longer ago than is accepted.
+    RenewalExpired = "renewal_expired", Unauthenticated, final: true;
+    /// The request is not signed by the previous key.
+    RenewalSignature = "renewal_signature", Unauthenticated, final: true;
+    /// The previous SVID is not one of this CA's workloads.
+    RenewalIdentity = "renewal_identity", PermissionDenied, final: true;
+    /// The clock is outside the issuing certificate's validity.
+    Clock = "clock", Unavailable, final: false;
+    /// Too many requests in flight in all.
+    Busy = "busy", ResourceExhausted, final: false;
+    /// Too many requests in flight from this caller.
+    BusyCaller = "busy_caller", ResourceExhausted, final: false;
+    /// The store could not be written.
+    Store = "store", Unavailable, final: false;
+    /// The caller is not who may call this.
+    CallerIdentity = "caller_identity", PermissionDenied, final: true;
+    /// The caller's own SVID has run out on this connection.
+    CallerExpired = "caller_expired", Unauthenticated, final: false;
+    /// The CA is going down.
+    ShuttingDown = "shutting_down", Unavailable, final: false;
+    /// A fault of the CA's own.
+    Internal = "internal", Internal, final: false;
+    /// A word that this version does not know.
+    Other = "other", Unknown, final: false;
+}
+
+impl RefusalReason {
+    /// The status to answer with; `message` is for people and must hold nothing secret.
+    #[must_use]
+    pub fn status(self, message: impl Into<String>) -> Status {
+        let mut status = Status::new(self.code(), message);
+        status.metadata_mut().insert(
+            REASON_HEADER,
+            tonic::metadata::MetadataValue::from_static(self.as_str()),
+        );
+        status
+    }
+
+    /// What a CA's status says; `None`: no CA said it (the connection broke, a proxy in between answered).
+    #[must_use]
+    pub fn of(status: &Status) -> Option<Self> {
+        let word = status.metadata().get(REASON_HEADER)?.to_str().ok()?;
+        Some(
+            Self::ALL
+                .iter()
+                .copied()
+                .find(|reason| reason.as_str() == word)
+                .unwrap_or(Self::Other),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_the_wire() {
+        for reason in RefusalReason::ALL {
+            assert_eq!(RefusalReason::of(&reason.status("why")), Some(*reason));
+        }
+    }
+
+    #[test]
+    fn a_word_from_the_future_is_other_and_a_bare_status_is_nobodys() {
+        let mut status = Status::unavailable("x");
+        assert_eq!(RefusalReason::of(&status), None);
+        status
+            .metadata_mut()
+            .insert(REASON_HEADER, "phase_of_the_moon".parse().unwrap());
+        assert_eq!(RefusalReason::of(&status), Some(RefusalReason::Other));
+    }
+}
