@@ -21,6 +21,7 @@ pub mod limits;
 pub mod metrics;
 pub mod outbound;
 pub mod outcome;
+pub mod redirect;
 pub mod snapshot;
 pub mod stream;
 pub mod worker;
