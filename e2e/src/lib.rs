@@ -1,1 +1,93 @@
-//! See ARCHITECTURE.md.
+//! What the black-box tests and the whole-proxy benches stand on: network namespaces, real processes, a mesh of them.
+//!
+//! ```text
+//! lab      a bridge and pods: network namespaces with IPv4 and IPv6, made and removed here
+//! process  a child process that is waited for by state, never by time, and that never outlives its guard
+//! mesh     a CA, control and proxies of the built `postern` binary, run as pods run them
+//! ```
+//!
+//! What a test needs and the machine lacks (root, nginx, ...) is said loudly and skipped; under `CI=true` it fails.
+
+pub mod lab;
+pub mod mesh;
+pub mod process;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// True if the test can run; otherwise it has said what is missing. Under `CI=true` a lack is a failure.
+#[must_use]
+pub fn requires(programs: &[&str], root: bool) -> bool {
+    let mut missing: Vec<String> = programs
+        .iter()
+        .filter(|p| which(p).is_none())
+        .map(|p| format!("`{p}`"))
+        .collect();
+    if root && !is_root() {
+        missing.push("root (network namespaces)".to_owned());
+    }
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "CI must have {missing}"
+    );
+    // Straight to the terminal: the test harness would capture a print, and a skipped test must be heard.
+    let _ = std::fs::write("/dev/tty", format!("SKIPPED here, runs in CI: needs {missing}\n"));
+    eprintln!("SKIPPED here, runs in CI: needs {missing}");
+    false
+}
+
+/// Where a program is.
+#[must_use]
+pub fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n")
+}
+
+/// The `postern` binary of the profile that this test was built with, built if need be.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn postern() -> PathBuf {
+    let me = std::env::current_exe().expect("a running test knows its path");
+    // target/<profile>/deps/<test>, or target/<profile>/<bin> for the benches.
+    let profile_dir = me
+        .ancestors()
+        .find(|d| d.join("deps").is_dir())
+        .expect("built by cargo")
+        .to_path_buf();
+    let release = profile_dir.file_name().is_some_and(|name| name == "release");
+    static BUILT: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+    BUILT.get_or_init(|| {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .args(["build", "-q", "-p", "postern", "--bin", "postern", "--manifest-path"])
+            .arg(manifest);
+        cargo
+            .arg("--target-dir")
+            .arg(profile_dir.parent().expect("a profile directory has a parent"));
+        if release {
+            cargo.arg("--release");
+        }
+        assert!(
+            cargo.status().is_ok_and(|status| status.success()),
+            "`cargo build -p postern` failed"
+        );
+    });
+    profile_dir.join("postern")
+}

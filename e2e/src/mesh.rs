@@ -1,0 +1,243 @@
+//! A mesh of real processes in a lab: CA, control, and a capturing proxy per pod.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, Pod};
+use crate::process::Process;
+
+/// The UID that proxies run as, exempt from capture.
+pub const PROXY_UID: u32 = 15_371;
+
+/// CA and control, running in a pod of their own.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Where they run.
+    pub pod: Pod,
+    /// The CA's process.
+    pub ca: Process,
+    /// Control's process.
+    pub control: Process,
+    directory: PathBuf,
+    ca_address: String,
+    control_address: String,
+    ca_arguments: Vec<String>,
+}
+
+impl Mesh {
+    /// Starts CA and control with certificates that live `life` (such as `1h`, `10s`); policy and workloads are read from
+    /// [`Mesh::documents`].
+    ///
+    /// # Panics
+    /// If they do not become ready.
+    #[must_use]
+    pub fn start(lab: &mut Lab, life: &str) -> Self {
+        let pod = lab.pod("mesh");
+        let directory = lab.directory().join("mesh");
+        fs::create_dir_all(directory.join("documents")).expect("the lab's directory is writable");
+        let store = directory.join("store");
+        let init = Command::new(crate::postern())
+            .args(["ca", "init", "--trust-domain", "cluster.local", "--store"])
+            .arg(&store)
+            .output()
+            .expect("postern runs");
+        assert!(
+            init.status.success(),
+            "ca init: {}",
+            String::from_utf8_lossy(&init.stderr)
+        );
+        let ca_address = format!("{}:15012", pod.v4);
+        let text = |path: PathBuf| path.to_str().expect("temporary paths are UTF-8").to_owned();
+        let ca_arguments: Vec<String> = [
+            "ca",
+            "serve",
+            "--listen",
+            &ca_address,
+            "--metrics-listen",
+            "127.0.0.1:15021",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain(["--svid-life".into(), life.into(), "--insecure-short-life".into()])
+        .chain(["--store".into(), text(store)])
+        .chain(["--admin-socket".into(), text(directory.join("ca.sock"))])
+        .chain(["--ready-file".into(), text(directory.join("ca.json"))])
+        .collect();
+        let mut ca = start(&pod, 0, "ca", &ca_arguments, &directory);
+        ready(&mut ca, &directory.join("ca.json"));
+        let token = directory.join("control.token");
+        let control_id = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
+        fs::write(&token, create_token(&directory, control_id, "postern-control")).expect("writable");
+        let control_address = format!("{}:15010", pod.v4);
+        let arguments: Vec<String> = ["control", "--ca", &ca_address, "--listen", &control_address]
+            .iter()
+            .map(ToString::to_string)
+            .chain(["--trust-domain".into(), "cluster.local".into()])
+            .chain(["--metrics-listen".into(), "127.0.0.1:15022".into()])
+            .chain(["--directory".into(), text(directory.join("documents"))])
+            .chain(["--join-token-file".into(), text(token)])
+            .chain(["--view-socket".into(), text(directory.join("view.sock"))])
+            .chain(["--ready-file".into(), text(directory.join("control.json"))])
+            .collect();
+        let mut control = start(&pod, 0, "control", &arguments, &directory);
+        ready(&mut control, &directory.join("control.json"));
+        Self {
+            pod,
+            ca,
+            control,
+            directory,
+            ca_address,
+            control_address,
+            ca_arguments,
+        }
+    }
+
+    /// The directory that control watches.
+    #[must_use]
+    pub fn documents(&self) -> PathBuf {
+        self.directory.join("documents")
+    }
+
+    /// Writes (or replaces, atomically) a file of documents.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, file: &str, yaml: &str) {
+        let path = self.documents().join(file);
+        let temporary = self.directory.join(format!("{file}.new"));
+        fs::write(&temporary, yaml)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .expect("writable");
+    }
+
+    /// A join token.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    #[must_use]
+    pub fn token(&self, spiffe_id: &str, instance: &str) -> String {
+        create_token(&self.directory, spiffe_id, instance)
+    }
+
+    /// Stops the CA as an outage would.
+    pub fn stop_ca(&mut self) {
+        self.ca.kill();
+    }
+
+    /// Starts the CA again with the same store and address.
+    pub fn start_ca(&mut self) {
+        let _ = fs::remove_file(self.directory.join("ca.json"));
+        self.ca = start(&self.pod, 0, "ca", &self.ca_arguments, &self.directory);
+        ready(&mut self.ca, &self.directory.join("ca.json"));
+    }
+
+    /// The CA's address.
+    #[must_use]
+    pub fn ca_address(&self) -> &str {
+        &self.ca_address
+    }
+
+    /// Puts a capturing proxy into a pod for `ns/<namespace>/sa/<account>`, workload `name`, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn capture(&self, pod: &Pod, namespace: &str, account: &str, name: &str, more: &[&str]) -> Process {
+        let redirect = pod
+            .command(0, crate::postern())
+            .args(["proxy", "redirect"])
+            .output()
+            .expect("postern runs");
+        assert!(
+            redirect.status.success(),
+            "redirect: {}",
+            String::from_utf8_lossy(&redirect.stderr)
+        );
+        let mut proxy = self.proxy(pod, namespace, account, name, more);
+        let metrics = format!("curl -sf http://{}:15020/readyz", pod.v4);
+        proxy.wait_for("readiness", || pod.run(&metrics).status.success().then_some(()));
+        proxy
+    }
+
+    /// Starts a proxy with a new token; does not wait.
+    ///
+    /// # Panics
+    /// If the token cannot be handed over.
+    #[must_use]
+    pub fn proxy(&self, pod: &Pod, namespace: &str, account: &str, name: &str, more: &[&str]) -> Process {
+        let state = self.directory.join(format!("proxy-{name}"));
+        fs::create_dir_all(&state).expect("writable");
+        let token = state.join("token");
+        let id = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        fs::write(&token, self.token(&id, name)).expect("writable");
+        crate::lab::sh(&format!("chown -R {PROXY_UID}:{PROXY_UID} {}", state.display()));
+        let text = |path: PathBuf| path.to_str().expect("temporary paths are UTF-8").to_owned();
+        let arguments: Vec<String> = [
+            "proxy",
+            "run",
+            "--capture",
+            "redirect",
+            "--trust-domain",
+            "cluster.local",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .chain([
+            "--ca".into(),
+            self.ca_address.clone(),
+            "--control".into(),
+            self.control_address.clone(),
+        ])
+        .chain(["--join-token-file".into(), text(token)])
+        .chain(["--metrics-listen".into(), "0.0.0.0:15020".into()])
+        .chain(["--access-log-file".into(), text(state.join("access.log"))])
+        .chain(more.iter().map(ToString::to_string))
+        .collect();
+        start(pod, PROXY_UID, &format!("proxy-{name}"), &arguments, &self.directory)
+    }
+
+    /// A proxy's access log, one JSON object a line.
+    #[must_use]
+    pub fn access_log(&self, name: &str) -> Vec<Value> {
+        fs::read_to_string(self.directory.join(format!("proxy-{name}/access.log")))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+fn start(pod: &Pod, uid: u32, name: &str, arguments: &[String], directory: &Path) -> Process {
+    let mut command = pod.command(uid, crate::postern());
+    command.args(arguments);
+    Process::start(name, command, directory)
+}
+
+fn ready(process: &mut Process, file: &Path) {
+    process.wait_for("ready file", || file.exists().then_some(()));
+}
+
+fn create_token(directory: &Path, spiffe_id: &str, instance: &str) -> String {
+    let out = Command::new(crate::postern())
+        .args([
+            "ca",
+            "token",
+            "create",
+            "--id",
+            spiffe_id,
+            "--instance",
+            instance,
+            "--admin-socket",
+        ])
+        .arg(directory.join("ca.sock"))
+        .output()
+        .expect("postern runs");
+    assert!(out.status.success(), "token: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout)
+        .expect("a token is text")
+        .trim()
+        .to_owned()
+}
