@@ -21,6 +21,7 @@ pub struct Mesh {
     pub ca: Process,
     /// Control's process.
     pub control: Process,
+    binary: PathBuf,
     directory: PathBuf,
     ca_address: String,
     control_address: String,
@@ -38,8 +39,11 @@ impl Mesh {
         let pod = lab.pod("mesh");
         let directory = lab.directory().join("mesh");
         fs::create_dir_all(directory.join("documents")).expect("the lab's directory is writable");
+        // Proxies of another user must be able to run it, wherever the checkout lies.
+        let binary = lab.directory().join("postern");
+        fs::copy(crate::postern(), &binary).expect("the binary was just built");
         let store = directory.join("store");
-        let init = Command::new(crate::postern())
+        let init = Command::new(&binary)
             .args(["ca", "init", "--trust-domain", "cluster.local", "--store"])
             .arg(&store)
             .output()
@@ -66,11 +70,11 @@ impl Mesh {
         .chain(["--admin-socket".into(), text(directory.join("ca.sock"))])
         .chain(["--ready-file".into(), text(directory.join("ca.json"))])
         .collect();
-        let mut ca = start(&pod, 0, "ca", &ca_arguments, &directory);
+        let mut ca = start(&pod, 0, &binary, "ca", &ca_arguments, &directory);
         ready(&mut ca, &directory.join("ca.json"));
         let token = directory.join("control.token");
         let control_id = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
-        fs::write(&token, create_token(&directory, control_id, "postern-control")).expect("writable");
+        fs::write(&token, create_token(&binary, &directory, control_id, "postern-control")).expect("writable");
         let control_address = format!("{}:15010", pod.v4);
         let arguments: Vec<String> = ["control", "--ca", &ca_address, "--listen", &control_address]
             .iter()
@@ -82,12 +86,13 @@ impl Mesh {
             .chain(["--view-socket".into(), text(directory.join("view.sock"))])
             .chain(["--ready-file".into(), text(directory.join("control.json"))])
             .collect();
-        let mut control = start(&pod, 0, "control", &arguments, &directory);
+        let mut control = start(&pod, 0, &binary, "control", &arguments, &directory);
         ready(&mut control, &directory.join("control.json"));
         Self {
             pod,
             ca,
             control,
+            binary,
             directory,
             ca_address,
             control_address,
@@ -119,7 +124,7 @@ impl Mesh {
     /// If the CA refuses.
     #[must_use]
     pub fn token(&self, spiffe_id: &str, instance: &str) -> String {
-        create_token(&self.directory, spiffe_id, instance)
+        create_token(&self.binary, &self.directory, spiffe_id, instance)
     }
 
     /// Stops the CA as an outage would.
@@ -130,7 +135,7 @@ impl Mesh {
     /// Starts the CA again with the same store and address.
     pub fn start_ca(&mut self) {
         let _ = fs::remove_file(self.directory.join("ca.json"));
-        self.ca = start(&self.pod, 0, "ca", &self.ca_arguments, &self.directory);
+        self.ca = start(&self.pod, 0, &self.binary, "ca", &self.ca_arguments, &self.directory);
         ready(&mut self.ca, &self.directory.join("ca.json"));
     }
 
@@ -196,7 +201,14 @@ impl Mesh {
         .chain(["--access-log-file".into(), text(state.join("access.log"))])
         .chain(more.iter().map(ToString::to_string))
         .collect();
-        start(pod, PROXY_UID, &format!("proxy-{name}"), &arguments, &self.directory)
+        start(
+            pod,
+            PROXY_UID,
+            &self.binary,
+            &format!("proxy-{name}"),
+            &arguments,
+            &self.directory,
+        )
     }
 
     /// A proxy's access log, one JSON object a line.
@@ -210,8 +222,8 @@ impl Mesh {
     }
 }
 
-fn start(pod: &Pod, uid: u32, name: &str, arguments: &[String], directory: &Path) -> Process {
-    let mut command = pod.command(uid, crate::postern());
+fn start(pod: &Pod, uid: u32, binary: &Path, name: &str, arguments: &[String], directory: &Path) -> Process {
+    let mut command = pod.command(uid, binary);
     command.args(arguments);
     Process::start(name, command, directory)
 }
@@ -220,8 +232,8 @@ fn ready(process: &mut Process, file: &Path) {
     process.wait_for("ready file", || file.exists().then_some(()));
 }
 
-fn create_token(directory: &Path, spiffe_id: &str, instance: &str) -> String {
-    let out = Command::new(crate::postern())
+fn create_token(binary: &Path, directory: &Path, spiffe_id: &str, instance: &str) -> String {
+    let out = Command::new(binary)
         .args([
             "ca",
             "token",
