@@ -1,0 +1,216 @@
+//! The command line of `postern-ca`, and of `postern ca`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::init::{InitConfig, init};
+use crate::operator;
+use crate::serve::{ServeConfig, start};
+
+/// `postern-ca` as a program.
+#[derive(Debug, Parser)]
+#[command(name = "postern-ca", version, about = "The workload CA of a Postern mesh")]
+pub struct Cli {
+    /// What to do.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// What to do; the same for `postern-ca ...` and `postern ca ...`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a root and an issuing certificate in a new store
+    Init(InitArgs),
+    /// Issue certificates
+    Serve(ServeArgs),
+    /// Make, list and revoke join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Put a new issuing certificate in place
+    Rotate(AdminArgs),
+    /// Show what the CA is doing
+    Status(StatusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct InitArgs {
+    /// A directory that does not exist yet
+    #[arg(long, value_name = "DIR", env = "POSTERN_CA_STORE")]
+    store: PathBuf,
+    /// The name of the trust domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: String,
+    /// How long the root is good
+    #[arg(long, value_name = "DURATION", default_value = "10y", value_parser = humantime::parse_duration)]
+    root_life: Duration,
+    /// How long each issuing certificate is good; it is replaced at two thirds
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
+    issuer_life: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+struct ServeArgs {
+    /// The directory that `init` made
+    #[arg(long, value_name = "DIR", env = "POSTERN_CA_STORE")]
+    store: PathBuf,
+    /// Where workloads and control call (port 0: any free one)
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// The operator's Unix socket (mode 0600)
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
+    admin_socket: PathBuf,
+    /// Where /metrics and /readyz are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
+    metrics_listen: SocketAddr,
+    /// Write the bound addresses there, as JSON, when ready
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// How long a workload's certificate is good: 5m to 24h
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = humantime::parse_duration)]
+    svid_life: Duration,
+    /// Allow certificates of seconds, for demonstrations and tests
+    #[arg(long)]
+    insecure_short_life: bool,
+}
+
+/// How to reach a running CA.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArgs {
+    /// The operator's Unix socket of a running CA
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
+    pub(crate) admin_socket: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for one start of one process; prints the token alone
+    Create {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Whom it makes: spiffe://<trust domain>/ns/<namespace>/sa/<account>
+        #[arg(long, value_name = "SPIFFE-ID")]
+        id: String,
+        /// Which instance of it, such as a pod's or workload's name
+        #[arg(long, value_name = "NAME")]
+        instance: String,
+        /// How long it waits to be used
+        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+        life: Duration,
+    },
+    /// Show tokens (never their secrets)
+    List {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// How to show them
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Void a token
+    Revoke {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Its id, as `list` shows it
+        #[arg(allow_hyphen_values = true)]
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// Runs one command to its end.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    let outcome = match args.command {
+        Command::Init(args) => make(args),
+        Command::Serve(args) => {
+            postern_telemetry::log::init();
+            in_runtime(serve(args))
+        }
+        Command::Token(command) => in_runtime(operator::token(command)),
+        Command::Rotate(args) => in_runtime(operator::rotate(args)),
+        Command::Status(args) => in_runtime(operator::status(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("postern-ca: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn make(args: InitArgs) -> Result<(), String> {
+    let InitArgs {
+        store,
+        trust_domain,
+        root_life,
+        issuer_life,
+    } = args;
+    let config = InitConfig {
+        store,
+        trust_domain,
+        root_life,
+        issuer_life,
+    };
+    let made = init(&config, crate::clock::system()()).map_err(|error| crate::error_chain(&error))?;
+    println!("{}", made.root_sha256);
+    Ok(())
+}
+
+async fn serve(args: ServeArgs) -> Result<(), String> {
+    let config = ServeConfig {
+        store: args.store,
+        listen: args.listen,
+        admin_socket: args.admin_socket,
+        metrics_listen: args.metrics_listen,
+        ready_file: args.ready_file,
+        svid_life: args.svid_life,
+        insecure_short_life: args.insecure_short_life,
+    };
+    let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
+    // Before anything is served: a signal that comes early is not lost.
+    let mut terminate = signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let running = start(config, crate::clock::system())
+        .await
+        .map_err(|error| crate::error_chain(&error))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("going down");
+    running.stop().await;
+    Ok(())
+}
+
+fn in_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?
+        .block_on(work)
+}

@@ -1,0 +1,418 @@
+//! The power to issue: root, issuing intermediate, bundle chain. One immutable value, replaced whole.
+//!
+//! ```text
+//! found / load / with_new_issuer --self_test--> Authority      (no other way to one)
+//! ```
+
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use postern_api::ca_client::ca_id;
+use postern_api::refusal::RefusalReason;
+use postern_identity::bundle::{self, SignedBundle};
+use postern_identity::{BundleSet, Instance, Role, SpiffeId, Trust, TrustBundle, TrustDomain, verify};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey as _};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::clock::{earlier, later, shown};
+use crate::profile::{self, BACKDATE, ProfileError, Validity};
+use crate::refusal::Refusal;
+
+mod record;
+
+pub(crate) use record::{AuthorityRecord, RootRecord};
+
+/// An issuer is replaced when this share of its life is over.
+const ISSUER_SHARE: f64 = 2.0 / 3.0;
+
+/// Why there is no authority.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// A stored part is not usable.
+    #[error("{0}")]
+    Unusable(String),
+    /// What it would issue does not verify.
+    #[error("the self-test failed: {0}")]
+    SelfTest(String),
+    /// The clock does not allow it.
+    #[error("{0}")]
+    Clock(String),
+}
+
+/// A root with its key; needed only to make an issuer.
+pub(crate) struct Root {
+    cert: CertificateDer<'static>,
+    key: KeyPair,
+    validity: Validity,
+}
+
+/// Who signs: certificate and key.
+struct Issuer {
+    epoch: u64,
+    cert: CertificateDer<'static>,
+    signer: rcgen::Issuer<'static, KeyPair>,
+    validity: Validity,
+}
+
+/// Root certificate, issuer and bundle chain that belong together and have passed the self-test.
+pub(crate) struct Authority {
+    trust_domain: TrustDomain,
+    own_id: SpiffeId,
+    root: CertificateDer<'static>,
+    root_validity: Validity,
+    issuer: Issuer,
+    issuer_life: Duration,
+    links: Vec<SignedBundle>,
+    bundle: TrustBundle,
+}
+
+/// A signed leaf with its chain.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    /// Leaf first, without the root.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) not_after: UnixTime,
+    pub(crate) issuer_epoch: u64,
+}
+
+impl Root {
+    /// A new root.
+    pub(crate) fn create(trust_domain: &TrustDomain, life: Duration, now: UnixTime) -> Result<Self, AuthorityError> {
+        let key = new_key()?;
+        let validity = Validity {
+            not_before: earlier(now, BACKDATE),
+            not_after: later(now, life),
+        };
+        let cert = profile::root(trust_domain, &key, validity)?;
+        Ok(Self { cert, key, validity })
+    }
+    /// Its certificate, DER.
+    #[must_use]
+    pub(crate) fn cert(&self) -> &CertificateDer<'static> {
+        &self.cert
+    }
+}
+
+impl Authority {
+    /// The first authority of a trust domain: issuer 1, bundle 1.
+    pub(crate) fn found(
+        trust_domain: &TrustDomain,
+        root: &Root,
+        issuer_life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        let issuer = Issuer::create(trust_domain, 1, root, issuer_life, now)?;
+        let bundle = TrustBundle::new(trust_domain.clone(), 1, vec![root.cert.clone()], now);
+        let links = vec![issuer.sign_bundle(trust_domain, bundle.to_document())?];
+        Self {
+            own_id: own_id(trust_domain)?,
+            trust_domain: trust_domain.clone(),
+            root: root.cert.clone(),
+            root_validity: root.validity,
+            issuer,
+            issuer_life,
+            links,
+            bundle,
+        }
+        .tested(now)
+    }
+
+    /// The same trust with the next issuer.
+    pub(crate) fn with_new_issuer(&self, root: &Root, now: UnixTime) -> Result<Self, AuthorityError> {
+        if root.cert != self.root {
+            return Err(AuthorityError::Unusable(
+                "the root key is not that of this store's root".to_owned(),
+            ));
+        }
+        let issuer = Issuer::create(&self.trust_domain, self.issuer.epoch + 1, root, self.issuer_life, now)?;
+        // Links are checked against the clock of whoever walks them, so each is signed anew while that is possible: the
+        // old signer will have expired.
+        let mut links = Vec::with_capacity(self.links.len());
+        let mut previous: Option<TrustBundle> = None;
+        for link in &self.links {
+            let next = TrustBundle::from_document(self.trust_domain.clone(), &link.document, now)
+                .map_err(|error| AuthorityError::Unusable(error.to_string()))?;
+            let anchored = previous.as_ref().unwrap_or(&next).roots().contains(&root.cert);
+            links.push(if anchored {
+                issuer.sign_bundle(&self.trust_domain, link.document.clone())?
+            } else {
+                link.clone()
+            });
+            previous = Some(next);
+        }
+        Self {
+            trust_domain: self.trust_domain.clone(),
+            own_id: self.own_id.clone(),
+            root: self.root.clone(),
+            root_validity: self.root_validity,
+            issuer,
+            issuer_life: self.issuer_life,
+            links,
+            bundle: self.bundle.clone(),
+        }
+        .tested(now)
+    }
+
+    /// Nothing becomes an authority before a leaf of it has passed the verifier that every peer runs.
+    fn tested(self, now: UnixTime) -> Result<Self, AuthorityError> {
+        let failed = |why: String| AuthorityError::SelfTest(why);
+        let pinned = TrustBundle::new(self.trust_domain.clone(), 0, vec![self.root.clone()], now);
+        let walked = bundle::advance(&pinned, &self.links, now).map_err(|error| failed(error.to_string()))?;
+        if walked.sequence() != self.bundle.sequence() {
+            return Err(failed(format!(
+                "its bundles lead to {}, not to {}",
+                walked.sequence(),
+                self.bundle.sequence()
+            )));
+        }
+        let key = new_key()?;
+        let instance = Instance::parse("self-test").map_err(|error| failed(error.to_string()))?;
+        let validity = self
+            .leaf_validity(BACKDATE, now)
+            .map_err(|refusal| failed(refusal.to_string()))?;
+        let leaf = profile::leaf(&self.own_id, Some(&instance), &key, validity, &self.issuer.signer)?;
+        let peer = verify::verify_peer(&[leaf, self.issuer.cert.clone()], Role::Server, &self.trust(), now)
+            .map_err(|error| failed(error.to_string()))?;
+        if *peer.id() != self.own_id || peer.instance() != Some(&instance) {
+            return Err(failed(format!(
+                "its leaf reads as {} ({:?})",
+                peer.id(),
+                peer.instance()
+            )));
+        }
+        Ok(self)
+    }
+
+    /// Signs an SVID. The identity has been attested and the key proven; the trust domain is checked here once more.
+    pub(crate) fn sign(
+        &self,
+        id: &SpiffeId,
+        instance: Option<&Instance>,
+        key: &impl PublicKeyData,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<Signed, Refusal> {
+        if id.trust_domain() != self.trust_domain.as_str() {
+            let message = format!("{id} is not of trust domain {}", self.trust_domain);
+            return Err(Refusal::new(RefusalReason::RenewalIdentity, message));
+        }
+        let validity = self.leaf_validity(life, now)?;
+        let leaf = profile::leaf(id, instance, key, validity, &self.issuer.signer).map_err(|error| {
+            tracing::error!(reason = "internal", error = %error, "signing failed");
+            Refusal::new(RefusalReason::Internal, "the certificate could not be signed")
+        })?;
+        Ok(Signed {
+            chain: vec![leaf, self.issuer.cert.clone()],
+            not_after: validity.not_after,
+            issuer_epoch: self.issuer.epoch,
+        })
+    }
+
+    /// Within the issuer's own validity, or a refusal: a clock that was moved must not make certificates.
+    fn leaf_validity(&self, life: Duration, now: UnixTime) -> Result<Validity, Refusal> {
+        let issuer = self.issuer.validity;
+        if !issuer.contains(now) {
+            let message = format!(
+                "the CA's clock says {}, outside its issuing certificate's validity ({} to {})",
+                shown(now),
+                shown(issuer.not_before),
+                shown(issuer.not_after)
+            );
+            return Err(Refusal::new(RefusalReason::Clock, message));
+        }
+        Ok(Validity {
+            not_before: earlier(now, BACKDATE).max(issuer.not_before),
+            not_after: later(now, life).min(issuer.not_after),
+        })
+    }
+
+    /// When the next issuer is due, for leaves of this life: at two thirds of the issuer's life, or earlier where its
+    /// leaves would otherwise be cut short, but not before a third.
+    #[must_use]
+    pub(crate) fn rotation_due(&self, svid_life: Duration) -> UnixTime {
+        let Validity { not_before, not_after } = self.issuer.validity;
+        let made = later(not_before, BACKDATE).min(not_after);
+        let life = Duration::from_secs(not_after.as_secs().saturating_sub(made.as_secs()));
+        let by_share = later(made, life.mul_f64(ISSUER_SHARE));
+        let by_leaves = earlier(not_after, svid_life).max(later(made, life / 3));
+        by_share.min(by_leaves)
+    }
+
+    /// Would a new issuer live longer than this one? (Not under a root that ends when this issuer does.)
+    pub(crate) fn can_outlive_itself(&self) -> bool {
+        self.issuer.validity.not_after < self.root_validity.not_after
+    }
+
+    /// Whom this CA serves.
+    #[must_use]
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+    /// The CA's own fixed identity.
+    #[must_use]
+    pub(crate) fn own_id(&self) -> &SpiffeId {
+        &self.own_id
+    }
+    /// The root certificate, DER.
+    #[must_use]
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+    /// What join tokens pin.
+    #[must_use]
+    pub(crate) fn root_sha256(&self) -> [u8; 32] {
+        sha256(&self.root)
+    }
+    /// Last instant of the root.
+    #[must_use]
+    pub(crate) fn root_not_after(&self) -> UnixTime {
+        self.root_validity.not_after
+    }
+    /// Counts issuers.
+    #[must_use]
+    pub(crate) fn issuer_epoch(&self) -> u64 {
+        self.issuer.epoch
+    }
+    /// Last instant of the issuer.
+    #[must_use]
+    pub(crate) fn issuer_not_after(&self) -> UnixTime {
+        self.issuer.validity.not_after
+    }
+    /// The current bundle.
+    #[must_use]
+    pub(crate) fn bundle(&self) -> &TrustBundle {
+        &self.bundle
+    }
+    /// The chain of bundles, oldest first.
+    #[must_use]
+    pub(crate) fn links(&self) -> &[SignedBundle] {
+        &self.links
+    }
+    /// What the CA itself believes peers by.
+    #[must_use]
+    pub(crate) fn trust(&self) -> Trust {
+        Trust {
+            revision: self.issuer.epoch,
+            bundles: BundleSet::default().with(self.bundle.clone()),
+            ..Trust::default()
+        }
+    }
+    /// Is `now` inside the issuer's validity?
+    pub(crate) fn ready(&self, now: UnixTime) -> Result<(), Refusal> {
+        self.leaf_validity(BACKDATE, now).map(drop)
+    }
+}
+
+impl Issuer {
+    fn create(
+        trust_domain: &TrustDomain,
+        epoch: u64,
+        root: &Root,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        if !root.validity.contains(now) {
+            return Err(AuthorityError::Clock(format!(
+                "the clock says {}, outside the root's validity ({} to {})",
+                shown(now),
+                shown(root.validity.not_before),
+                shown(root.validity.not_after)
+            )));
+        }
+        let validity = Validity {
+            not_before: earlier(now, BACKDATE).max(root.validity.not_before),
+            not_after: later(now, life).min(root.validity.not_after),
+        };
+        let key = new_key()?;
+        let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).map_err(ProfileError::from)?;
+        let cert = profile::issuer(trust_domain, epoch, &key, validity, &above)?;
+        Self::assemble(epoch, cert, key, validity)
+    }
+
+    fn assemble(
+        epoch: u64,
+        cert: CertificateDer<'static>,
+        key: KeyPair,
+        validity: Validity,
+    ) -> Result<Self, AuthorityError> {
+        let signer = rcgen::Issuer::from_ca_cert_der(&cert, key).map_err(ProfileError::from)?;
+        Ok(Self {
+            epoch,
+            cert,
+            signer,
+            validity,
+        })
+    }
+
+    fn sign_bundle(&self, trust_domain: &TrustDomain, document: Vec<u8>) -> Result<SignedBundle, AuthorityError> {
+        let input = bundle::signing_input(trust_domain, &document);
+        let signature = self.signer.key().sign(&input).map_err(ProfileError::from)?;
+        Ok(SignedBundle {
+            document,
+            signature,
+            signer_chain: vec![self.cert.clone()],
+        })
+    }
+}
+
+fn new_key() -> Result<KeyPair, ProfileError> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+}
+
+fn own_id(trust_domain: &TrustDomain) -> Result<SpiffeId, AuthorityError> {
+    ca_id(trust_domain).map_err(|error| AuthorityError::Unusable(error.to_string()))
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Validity and key of a stored CA certificate, which must be the certificate of `key` (rcgen takes any pair).
+fn matching(cert: &CertificateDer<'_>, key: &KeyPair, what: &str) -> Result<Validity, AuthorityError> {
+    let unusable = |why: &str| AuthorityError::Unusable(format!("the {what} {why}"));
+    let (rest, parsed) = X509Certificate::from_der(cert).map_err(|_| unusable("certificate cannot be read"))?;
+    if !rest.is_empty() {
+        return Err(unusable("certificate has trailing bytes"));
+    }
+    if parsed.public_key().raw != key.subject_public_key_info() {
+        return Err(unusable("certificate and key do not belong together"));
+    }
+    if !parsed.is_ca() {
+        return Err(unusable("certificate is not that of a CA"));
+    }
+    validity_of(&parsed).ok_or_else(|| unusable("certificate's validity lies before 1970"))
+}
+
+fn validity_of(cert: &X509Certificate<'_>) -> Option<Validity> {
+    let at = |time: x509_parser::time::ASN1Time| {
+        u64::try_from(time.timestamp())
+            .ok()
+            .map(|s| UnixTime::since_unix_epoch(Duration::from_secs(s)))
+    };
+    Some(Validity {
+        not_before: at(cert.validity().not_before)?,
+        not_after: at(cert.validity().not_after)?,
+    })
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .field("issuer_epoch", &self.issuer.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Root {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Root").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,166 @@
+//! Authority and root as the store keeps them. Reading one back checks all that founding one promised.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postern_identity::bundle::SignedBundle;
+use postern_identity::{TrustBundle, TrustDomain};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
+use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::{Authority, AuthorityError, Issuer, Root, matching, own_id, validity_of};
+
+/// `root.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RootRecord {
+    certificate: Base64,
+    private_key: Base64,
+}
+
+/// `authority.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuthorityRecord {
+    trust_domain: String,
+    root_certificate: Base64,
+    issuer_life_seconds: u64,
+    issuer: IssuerRecord,
+    bundles: Vec<LinkRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssuerRecord {
+    epoch: u64,
+    certificate: Base64,
+    private_key: Base64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkRecord {
+    document: Base64,
+    signature: Base64,
+    signer_chain: Vec<Base64>,
+}
+
+/// Bytes as base64 text; wiped when dropped, since some are keys.
+struct Base64(Zeroizing<Vec<u8>>);
+
+impl RootRecord {
+    /// A root as it is stored.
+    #[must_use]
+    pub(crate) fn of(root: &Root) -> Self {
+        Self {
+            certificate: Base64::of(&root.cert),
+            private_key: Base64::of(root.key.serialized_der()),
+        }
+    }
+    /// The stored root, checked.
+    pub(crate) fn load(self) -> Result<Root, AuthorityError> {
+        let (cert, key) = (self.certificate.cert(), self.private_key.key("root")?);
+        let validity = matching(&cert, &key, "root")?;
+        Ok(Root { cert, key, validity })
+    }
+}
+
+impl AuthorityRecord {
+    /// An authority as it is stored.
+    #[must_use]
+    pub(crate) fn of(authority: &Authority) -> Self {
+        let issuer = &authority.issuer;
+        Self {
+            trust_domain: authority.trust_domain.to_string(),
+            root_certificate: Base64::of(&authority.root),
+            issuer_life_seconds: authority.issuer_life.as_secs(),
+            issuer: IssuerRecord {
+                epoch: issuer.epoch,
+                certificate: Base64::of(&issuer.cert),
+                private_key: Base64::of(issuer.signer.key().serialized_der()),
+            },
+            bundles: authority.links.iter().map(LinkRecord::of).collect(),
+        }
+    }
+
+    /// The stored authority. `now` only has to lie within the issuer's validity for the self-test to be meaningful: an
+    /// issuer that has expired while nobody served is checked as of its last instant (and then replaced by the caller),
+    /// one that is not valid yet as of its first (and then refuses to issue until the clock is right).
+    pub(crate) fn load(self, now: UnixTime) -> Result<Authority, AuthorityError> {
+        let unusable = |error: &dyn std::fmt::Display| AuthorityError::Unusable(error.to_string());
+        let trust_domain = TrustDomain::parse(&self.trust_domain).map_err(|error| unusable(&error))?;
+        let root = self.root_certificate.cert();
+        let (_, parsed) = X509Certificate::from_der(&root).map_err(|_| unusable(&"the root cannot be read"))?;
+        let root_validity = validity_of(&parsed).ok_or_else(|| unusable(&"the root's validity lies before 1970"))?;
+        let (cert, key) = (self.issuer.certificate.cert(), self.issuer.private_key.key("issuer")?);
+        let validity = matching(&cert, &key, "issuer")?;
+        let issuer = Issuer::assemble(self.issuer.epoch, cert, key, validity)?;
+        let tested_at = now.clamp(validity.not_before, validity.not_after);
+        let links: Vec<SignedBundle> = self.bundles.into_iter().map(LinkRecord::load).collect();
+        let last = links.last().ok_or_else(|| unusable(&"it holds no bundle"))?;
+        let bundle = TrustBundle::from_document(trust_domain.clone(), &last.document, tested_at)
+            .map_err(|error| unusable(&error))?;
+        Authority {
+            own_id: own_id(&trust_domain)?,
+            trust_domain,
+            root,
+            root_validity,
+            issuer,
+            issuer_life: Duration::from_secs(self.issuer_life_seconds),
+            links,
+            bundle,
+        }
+        .tested(tested_at)
+    }
+}
+
+impl LinkRecord {
+    fn of(link: &SignedBundle) -> Self {
+        Self {
+            document: Base64::of(&link.document),
+            signature: Base64::of(&link.signature),
+            signer_chain: link.signer_chain.iter().map(|der| Base64::of(der)).collect(),
+        }
+    }
+    fn load(self) -> SignedBundle {
+        SignedBundle {
+            document: self.document.0.to_vec(),
+            signature: self.signature.0.to_vec(),
+            signer_chain: self.signer_chain.iter().map(Base64::cert).collect(),
+        }
+    }
+}
+
+impl Base64 {
+    fn of(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+    fn cert(&self) -> CertificateDer<'static> {
+        CertificateDer::from(self.0.to_vec())
+    }
+    fn key(&self, what: &str) -> Result<KeyPair, AuthorityError> {
+        let der = PrivatePkcs8KeyDer::from(self.0.as_slice());
+        KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| AuthorityError::Unusable(format!("the {what} key cannot be read: {error}")))
+    }
+}
+
+impl Serialize for Base64 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(&*self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        let bytes = STANDARD
+            .decode(text.as_bytes())
+            .map_err(|_| serde::de::Error::custom("a value is not base64"))?;
+        Ok(Self(Zeroizing::new(bytes)))
+    }
+}

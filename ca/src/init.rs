@@ -1,0 +1,94 @@
+//! `init`: a root and its first issuer, in a store that did not exist.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postern_identity::{IdError, TrustDomain};
+use rustls_pki_types::UnixTime;
+
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord};
+use crate::store::{Kind, NewStore, StoreError};
+use crate::tokens::hex;
+
+/// Shorter and the issuer would be replaced all the time.
+const MIN_ISSUER_LIFE: Duration = Duration::from_secs(5);
+
+/// What to make.
+#[derive(Debug, Clone)]
+pub struct InitConfig {
+    /// A directory that does not exist or is empty.
+    pub store: PathBuf,
+    /// Such as `cluster.local`.
+    pub trust_domain: String,
+    /// The root's life.
+    pub root_life: Duration,
+    /// The life of this and every later issuer.
+    pub issuer_life: Duration,
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct Initialised {
+    /// Hex; for comparing by eye.
+    pub root_sha256: String,
+}
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// A value out of its bounds.
+    #[error("{0}")]
+    Config(String),
+    /// No trust domain.
+    #[error(transparent)]
+    TrustDomain(#[from] IdError),
+    /// Certificates could not be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The store could not be made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes a CA. Either all of it is on disk when this returns, or nothing.
+pub fn init(config: &InitConfig, now: UnixTime) -> Result<Initialised, InitError> {
+    if config.issuer_life < MIN_ISSUER_LIFE {
+        return Err(InitError::Config(format!(
+            "an issuer lives at least {MIN_ISSUER_LIFE:?}"
+        )));
+    }
+    if config.root_life < config.issuer_life {
+        return Err(InitError::Config(
+            "the root must not live shorter than its issuers".to_owned(),
+        ));
+    }
+    let trust_domain = TrustDomain::parse(&config.trust_domain)?;
+    let store = NewStore::begin(&config.store)?;
+    let root = Root::create(&trust_domain, config.root_life, now)?;
+    let authority = Authority::found(&trust_domain, &root, config.issuer_life, now)?;
+    store.write(Kind::Root, &RootRecord::of(&root))?;
+    store.write(Kind::Authority, &AuthorityRecord::of(&authority))?;
+    store.write_root_pem(&pem(root.cert()))?;
+    store.finish()?;
+    Ok(Initialised {
+        root_sha256: hex(&authority.root_sha256()),
+    })
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, next) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = next;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}

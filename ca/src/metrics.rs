@@ -1,0 +1,173 @@
+//! Every metric of the CA. Labels come from closed sets.
+
+use std::sync::atomic::AtomicU64;
+
+use postern_api::refusal::RefusalReason;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::authority::Authority;
+use crate::clock::unix;
+
+/// Seconds from request to answer: signing takes a tenth of a millisecond, syncing the token book some.
+const ISSUE_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Attestation {
+    attestation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Handles; clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    issued: Family<Attestation, Counter>,
+    refused: Family<Reason, Counter>,
+    handshakes_failed: Family<Reason, Counter>,
+    rotations: Family<Outcome, Counter>,
+    issue_seconds: Histogram,
+    bundle_sequence: Gauge,
+    issuer_epoch: Gauge,
+    issuer_not_after: Gauge<f64, AtomicU64>,
+    root_not_after: Gauge<f64, AtomicU64>,
+    pub(crate) tokens_outstanding: Gauge,
+    pub(crate) watchers: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            issued: Family::default(),
+            refused: Family::default(),
+            handshakes_failed: Family::default(),
+            rotations: Family::default(),
+            issue_seconds: Histogram::new(ISSUE_BUCKETS),
+            bundle_sequence: Gauge::default(),
+            issuer_epoch: Gauge::default(),
+            issuer_not_after: Gauge::default(),
+            root_not_after: Gauge::default(),
+            tokens_outstanding: Gauge::default(),
+            watchers: Gauge::default(),
+        };
+        // Every reason is there from the start: a rate over a series that appears with its first event misses it.
+        for attestation in ["join_token", "renewal"] {
+            drop(metrics.issued.get_or_create(&Attestation { attestation }));
+        }
+        for reason in RefusalReason::ALL {
+            drop(metrics.refused.get_or_create(&Reason {
+                reason: reason.as_str(),
+            }));
+        }
+        for outcome in ["done", "failed"] {
+            drop(metrics.rotations.get_or_create(&Outcome { outcome }));
+        }
+        let registry = registry.sub_registry_with_prefix("postern_ca");
+        registry.register(
+            "certificates_issued",
+            "X.509-SVIDs issued, by attestation",
+            metrics.issued.clone(),
+        );
+        registry.register("refused", "Calls refused, by reason", metrics.refused.clone());
+        registry.register(
+            "handshakes_failed",
+            "TLS handshakes that did not become a connection, by reason",
+            metrics.handshakes_failed.clone(),
+        );
+        registry.register(
+            "issuer_rotations",
+            "Attempts to put a new issuer in place",
+            metrics.rotations.clone(),
+        );
+        registry.register_with_unit(
+            "issue_duration",
+            "From an issue request to its answer",
+            Unit::Seconds,
+            metrics.issue_seconds.clone(),
+        );
+        registry.register(
+            "bundle_sequence",
+            "Sequence number of the trust bundle",
+            metrics.bundle_sequence.clone(),
+        );
+        registry.register(
+            "issuer_epoch",
+            "Number of the issuer that signs",
+            metrics.issuer_epoch.clone(),
+        );
+        registry.register(
+            "issuer_not_after_timestamp_seconds",
+            "Last instant of the issuing certificate",
+            metrics.issuer_not_after.clone(),
+        );
+        registry.register(
+            "root_not_after_timestamp_seconds",
+            "Last instant of the root certificate",
+            metrics.root_not_after.clone(),
+        );
+        registry.register(
+            "join_tokens_outstanding",
+            "Join tokens that can still be redeemed",
+            metrics.tokens_outstanding.clone(),
+        );
+        registry.register("bundle_watchers", "Open bundle streams", metrics.watchers.clone());
+        metrics
+    }
+
+    pub(crate) fn issued(&self, attestation: &'static str, seconds: f64) {
+        self.issued.get_or_create(&Attestation { attestation }).inc();
+        self.issue_seconds.observe(seconds);
+    }
+    pub(crate) fn refused(&self, reason: RefusalReason) {
+        self.refused
+            .get_or_create(&Reason {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+    pub(crate) fn handshake_failed(&self, reason: &'static str) {
+        self.handshakes_failed.get_or_create(&Reason { reason }).inc();
+    }
+    pub(crate) fn rotation(&self, done: bool) {
+        self.rotations
+            .get_or_create(&Outcome {
+                outcome: if done { "done" } else { "failed" },
+            })
+            .inc();
+    }
+    #[allow(clippy::cast_precision_loss)] // A time in seconds fits a double until long after every root has expired.
+    pub(crate) fn authority(&self, authority: &Authority) {
+        self.bundle_sequence
+            .set(i64::try_from(authority.bundle().sequence()).unwrap_or(i64::MAX));
+        self.issuer_epoch
+            .set(i64::try_from(authority.issuer_epoch()).unwrap_or(i64::MAX));
+        self.issuer_not_after.set(unix(authority.issuer_not_after()) as f64);
+        self.root_not_after.set(unix(authority.root_not_after()) as f64);
+    }
+    /// All attestations together.
+    pub(crate) fn total_issued(&self) -> u64 {
+        ["join_token", "renewal"]
+            .iter()
+            .map(|a| self.issued.get_or_create(&Attestation { attestation: a }).get())
+            .sum()
+    }
+    /// All reasons together.
+    pub(crate) fn total_refused(&self) -> u64 {
+        RefusalReason::ALL
+            .iter()
+            .map(|r| self.refused.get_or_create(&Reason { reason: r.as_str() }).get())
+            .sum()
+    }
+}

@@ -1,0 +1,138 @@
+//! The shape of every certificate that this CA signs. Nothing here sees a CSR; the key comes in proven.
+
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use postern_identity::leaf::INSTANCE_OID;
+use postern_identity::{Instance, SpiffeId, TrustDomain};
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use time::OffsetDateTime;
+
+/// How far a notBefore lies in the past, for peers whose clocks are behind ours.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
+/// Serial numbers have 128 random bits; a repeat is not to be expected.
+const SERIAL_LEN: usize = 16;
+
+/// First and last instant of validity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+impl Validity {
+    pub(crate) fn contains(&self, now: UnixTime) -> bool {
+        (self.not_before.as_secs()..=self.not_after.as_secs()).contains(&now.as_secs())
+    }
+}
+
+/// Why a certificate could not be made: a fault of our own.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No random numbers, or signing failed.
+    #[error("signing failed: {0}")]
+    Signing(#[from] rcgen::Error),
+    /// No random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// A time that no certificate can hold.
+    #[error("{0} seconds since 1970 do not fit a certificate")]
+    Time(u64),
+}
+
+/// A self-signed root of `trust_domain`.
+pub(crate) fn root(
+    trust_domain: &TrustDomain,
+    key: &KeyPair,
+    validity: Validity,
+) -> Result<CertificateDer<'static>, ProfileError> {
+    let mut params = authority(trust_domain, &format!("{trust_domain} root"), validity)?;
+    // One issuer below it, leaves below that.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    Ok(params.self_signed(key)?.der().clone())
+}
+
+/// An issuing intermediate, number `epoch`.
+pub(crate) fn issuer(
+    trust_domain: &TrustDomain,
+    epoch: u64,
+    key: &KeyPair,
+    validity: Validity,
+    root: &rcgen::Issuer<'_, impl SigningKey>,
+) -> Result<CertificateDer<'static>, ProfileError> {
+    let mut params = authority(trust_domain, &format!("{trust_domain} issuer {epoch}"), validity)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(key, root)?.der().clone())
+}
+
+/// An X.509-SVID for a workload.
+pub(crate) fn leaf(
+    id: &SpiffeId,
+    instance: Option<&Instance>,
+    key: &impl PublicKeyData,
+    validity: Validity,
+    issuer: &rcgen::Issuer<'_, impl SigningKey>,
+) -> Result<CertificateDer<'static>, ProfileError> {
+    let mut params = blank(validity)?;
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
+    // NoCa would leave BasicConstraints out, and SPIFFE wants it there.
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    if let Some(instance) = instance {
+        let value = utf8_string(instance.as_str());
+        params.custom_extensions = vec![CustomExtension::from_oid_content(INSTANCE_OID, value)];
+    }
+    Ok(params.signed_by(key, issuer)?.der().clone())
+}
+
+/// What root and issuers have in common. No name constraints: webpki refuses any chain with a URI one.
+fn authority(trust_domain: &TrustDomain, name: &str, validity: Validity) -> Result<CertificateParams, ProfileError> {
+    let mut params = blank(validity)?;
+    params.distinguished_name.push(DnType::OrganizationName, "Postern");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(format!("spiffe://{trust_domain}"))?)];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+/// rcgen's defaults are a subject, a serial made from the key and validity from 1975 to 4096: all set anew.
+fn blank(validity: Validity) -> Result<CertificateParams, ProfileError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.not_before = date(validity.not_before)?;
+    params.not_after = date(validity.not_after)?;
+    params.serial_number = Some(SerialNumber::from_slice(&serial()?));
+    Ok(params)
+}
+
+fn serial() -> Result<[u8; SERIAL_LEN], ProfileError> {
+    let mut serial = [0; SERIAL_LEN];
+    rand::fill(&mut serial).map_err(|_| ProfileError::Random)?;
+    Ok(serial)
+}
+
+fn date(time: UnixTime) -> Result<OffsetDateTime, ProfileError> {
+    let out_of_range = || ProfileError::Time(time.as_secs());
+    let seconds = i64::try_from(time.as_secs()).map_err(|_| out_of_range())?;
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| out_of_range())
+}
+
+/// DER of a UTF8String of up to 253 bytes.
+fn utf8_string(text: &str) -> Vec<u8> {
+    const UTF8_STRING: u8 = 12;
+    let length = u8::try_from(text.len()).expect("an instance has at most 253 bytes");
+    let head: &[u8] = if length < 128 {
+        &[UTF8_STRING, length]
+    } else {
+        &[UTF8_STRING, 0x81, length]
+    };
+    [head, text.as_bytes()].concat()
+}
