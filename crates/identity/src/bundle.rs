@@ -7,16 +7,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 
+use crate::authority::{self, Authority};
 use crate::{IdError, TrustDomain};
 
+mod chain;
+mod document;
+
+pub use chain::advance;
+
 /// The roots of one trust domain. Only CA certificates with keyCertSign that have not expired are ever in it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     sequence: u64,
     roots: Vec<CertificateDer<'static>>,
+    anchors: Vec<Anchor>,
+}
+
+/// A root, parsed once.
+#[derive(Clone)]
+pub(crate) struct Anchor {
+    pub(crate) trust_anchor: TrustAnchor<'static>,
+    pub(crate) facts: Authority,
+    pub(crate) sha256: [u8; 32],
 }
 
 /// Bundles by trust domain; never pooled.
@@ -61,48 +77,100 @@ pub enum BundleError {
 /// The bytes that a bundle's signature covers: a domain separator, the trust domain and the document.
 #[must_use]
 pub fn signing_input(trust_domain: &TrustDomain, document: &[u8]) -> Vec<u8> {
-    [b"postern-bundle-v1\0", trust_domain.as_str().as_bytes(), b"\0", document].concat()
+    [
+        b"postern-bundle-v1\0",
+        trust_domain.as_str().as_bytes(),
+        b"\0",
+        document,
+    ]
+    .concat()
+}
+
+/// SHA-256 of a certificate's DER: how a root is named in join tokens and verdicts.
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    sha256
 }
 
 impl TrustBundle {
     /// A bundle of these DER roots; those that are not CAs with keyCertSign, or have expired at `now`, are left out.
     #[must_use]
     pub fn new(trust_domain: TrustDomain, sequence: u64, roots: Vec<CertificateDer<'static>>, now: UnixTime) -> Self {
-        let _ = now;
-        todo!("{trust_domain:?} {sequence} {}", roots.len())
+        let mut bundle = Self {
+            trust_domain,
+            sequence,
+            roots: Vec::new(),
+            anchors: Vec::new(),
+        };
+        for root in roots {
+            if let Some(anchor) = Anchor::read(&root, now)
+                && !bundle.roots.contains(&root)
+            {
+                bundle.roots.push(root);
+                bundle.anchors.push(anchor);
+            }
+        }
+        bundle
     }
-    /// Reads a SPIFFE bundle document of a named trust domain (checklist 1e: bad entries are skipped, bad documents refused).
+
+    /// Reads a SPIFFE bundle document of a named trust domain: bad entries are skipped, bad documents refused
+    /// (SPIFFE Trust Domain and Bundle section 4).
     pub fn from_document(trust_domain: TrustDomain, json: &[u8], now: UnixTime) -> Result<Self, BundleError> {
-        let _ = (trust_domain, json, now);
-        todo!()
+        let (sequence, roots) = document::read(json)?;
+        Ok(Self::new(trust_domain, sequence, roots, now))
     }
+
     /// The SPIFFE bundle document, deterministic.
     #[must_use]
     pub fn to_document(&self) -> Vec<u8> {
-        todo!()
+        document::write(self.sequence, &self.roots)
     }
+
     /// Whose roots.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
+
     /// Grows with every change.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
+
     /// The roots, DER.
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
     }
+
+    pub(crate) fn anchors(&self) -> &[Anchor] {
+        &self.anchors
+    }
 }
 
-/// Walks from `current` along `links` (oldest first) as far as they hold: links at or below the current
-/// sequence are skipped, the first newer link that does not verify is an error and nothing is taken.
-pub fn advance(current: &TrustBundle, links: &[SignedBundle], now: UnixTime) -> Result<TrustBundle, BundleError> {
-    let _ = (current, links, now);
-    todo!()
+impl Anchor {
+    fn read(root: &CertificateDer<'_>, now: UnixTime) -> Option<Self> {
+        let facts = authority::inspect(root).ok().filter(|facts| now <= facts.not_after)?;
+        let trust_anchor = webpki::anchor_from_trusted_cert(root).ok()?.to_owned();
+        Some(Self {
+            trust_anchor,
+            facts,
+            sha256: fingerprint(root),
+        })
+    }
+}
+
+impl std::fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrustBundle")
+            .field("trust_domain", &self.trust_domain)
+            .field("sequence", &self.sequence)
+            .field("roots", &self.roots.len())
+            .finish()
+    }
 }
 
 impl BundleSet {
@@ -112,9 +180,13 @@ impl BundleSet {
         self.by_domain.insert(bundle.trust_domain.clone(), Arc::new(bundle));
         self
     }
+
     /// The bundle of exactly this trust domain.
     #[must_use]
     pub fn get(&self, trust_domain: &str) -> Option<&Arc<TrustBundle>> {
-        self.by_domain.iter().find(|(td, _)| td.as_str() == trust_domain).map(|(_, bundle)| bundle)
+        self.by_domain
+            .iter()
+            .find(|(td, _)| td.as_str() == trust_domain)
+            .map(|(_, bundle)| bundle)
     }
 }

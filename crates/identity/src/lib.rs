@@ -11,7 +11,9 @@
 //! Pure: no sockets, no clock, no randomness; time is a parameter. What is checked here is listed
 //! row by row in `tests/spec_*.rs` (the SPIFFE checklist).
 
+mod authority;
 pub mod bundle;
+mod der;
 pub mod id;
 pub mod leaf;
 pub mod svid;

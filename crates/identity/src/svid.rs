@@ -36,7 +36,10 @@ impl Svid {
         let first = chain.first().ok_or(SvidError::EmptyChain)?;
         let leaf = leaf::inspect(first)?;
         let certified = CertifiedKey::from_der(chain, key, &crate::tls::provider()).map_err(SvidError::Key)?;
-        Ok(Self { leaf, certified: Arc::new(certified) })
+        Ok(Self {
+            leaf,
+            certified: Arc::new(certified),
+        })
     }
     /// Whose it is.
     #[must_use]

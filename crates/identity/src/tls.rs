@@ -1,15 +1,38 @@
 //! rustls configs: TLS 1.3 only, X25519MLKEM768 preferred, no resumption, no early data, our verifier on both sides.
 //!
 //! One config per generation of SVID, never per connection. Trust is read through [`SharedTrust`] at each
-//! handshake, so that a bundle change needs no new config.
+//! handshake, so that a bundle change needs no new config. rustls does not call the verifier on a resumed handshake:
+//! that is why tickets, session stores and client resumption are all off.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
+use rustls::{CertificateError, ClientConfig, CommonState, OtherError, ServerConfig};
 use rustls_pki_types::UnixTime;
 
-use crate::{Role, SharedTrust, SpiffeId, Svid, Trust, TrustBundle, VerifiedPeer, VerifyError};
+use crate::{Role, SharedTrust, SpiffeId, Svid, Trust, TrustBundle, VerifiedPeer, VerifyError, bundle, verify};
+
+mod pinned;
+mod verifier;
+
+use pinned::PinnedRoot;
+use verifier::{Fixed, PeerVerifier};
+
+/// Application protocols (RFC 7301) between sidecars, and those of foreign SPIFFE peers.
+pub mod alpn {
+    /// HTTP/1.1 between sidecars.
+    pub const POSTERN_H1: &[u8] = b"postern/h1";
+    /// HTTP/2 between sidecars.
+    pub const POSTERN_H2: &[u8] = b"postern/h2";
+    /// An opaque stream between sidecars.
+    pub const POSTERN_TCP: &[u8] = b"postern/tcp";
+    /// HTTP/2 of any SPIFFE peer.
+    pub const H2: &[u8] = b"h2";
+    /// HTTP/1.1 of any SPIFFE peer.
+    pub const HTTP_1_1: &[u8] = b"http/1.1";
+}
 
 /// Does a server insist on a client certificate?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +46,17 @@ pub enum ClientAuth {
 /// aws-lc-rs, restricted to what the mesh speaks.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
-    todo!()
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+        provider.kx_groups = vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+        ];
+        Arc::new(provider)
+    });
+    Arc::clone(&PROVIDER)
 }
 
 /// A server that proves itself with `svid`. `alpn` in order of preference; empty: ALPN is not negotiated.
@@ -33,46 +66,94 @@ pub fn server_config(
     client_auth: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let _ = (svid, trust, client_auth, alpn);
-    todo!()
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(PeerVerifier::new(trust, client_auth)))
+        .with_cert_resolver(Arc::new(Fixed(svid.certified_key())));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
 }
 
 /// A client, anonymous without `svid`. The verifier believes any peer that [`crate::verify::verify_peer`] believes;
 /// which of them a destination may have is checked with [`crate::Expected`] before the first byte is sent.
-pub fn client_config(svid: Option<&Svid>, trust: SharedTrust, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let _ = (svid, trust, alpn);
-    todo!()
+pub fn client_config(
+    svid: Option<&Svid>,
+    trust: SharedTrust,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client(svid, Arc::new(PeerVerifier::new(trust, ClientAuth::Required)), alpn)
 }
 
 /// First trust: an anonymous client that accepts only `expected`, under the root whose SHA-256 is `root_sha256`,
-/// which the server must send as the last certificate of its chain.
+/// which the server must send in its chain.
 pub fn pinned_client_config(
     root_sha256: [u8; 32],
     expected: SpiffeId,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let _ = (root_sha256, expected, alpn);
-    todo!()
+    client(None, Arc::new(PinnedRoot::new(root_sha256, expected)), alpn)
+}
+
+fn client(
+    svid: Option<&Svid>,
+    verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match svid {
+        Some(svid) => builder.with_client_cert_resolver(Arc::new(Fixed(svid.certified_key()))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    // Identity is the URI SAN; a host name would only tell an observer where we go.
+    config.enable_sni = false;
+    Ok(Arc::new(config))
 }
 
 /// The bundle of one root that a pinned handshake proved, to [`crate::bundle::advance`] from.
 #[must_use]
-pub fn pinned_bundle(connection: &CommonState, root_sha256: [u8; 32], now: UnixTime) -> Option<TrustBundle> {
-    let _ = (connection, root_sha256, now);
-    todo!()
+pub fn pinned_bundle(
+    connection: &CommonState,
+    expected: &SpiffeId,
+    root_sha256: [u8; 32],
+    now: UnixTime,
+) -> Option<TrustBundle> {
+    pinned::bundle_from(connection.peer_certificates()?, expected, root_sha256, now)
 }
 
 /// The peer of a finished handshake, verified again in full under `trust` (100 us; once per connection).
-pub fn peer_of(connection: &CommonState, role: Role, trust: &Trust, now: UnixTime) -> Result<VerifiedPeer, VerifyError> {
+pub fn peer_of(
+    connection: &CommonState,
+    role: Role,
+    trust: &Trust,
+    now: UnixTime,
+) -> Result<VerifiedPeer, VerifyError> {
     let chain = connection.peer_certificates().ok_or(VerifyError::NoCertificate)?;
-    crate::verify::verify_peer(chain, role, trust, now)
+    verify::verify_peer(chain, role, trust, now)
+}
+
+/// SHA-256 of the peer's leaf, for `x-forwarded-client-cert`.
+#[must_use]
+pub fn peer_fingerprint(connection: &CommonState) -> Option<[u8; 32]> {
+    connection.peer_certificates()?.first().map(bundle::fingerprint)
 }
 
 /// Our verdict inside a failed handshake's error, if the verifier gave one.
 #[must_use]
 pub fn verify_error(error: &rustls::Error) -> Option<&VerifyError> {
-    let _ = error;
-    todo!()
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
+        rustls::Error::NoCertificatesPresented => Some(&VerifyError::NoCertificate),
+        _ => None,
+    }
 }
 
 /// The same for the `io::Error` that tokio-rustls wraps it in.

@@ -6,8 +6,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::leaf::LeafError;
-use crate::{BundleSet, Instance, SpiffeId};
+use crate::leaf::{self, LeafError};
+use crate::{BundleSet, Instance, SpiffeId, TrustBundle};
+
+mod path;
+
+/// Leaf, webpki's six intermediates, and the root that some servers send along.
+pub const MAX_CHAIN: usize = 8;
 
 /// What the peer of a handshake acts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,16 +56,92 @@ pub enum VerifyError {
     /// No certificate at all.
     #[error("the peer sent no certificate")]
     NoCertificate,
+    /// More certificates than any honest chain has.
+    #[error("the peer sent {0} certificates, at most {MAX_CHAIN} are looked at")]
+    ChainTooLong(usize),
     /// The leaf breaks a rule.
     #[error("the peer's leaf is no X.509-SVID")]
     Leaf(#[from] LeafError),
+    /// Nobody speaks for the leaf's trust domain here.
+    #[error("trust domain `{0}` is not in the bundle set")]
+    UnknownTrustDomain(String),
+    /// The trust domain is known and has no usable root.
+    #[error("the bundle of trust domain `{0}` holds no usable root")]
+    EmptyBundle(String),
+    /// Cut off.
+    #[error("{0} is quarantined")]
+    Quarantined(String),
+    /// Something in the path has expired.
+    #[error("the peer's {which} expired at {not_after} (Unix seconds), it is {now}")]
+    Expired {
+        /// `certificate` (leaf or intermediate) or `root`.
+        which: &'static str,
+        /// Its end.
+        not_after: u64,
+        /// Our clock.
+        now: u64,
+    },
+    /// Something in the path is not valid yet.
+    #[error("the peer's {which} is valid from {not_before} (Unix seconds), it is {now}")]
+    NotYetValid {
+        /// `certificate` (leaf or intermediate) or `root`.
+        which: &'static str,
+        /// Its beginning.
+        not_before: u64,
+        /// Our clock.
+        now: u64,
+    },
+    /// No path to a root of the trust domain.
+    #[error("no path from the peer's leaf to a root of trust domain `{0}`")]
+    UnknownIssuer(String),
+    /// An intermediate or root may not vouch.
+    #[error("a certificate in the peer's chain {0}")]
+    Authority(&'static str),
+    /// pathLen of the root or an intermediate.
+    #[error("the peer's chain is longer than an authority in it allows")]
+    PathLength,
+    /// Too much work was asked for.
+    #[error("the peer's chain asks for too much work")]
+    TooMuchWork,
+    /// webpki's word on anything else.
+    #[error("the peer's chain does not verify: {0}")]
+    Chain(webpki::Error),
+    /// A pinned or expected identity that the peer does not have.
+    #[error("the peer is {got}, expected {expected}")]
+    WrongIdentity {
+        /// Who it is.
+        got: String,
+        /// Who it should be.
+        expected: String,
+    },
+    /// The pinned root is not in the presented chain.
+    #[error("the peer's chain does not hold the pinned root")]
+    NotPinned,
+    /// Believed once, but its root has left the bundle.
+    #[error("the peer's root is no longer in the bundle")]
+    RootWithdrawn,
 }
 
 impl VerifyError {
     /// A closed set of `snake_case` words.
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::ChainTooLong(_) | Self::PathLength | Self::TooMuchWork => "chain_too_long",
+            Self::Leaf(error) => error.reason(),
+            Self::UnknownTrustDomain(_) => "unknown_trust_domain",
+            Self::EmptyBundle(_) => "empty_bundle",
+            Self::Quarantined(_) => "quarantined",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::UnknownIssuer(_) => "unknown_issuer",
+            Self::Authority(_) => "bad_authority",
+            Self::Chain(_) => "bad_chain",
+            Self::WrongIdentity { .. } => "wrong_identity",
+            Self::NotPinned => "not_pinned",
+            Self::RootWithdrawn => "root_withdrawn",
+        }
     }
 }
 
@@ -93,8 +174,32 @@ impl VerifiedPeer {
     /// Would the peer still be believed? (Not expired at `now`, its root still in the bundle, not quarantined.)
     /// No signature is checked again.
     pub fn still_holds(&self, trust: &Trust, now: UnixTime) -> Result<(), VerifyError> {
-        let _ = (trust, now);
-        todo!()
+        if now > self.not_after {
+            return Err(VerifyError::Expired {
+                which: "certificate",
+                not_after: self.not_after.as_secs(),
+                now: now.as_secs(),
+            });
+        }
+        let bundle = bundle_of(trust, &self.id)?;
+        if !bundle.anchors().iter().any(|anchor| anchor.sha256 == self.anchor) {
+            return Err(VerifyError::RootWithdrawn);
+        }
+        trust.check_quarantine(&self.id, self.instance.as_ref())
+    }
+}
+
+impl Trust {
+    fn check_quarantine(&self, id: &SpiffeId, instance: Option<&Instance>) -> Result<(), VerifyError> {
+        if self.quarantined_ids.contains(id) {
+            return Err(VerifyError::Quarantined(id.to_string()));
+        }
+        match instance {
+            Some(instance) if self.quarantined_instances.contains(instance) => {
+                Err(VerifyError::Quarantined(instance.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -106,8 +211,34 @@ pub fn verify_peer(
     trust: &Trust,
     now: UnixTime,
 ) -> Result<VerifiedPeer, VerifyError> {
-    let _ = (chain, role, trust, now);
-    todo!()
+    let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+    if chain.len() > MAX_CHAIN {
+        return Err(VerifyError::ChainTooLong(chain.len()));
+    }
+    let leaf = leaf::inspect(first)?;
+    let bundle = bundle_of(trust, &leaf.id)?;
+    trust.check_quarantine(&leaf.id, leaf.instance.as_ref())?;
+    let path = path::find(first, intermediates, role, bundle, now)?;
+    Ok(VerifiedPeer {
+        not_after: path.not_after.min(leaf.not_after),
+        anchor: path.anchor,
+        id: leaf.id,
+        instance: leaf.instance,
+        serial: leaf.serial,
+    })
+}
+
+/// The bundle is selected by the leaf's own trust domain; roots are never pooled.
+fn bundle_of<'a>(trust: &'a Trust, id: &SpiffeId) -> Result<&'a TrustBundle, VerifyError> {
+    let name = id.trust_domain();
+    let bundle = trust
+        .bundles
+        .get(name)
+        .ok_or_else(|| VerifyError::UnknownTrustDomain(name.to_owned()))?;
+    if bundle.anchors().is_empty() {
+        return Err(VerifyError::EmptyBundle(name.to_owned()));
+    }
+    Ok(bundle)
 }
 
 /// Whom a client may accept at a destination: one of these IDs, and this instance where control named one.
