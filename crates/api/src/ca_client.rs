@@ -238,9 +238,9 @@ impl CaError {
 /// First issue: trusts the CA by its fixed ID and the root hash in the token, and takes the bundle from there.
 pub async fn first_issue(address: &str, token: &JoinToken, trust_domain: &TrustDomain) -> Result<Issued, CaError> {
     let expected = ca_id(trust_domain).map_err(|error| CaError::Local(error.to_string()))?;
-    let config = tls::pinned_client_config(token.root_sha256, expected, ALPN).map_err(local)?;
+    let config = tls::pinned_client_config(token.root_sha256, expected.clone(), ALPN).map_err(local)?;
     let stream = transport::dial(address, config).await.map_err(by_blame)?;
-    let first = tls::pinned_bundle(stream.get_ref().1, token.root_sha256, transport::now())
+    let first = tls::pinned_bundle(stream.get_ref().1, &expected, token.root_sha256, transport::now())
         .ok_or(CaError::Answer(AnswerError::Svid(VerifyError::NoCertificate)))?;
     let channel = transport::channel_over(address, stream).await.map_err(by_blame)?;
     let request = Request::new(
