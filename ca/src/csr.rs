@@ -77,6 +77,11 @@ impl ProvenKey {
                 "a bit string of the CSR has unused bits",
             ));
         }
+        // The parser forgives wrong tag classes and such; one request has one encoding.
+        let plain = encoding(info.raw, &csr.signature_algorithm.algorithm, &csr.signature_value.data);
+        if csr.signature_algorithm.parameters.is_none() && plain != der {
+            return Err(refuse(RefusalReason::CsrMalformed, "the CSR is not in distinguished encoding"));
+        }
         let key: &[u8] = &bits.data;
         let kind = kind_of(algorithm)?;
         check_key(kind, key)?;
@@ -110,6 +115,24 @@ pub(crate) fn fingerprint(spki: &[u8]) -> KeyFingerprint {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
     out
+}
+
+/// The DER of a request with these parts and a signature algorithm without parameters.
+fn encoding(info: &[u8], algorithm: &Oid<'_>, signature: &[u8]) -> Vec<u8> {
+    let algorithm = tagged(0x30, &tagged(0x06, algorithm.as_bytes()));
+    let signature = tagged(0x03, &[&[0], signature].concat());
+    tagged(0x30, &[info, &algorithm, &signature].concat())
+}
+
+fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [.., high, low] = content.len().to_be_bytes();
+    let head: &[u8] = match content.len() {
+        0..0x80 => &[tag, low],
+        0x80..0x100 => &[tag, 0x81, low],
+        // A CSR is at most 16 KiB.
+        _ => &[tag, 0x82, high, low],
+    };
+    [head, content].concat()
 }
 
 fn kind_of(algorithm: &AlgorithmIdentifier<'_>) -> Result<KeyKind, Refusal> {

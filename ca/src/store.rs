@@ -269,6 +269,7 @@ impl NewStore {
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
                 StoreError::Exists { dir: self.dir.clone() }
             }
+            #[allow(clippy::wildcard_enum_match_arm)] // Not our enum, and endless.
             _ => StoreError::Io {
                 what: "create",
                 path: self.dir.clone(),
