@@ -80,7 +80,10 @@ impl ProvenKey {
         // The parser forgives wrong tag classes and such; one request has one encoding.
         let plain = encoding(info.raw, &csr.signature_algorithm.algorithm, &csr.signature_value.data);
         if csr.signature_algorithm.parameters.is_none() && plain != der {
-            return Err(refuse(RefusalReason::CsrMalformed, "the CSR is not in distinguished encoding"));
+            return Err(refuse(
+                RefusalReason::CsrMalformed,
+                "the CSR is not in distinguished encoding",
+            ));
         }
         let key: &[u8] = &bits.data;
         let kind = kind_of(algorithm)?;

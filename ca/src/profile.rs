@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use postern_identity::leaf::INSTANCE_OID;
+use postern_identity::leaf::{INSTANCE_OID, instance_extension_der};
 use postern_identity::{Instance, SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -87,7 +87,7 @@ pub(crate) fn leaf(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     if let Some(instance) = instance {
-        let value = utf8_string(instance.as_str());
+        let value = instance_extension_der(instance);
         params.custom_extensions = vec![CustomExtension::from_oid_content(INSTANCE_OID, value)];
     }
     Ok(params.signed_by(key, issuer)?.der().clone())
@@ -123,16 +123,4 @@ fn date(time: UnixTime) -> Result<OffsetDateTime, ProfileError> {
     let out_of_range = || ProfileError::Time(time.as_secs());
     let seconds = i64::try_from(time.as_secs()).map_err(|_| out_of_range())?;
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| out_of_range())
-}
-
-/// DER of a UTF8String of up to 253 bytes.
-fn utf8_string(text: &str) -> Vec<u8> {
-    const UTF8_STRING: u8 = 12;
-    let length = u8::try_from(text.len()).expect("an instance has at most 253 bytes");
-    let head: &[u8] = if length < 128 {
-        &[UTF8_STRING, length]
-    } else {
-        &[UTF8_STRING, 0x81, length]
-    };
-    [head, text.as_bytes()].concat()
 }

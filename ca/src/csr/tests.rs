@@ -33,7 +33,10 @@ fn reason(der: &[u8]) -> RefusalReason {
 }
 
 fn position(haystack: &[u8], needle: &[u8]) -> usize {
-    haystack.windows(needle.len()).position(|window| window == needle).unwrap()
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+        .unwrap()
 }
 
 #[test]
@@ -51,7 +54,10 @@ fn spec_027_a_p384_key_signed_with_sha256_keeps_its_own_curve() {
     let proven = ProvenKey::from_csr(&der).unwrap();
     assert_eq!(proven.spki().algorithm(), &PKCS_ECDSA_P384_SHA384);
     let (_, csr) = X509CertificationRequest::from_der(&der).unwrap();
-    assert_eq!(proven.spki().subject_public_key_info(), csr.certification_request_info.subject_pki.raw);
+    assert_eq!(
+        proven.spki().subject_public_key_info(),
+        csr.certification_request_info.subject_pki.raw
+    );
 }
 
 #[test]
@@ -97,19 +103,18 @@ fn c_02_a_signature_algorithm_of_another_key_kind_is_refused() {
 fn c_02_published_and_trivial_keys_are_refused() {
     let rfc_9500 = "e6cb5bdd80aa45ae9c95e8c15476679ffec953c16851e711e743939589c64fc1";
     let unhex = |text: &str| -> Vec<u8> {
-        (0..32).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
+        (0..32)
+            .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+            .collect()
     };
     let mut one = vec![0; 32];
     one[31] = 1;
     for scalar in [one, unhex(rfc_9500)] {
         let private = PrivateKey::from_private_key(&ECDH_P256, &scalar).unwrap();
         let public = private.compute_public_key().unwrap();
-        let pair = EcdsaKeyPair::from_private_key_and_public_key(
-            &ECDSA_P256_SHA256_ASN1_SIGNING,
-            &scalar,
-            public.as_ref(),
-        )
-        .unwrap();
+        let pair =
+            EcdsaKeyPair::from_private_key_and_public_key(&ECDSA_P256_SHA256_ASN1_SIGNING, &scalar, public.as_ref())
+                .unwrap();
         let pkcs8 = pair.to_pkcs8v1().unwrap();
         let der = PrivatePkcs8KeyDer::from(pkcs8.as_ref());
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256).unwrap();
@@ -129,7 +134,10 @@ fn c_02_an_ed25519_key_of_small_order_is_refused() {
 
 #[test]
 fn c_02_a_compressed_point_is_refused() {
-    assert_eq!(check_key(KeyKind::P256, &[2; 33]).unwrap_err().reason(), RefusalReason::CsrKey);
+    assert_eq!(
+        check_key(KeyKind::P256, &[2; 33]).unwrap_err().reason(),
+        RefusalReason::CsrKey
+    );
 }
 
 #[test]
@@ -162,7 +170,9 @@ fn c_04_deeply_nested_and_truncated_der_is_refused() {
 fn the_published_keys_are_those_of_their_documents() {
     // The public half as RFC 9500 prints it.
     let public = "422548f88fb782ffb5eca3744452c72a1e558fbd6f73be5e48e93232cc45c5b1";
-    let x: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&public[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let x: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&public[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
     let mut point = vec![4];
     point.extend(&x);
     point.extend([0; 32]);

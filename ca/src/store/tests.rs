@@ -30,7 +30,10 @@ fn c_06_every_truncation_and_every_flipped_bit_is_noticed_and_has_a_remedy() {
         let error = store.read::<Vec<u8>>(Kind::Authority).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StoreError::Damaged { .. }), "{text}");
-        assert!(text.contains("authority.json is damaged") && text.contains("backup"), "{text}");
+        assert!(
+            text.contains("authority.json is damaged") && text.contains("backup"),
+            "{text}"
+        );
     };
     for length in 0..whole.len() {
         refused(&whole[..length]);
@@ -71,7 +74,10 @@ fn c_06_a_write_that_fails_keeps_the_old_file() {
     // A directory in the temporary file's place: the write cannot begin (works for root too, unlike a mode).
     let blocked = dir.path().join("ca").join(temporary(Kind::Tokens));
     fs::create_dir(&blocked).unwrap();
-    assert!(matches!(store.write(Kind::Tokens, &vec![9]), Err(StoreError::Io { what: "write", .. })));
+    assert!(matches!(
+        store.write(Kind::Tokens, &vec![9]),
+        Err(StoreError::Io { what: "write", .. })
+    ));
     assert_eq!(store.read::<Vec<u8>>(Kind::Tokens).unwrap(), Some(vec![4]));
 }
 
@@ -98,12 +104,18 @@ fn of_two_inits_at_once_one_wins() {
     let first = NewStore::begin(&path).unwrap();
     first.write(Kind::Authority, &1).unwrap();
     // Another process would build under another name.
-    let second = NewStore { dir: path.clone(), building: dir.path().join(".other") };
+    let second = NewStore {
+        dir: path.clone(),
+        building: dir.path().join(".other"),
+    };
     DirBuilder::new().mode(0o700).create(&second.building).unwrap();
     second.write(Kind::Authority, &2).unwrap();
     first.finish().unwrap();
     assert!(matches!(second.finish(), Err(StoreError::Exists { .. })));
-    assert_eq!(Store::open(&path).unwrap().read::<u8>(Kind::Authority).unwrap(), Some(1));
+    assert_eq!(
+        Store::open(&path).unwrap().read::<u8>(Kind::Authority).unwrap(),
+        Some(1)
+    );
 }
 
 #[test]
