@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::init::{InitConfig, init};
 use crate::operator;
-use crate::serve::{ServeConfig, start};
+use crate::serve::{ServeConfig, rotate_store, start};
 
 /// `postern-ca` as a program.
 #[derive(Debug, Parser)]
@@ -36,8 +36,8 @@ enum Command {
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Put a new issuing certificate in place
-    Rotate(AdminArgs),
+    /// Put a new issuing certificate in place, in a running CA or in the store of a stopped one
+    Rotate(RotateArgs),
     /// Show what the CA is doing
     Status(StatusArgs),
 }
@@ -89,6 +89,17 @@ pub(crate) struct AdminArgs {
     /// The operator's Unix socket of a running CA
     #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
     pub(crate) admin_socket: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct RotateArgs {
+    /// The operator's Unix socket of a running CA
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+    /// The store of a CA that does not run (one that cannot start, because its issuer was made under a wrong clock)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,7 +162,11 @@ pub fn run(args: Args) -> ExitCode {
             in_runtime(serve(args))
         }
         Command::Token(command) => in_runtime(operator::token(command)),
-        Command::Rotate(args) => in_runtime(operator::rotate(args)),
+        Command::Rotate(RotateArgs { store: Some(store), .. }) => in_runtime(rotate_stopped(store)),
+        Command::Rotate(RotateArgs {
+            store: None,
+            admin_socket,
+        }) => in_runtime(operator::rotate(admin_socket.unwrap_or_default())),
         Command::Status(args) => in_runtime(operator::status(args)),
     };
     match outcome {
@@ -204,6 +219,14 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
     }
     tracing::info!("going down");
     running.stop().await;
+    Ok(())
+}
+
+async fn rotate_stopped(store: PathBuf) -> Result<(), String> {
+    let epoch = rotate_store(&store, crate::clock::system())
+        .await
+        .map_err(|error| crate::error_chain(&error))?;
+    println!("issuer {epoch} signs");
     Ok(())
 }
 

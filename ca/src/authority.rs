@@ -218,7 +218,8 @@ impl Authority {
         let issuer = self.issuer.validity;
         if !issuer.contains(now) {
             let message = format!(
-                "the CA's clock says {}, outside its issuing certificate's validity ({} to {})",
+                "the CA's clock says {}, outside its issuing certificate's validity ({} to {}); set the clock, or, if it \
+                 is right, run `postern-ca rotate`",
                 shown(now),
                 shown(issuer.not_before),
                 shown(issuer.not_after)

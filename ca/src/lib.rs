@@ -34,7 +34,7 @@ mod tokens;
 
 pub use args::{Args, Cli, run};
 pub use init::{InitConfig, InitError, Initialised, init};
-pub use serve::{Running, ServeConfig, ServeError, start};
+pub use serve::{Running, ServeConfig, ServeError, rotate_store, start};
 
 /// An error with its causes, in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {

@@ -1,6 +1,6 @@
 //! The operator's commands: calls to the admin socket of a running CA.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use postern_api::ca::v1 as pb;
@@ -9,7 +9,7 @@ use postern_api::transport;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::args::{AdminArgs, Output, StatusArgs, TokenCommand};
+use crate::args::{Output, StatusArgs, TokenCommand};
 
 /// `token create`, `list`, `revoke`.
 pub(crate) async fn token(command: TokenCommand) -> Result<(), String> {
@@ -66,8 +66,8 @@ pub(crate) async fn token(command: TokenCommand) -> Result<(), String> {
 }
 
 /// `rotate`.
-pub(crate) async fn rotate(args: AdminArgs) -> Result<(), String> {
-    let answer = dial(&args.admin_socket)
+pub(crate) async fn rotate(admin_socket: PathBuf) -> Result<(), String> {
+    let answer = dial(&admin_socket)
         .await?
         .rotate_issuer(pb::RotateIssuerRequest {})
         .await

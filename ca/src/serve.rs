@@ -170,6 +170,17 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     })
 }
 
+/// Puts a new issuer into the store of a CA that does not run; its number.
+pub async fn rotate_store(store: &Path, clock: Clock) -> Result<u64, ServeError> {
+    let metrics = Metrics::register(&mut Registry::default());
+    let ca = Ca::load(Store::open(store)?, MAX_SVID_LIFE, clock, metrics)?;
+    let next = ca
+        .rotate()
+        .await
+        .map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))?;
+    Ok(next.issuer_epoch())
+}
+
 fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
     let least = if config.insecure_short_life {
         MIN_INSECURE_SVID_LIFE

@@ -265,16 +265,17 @@ impl NewStore {
     pub fn finish(self) -> Result<(), StoreError> {
         sync_dir(&self.building)?;
         // Replaces an empty directory, and fails on any other: two inits never both succeed.
-        fs::rename(&self.building, &self.dir).map_err(|source| match source.kind() {
-            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
+        fs::rename(&self.building, &self.dir).map_err(|source| {
+            let taken = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists].contains(&source.kind());
+            if taken {
                 StoreError::Exists { dir: self.dir.clone() }
+            } else {
+                StoreError::Io {
+                    what: "create",
+                    path: self.dir.clone(),
+                    source,
+                }
             }
-            #[allow(clippy::wildcard_enum_match_arm)] // Not our enum, and endless.
-            _ => StoreError::Io {
-                what: "create",
-                path: self.dir.clone(),
-                source,
-            },
         })?;
         sync_dir(&parent_of(&self.dir))
     }

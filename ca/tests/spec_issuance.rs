@@ -1,5 +1,5 @@
 //! The SPIFFE checklist, rows 17 to 26: what a certificate says, whatever its CSR asked for.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

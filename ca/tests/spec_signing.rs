@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use postern_ca::{init, start};
+use postern_ca::{init, rotate_store, start};
 use postern_identity::{Role, bundle, verify};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
@@ -85,7 +85,10 @@ async fn spec_028_an_expired_issuer_without_the_root_key_refuses_to_start() {
 async fn spec_028_an_issuer_that_is_not_valid_yet_refuses_to_start() {
     let dir = made();
     let error = start_error(dir.path(), -3600).await;
-    assert!(error.contains("clock says"), "{error}");
+    assert!(
+        error.contains("clock says") && error.contains("postern-ca rotate"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -127,8 +130,8 @@ async fn spec_031_a_signing_certificate_is_nobodys_identity() {
     let issuer = issued.svid.chain()[1].clone();
     let root = issued.bundle.roots()[0].clone();
     for role in [Role::Client, Role::Server] {
-        assert!(verify::verify_peer(&[issuer.clone()], role, &trust.load(), UnixTime::now()).is_err());
-        assert!(verify::verify_peer(&[root.clone()], role, &trust.load(), UnixTime::now()).is_err());
+        assert!(verify::verify_peer(std::slice::from_ref(&issuer), role, &trust.load(), UnixTime::now()).is_err());
+        assert!(verify::verify_peer(std::slice::from_ref(&root), role, &trust.load(), UnixTime::now()).is_err());
     }
 }
 
@@ -227,6 +230,21 @@ async fn c_08_a_clock_that_was_moved_makes_no_certificates() {
     }
     world.move_clock(0);
     world.issue_for(csr(&new_key())).await.unwrap();
+}
+
+#[tokio::test]
+async fn c_08_an_issuer_that_was_made_under_a_wrong_clock_is_replaced_by_hand() {
+    let dir = made();
+    let store = dir.path().join("ca");
+    let next_year = shifted(&std::sync::Arc::new((365 * 24 * 3600).into()));
+    assert_eq!(rotate_store(&store, next_year).await.unwrap(), 2);
+    assert!(start_error(dir.path(), 0).await.contains("clock says"));
+    assert_eq!(rotate_store(&store, postern_ca::clock::system()).await.unwrap(), 3);
+    start(serve_config(dir.path()), postern_ca::clock::system())
+        .await
+        .unwrap()
+        .stop()
+        .await;
 }
 
 #[tokio::test]

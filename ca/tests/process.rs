@@ -1,0 +1,382 @@
+//! `postern-ca` as an operator meets it: the real program, its output, its signals, its files.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use postern_api::ca_client::{self, JoinToken};
+use rustix::process::{Pid, Signal, kill_process};
+use world::{WEB, domain, trust_of};
+
+mod world;
+
+/// A process that does not outlive its test.
+struct Serving {
+    child: Child,
+    listen: String,
+    metrics: String,
+    log: PathBuf,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn postern_ca(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn done(args: &[&str]) -> String {
+    let output = postern_ca(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn failed(args: &[&str]) -> String {
+    let output = postern_ca(args);
+    assert!(!output.status.success(), "{args:?}: {}", text(&output.stdout));
+    assert!(output.stdout.is_empty());
+    text(&output.stderr)
+}
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().to_owned()
+}
+
+fn serve(dir: &Path, log_level: &str) -> Serving {
+    let (ready, log) = (dir.join("ready.json"), dir.join("log"));
+    let _ = std::fs::remove_file(&ready);
+    let stderr = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+        .args([
+            "serve",
+            "--store",
+            &path(dir, "ca"),
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ])
+        .args([
+            "--admin-socket",
+            &path(dir, "admin.sock"),
+            "--ready-file",
+            ready.to_str().unwrap(),
+        ])
+        .env("POSTERN_LOG", log_level)
+        .stdin(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let mut serving = Serving {
+        child,
+        listen: String::new(),
+        metrics: String::new(),
+        log,
+    };
+    let given_up = Instant::now() + Duration::from_secs(30);
+    while !ready.exists() {
+        assert!(
+            Instant::now() < given_up && serving.child.try_wait().unwrap().is_none(),
+            "{}",
+            serving.log()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let addresses: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+    serving.listen = addresses["listen"].as_str().unwrap().to_owned();
+    serving.metrics = addresses["metrics"].as_str().unwrap().to_owned();
+    serving
+}
+
+impl Serving {
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.metrics).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+fn initialised() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let sha256 = done(&[
+        "init",
+        "--store",
+        &path(dir.path(), "ca"),
+        "--trust-domain",
+        "cluster.local",
+    ]);
+    assert_eq!((sha256.trim().len(), sha256.lines().count()), (64, 1));
+    dir
+}
+
+fn token(dir: &Path, instance: &str) -> JoinToken {
+    let socket = path(dir, "admin.sock");
+    let printed = done(&[
+        "token",
+        "create",
+        "--admin-socket",
+        &socket,
+        "--id",
+        WEB,
+        "--instance",
+        instance,
+    ]);
+    assert_eq!(printed.lines().count(), 1, "the token alone");
+    JoinToken::parse(&printed).unwrap()
+}
+
+#[tokio::test]
+async fn init_serve_token_issue_status_rotate_and_a_quick_end() {
+    let dir = initialised();
+    let mut serving = serve(dir.path(), "info");
+    let socket = path(dir.path(), "admin.sock");
+    let token = token(dir.path(), "web-1");
+    ca_client::first_issue(&serving.listen, &token, &domain())
+        .await
+        .unwrap();
+    let listed: serde_json::Value =
+        serde_json::from_str(&done(&["token", "list", "--admin-socket", &socket, "--output", "json"])).unwrap();
+    assert_eq!(
+        (listed[0]["id"].as_str().unwrap(), listed[0]["redeemed"].as_bool()),
+        (token.id(), Some(true))
+    );
+    assert!(done(&["token", "list", "--admin-socket", &socket]).contains("used"));
+    done(&["token", "revoke", "--admin-socket", &socket, token.id()]);
+    assert_eq!(done(&["rotate", "--admin-socket", &socket]), "issuer 2 signs\n");
+    let status: serde_json::Value =
+        serde_json::from_str(&done(&["status", "--admin-socket", &socket, "--output", "json"])).unwrap();
+    assert_eq!(
+        (status["issued"].as_u64(), status["issuer_epoch"].as_u64()),
+        (Some(1), Some(2))
+    );
+    assert!(done(&["status", "--admin-socket", &socket]).contains("SVID life     4h"));
+    serving.signal(Signal::TERM);
+    let ended = serving.child.wait().unwrap();
+    assert!(ended.success(), "{ended}: {}", serving.log());
+    assert!(!dir.path().join("admin.sock").exists());
+    let error = failed(&["status", "--admin-socket", &socket]);
+    assert!(error.contains("is `postern-ca serve` running?"), "{error}");
+}
+
+#[test]
+fn two_processes_never_own_one_store() {
+    let dir = initialised();
+    let _serving = serve(dir.path(), "info");
+    let error = failed(&[
+        "serve",
+        "--store",
+        &path(dir.path(), "ca"),
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--admin-socket",
+        &path(dir.path(), "other.sock"),
+    ]);
+    assert!(error.contains("owned by another postern-ca process"), "{error}");
+    let error = failed(&["rotate", "--store", &path(dir.path(), "ca")]);
+    assert!(error.contains("owned by another"), "{error}");
+    let error = failed(&["init", "--store", &path(dir.path(), "ca")]);
+    assert!(error.contains("never overwritten"), "{error}");
+}
+
+#[tokio::test]
+async fn c_06_a_killed_ca_starts_again_with_what_it_had_promised() {
+    let dir = initialised();
+    let serving = serve(dir.path(), "info");
+    let (used, unused) = (token(dir.path(), "web-1"), token(dir.path(), "web-2"));
+    let issued = ca_client::first_issue(&serving.listen, &used, &domain()).await.unwrap();
+    done(&["rotate", "--admin-socket", &path(dir.path(), "admin.sock")]);
+    serving.signal(Signal::KILL);
+    drop(serving);
+    // The socket that it left behind is no obstacle.
+    let serving = serve(dir.path(), "info");
+    let error = ca_client::first_issue(&serving.listen, &used, &domain())
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "token_redeemed");
+    assert_eq!(
+        ca_client::first_issue(&serving.listen, &unused, &domain())
+            .await
+            .unwrap()
+            .issuer_epoch,
+        2
+    );
+    ca_client::renew(&serving.listen, &issued.svid, &trust_of(&issued.bundle))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn c_06_a_damaged_store_refuses_to_start_and_says_the_remedy() {
+    for (file, remedy) in [
+        ("authority.json", "put this one file back from a backup"),
+        ("root.json", "or move it away"),
+        ("tokens.json", "make new ones"),
+    ] {
+        let dir = initialised();
+        // A token, so that there is a token book.
+        let serving = serve(dir.path(), "info");
+        token(dir.path(), "web-1");
+        drop(serving);
+        let damaged = dir.path().join("ca").join(file);
+        let mut bytes = std::fs::read(&damaged).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&damaged, bytes).unwrap();
+        let arguments = |store: &str| {
+            ["serve", "--store", store, "--listen", "127.0.0.1:0", "--admin-socket"]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        let mut arguments = arguments(&path(dir.path(), "ca"));
+        arguments.extend([
+            path(dir.path(), "admin.sock"),
+            "--metrics-listen".to_owned(),
+            "127.0.0.1:0".to_owned(),
+        ]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let error = failed(&arguments);
+        assert!(
+            error.contains(file) && error.contains("damaged") && error.contains(remedy),
+            "{error}"
+        );
+        if file != "authority.json" {
+            // The remedy works.
+            std::fs::rename(&damaged, dir.path().join("moved")).unwrap();
+            drop(serve(dir.path(), "info"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_and_readiness_are_served() {
+    let dir = initialised();
+    let serving = serve(dir.path(), "info");
+    let waiting = token(dir.path(), "web-0");
+    ca_client::first_issue(&serving.listen, &token(dir.path(), "web-1"), &domain())
+        .await
+        .unwrap();
+    let forged = JoinToken::assemble([1; 16], &[2; 32], waiting.root_sha256());
+    ca_client::first_issue(&serving.listen, &forged, &domain())
+        .await
+        .unwrap_err();
+    // Somebody who speaks no TLS.
+    TcpStream::connect(&serving.listen)
+        .unwrap()
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .unwrap();
+    assert!(serving.get("/readyz").starts_with("HTTP/1.1 200"));
+    let mut metrics = serving.get("/metrics");
+    while !metrics.contains("postern_ca_handshakes_failed_total{reason=\"tls\"} 1") {
+        metrics = serving.get("/metrics");
+    }
+    for line in [
+        "# TYPE postern_ca_certificates_issued_total counter",
+        "postern_ca_certificates_issued_total{attestation=\"join_token\"} 1",
+        "postern_ca_certificates_issued_total{attestation=\"renewal\"} 0",
+        "postern_ca_refused_total{reason=\"token_unknown\"} 1",
+        "postern_ca_refused_total{reason=\"csr_signature\"} 0",
+        "postern_ca_bundle_sequence 1",
+        "postern_ca_issuer_epoch 1",
+        "postern_ca_join_tokens_outstanding 1",
+        "postern_ca_bundle_watchers 0",
+        "postern_ca_issue_duration_seconds_count 1",
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line} is not in\n{metrics}"
+        );
+    }
+    for name in [
+        "postern_ca_issuer_not_after_timestamp_seconds ",
+        "postern_ca_root_not_after_timestamp_seconds ",
+    ] {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line[name.len()..].parse::<f64>().unwrap() > 1.7e9, "{line}");
+    }
+}
+
+/// All ways in which secret bytes could be written down.
+fn spellings(secret: &[u8]) -> Vec<String> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = secret.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let standard: Vec<String> = (0..3).map(|skip| STANDARD_NO_PAD.encode(&secret[skip..])).collect();
+    let middle = |text: &String| text[2..text.len() - 2].to_owned();
+    let mut all: Vec<String> = standard.iter().map(middle).collect();
+    all.extend([URL_SAFE_NO_PAD.encode(secret), hex.to_uppercase(), hex, list]);
+    all
+}
+
+#[tokio::test]
+async fn c_10_no_key_and_no_token_is_in_any_log_metric_answer_or_the_token_book() {
+    let dir = initialised();
+    let mut serving = serve(dir.path(), "trace");
+    let socket = path(dir.path(), "admin.sock");
+    let (used, waiting) = (token(dir.path(), "web-1"), token(dir.path(), "web-2"));
+    let issued = ca_client::first_issue(&serving.listen, &used, &domain()).await.unwrap();
+    ca_client::renew(&serving.listen, &issued.svid, &trust_of(&issued.bundle))
+        .await
+        .unwrap();
+    let error = ca_client::first_issue(&serving.listen, &used, &domain())
+        .await
+        .unwrap_err();
+    done(&["rotate", "--admin-socket", &socket]);
+    let mut seen = format!("{error} {error:?}");
+    seen += &done(&["token", "list", "--admin-socket", &socket]);
+    seen += &done(&["status", "--admin-socket", &socket]);
+    seen += &failed(&["token", "revoke", "--admin-socket", &socket, waiting.expose()]);
+    seen += &serving.get("/metrics");
+    serving.signal(Signal::TERM);
+    assert!(serving.child.wait().unwrap().success());
+    seen += &serving.log();
+    assert!(
+        seen.contains("\"level\":\"TRACE\""),
+        "the log was as talkative as it gets"
+    );
+    seen += &std::fs::read_to_string(dir.path().join("ca/tokens.json")).unwrap();
+
+    let mut secrets = vec![used.secret().to_vec(), waiting.secret().to_vec()];
+    for (file, place) in [("root.json", "/private_key"), ("authority.json", "/issuer/private_key")] {
+        let stored = std::fs::read_to_string(dir.path().join("ca").join(file)).unwrap();
+        let stored: serde_json::Value = serde_json::from_str(stored.split_once('\n').unwrap().1).unwrap();
+        let key = stored.pointer(place).unwrap().as_str().unwrap();
+        let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, key).unwrap();
+        // PKCS#8 of a P-256 key: the scalar stands at 36.
+        secrets.push(key[36..68].to_vec());
+    }
+    for secret in secrets {
+        for spelling in spellings(&secret) {
+            assert!(!seen.contains(&spelling), "{spelling} was written down");
+        }
+    }
+}
