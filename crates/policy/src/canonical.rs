@@ -1,16 +1,15 @@
 //! The canonical request: one form, matched and forwarded.
+//!
+//! What servers behind us read differently from one another is refused with 400 rather than guessed: encoded slashes,
+//! backslashes and controls, encoded dot segments, `..;` segments, overlong UTF-8, fragments. What has one meaning is
+//! brought to one form: dot segments resolved, slashes merged, unreserved characters decoded (RFC 3986 section 6.2.2),
+//! percent-encodings in upper case. No second decoding: `%252e` stays what it is.
 
-/// An absolute path in canonical form: dot segments resolved, slashes merged, unreserved characters decoded,
-/// percent-encodings upper-case; without query. A fixed point of [`CanonicalPath::parse`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CanonicalPath(Box<str>);
+mod host;
+mod path;
 
-/// A host in canonical form: lower case, no trailing dot, no userinfo; the port kept apart.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CanonicalHost {
-    name: Box<str>,
-    port: Option<u16>,
-}
+pub use host::CanonicalHost;
+pub use path::{CanonicalPath, CanonicalPathRef, split_target};
 
 /// Why a target or host is refused with 400. `reason()` gives a closed set of `snake_case` words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,65 +18,54 @@ pub enum CanonicalError {
     /// `%2F` or `%5C`.
     #[error("the path holds an encoded slash or backslash")]
     EncodedSlash,
+    /// `\`.
+    #[error("the path holds a backslash")]
+    Backslash,
+    /// `%00` to `%1F`, `%7F`.
+    #[error("the path holds an encoded control character")]
+    EncodedControl,
+    /// `%2E` in a dot segment.
+    #[error("the path holds an encoded dot segment")]
+    EncodedDots,
+    /// `/..;x/` and the like.
+    #[error("the path holds a dot segment with parameters")]
+    DotParameters,
+    /// `/..` at the top.
+    #[error("the path leads above the root")]
+    AboveRoot,
+    /// `%` without two hexadecimal digits.
+    #[error("the path holds a malformed percent-encoding")]
+    Percent,
+    /// Encoded bytes that are not UTF-8, overlong forms included.
+    #[error("the path's encoded bytes are not UTF-8")]
+    Utf8,
+    /// A byte that RFC 3986 does not allow there, `#` included.
+    #[error("the target holds a byte that is not allowed in it")]
+    Byte,
+    /// Does not begin with `/`.
+    #[error("the path does not begin with a slash")]
+    NoSlash,
+    /// The authority is not `host` or `host:port`.
+    #[error("the host is malformed")]
+    Host,
 }
 
 impl CanonicalError {
     /// For metrics and logs.
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        todo!()
-    }
-}
-
-impl CanonicalPath {
-    /// From the raw path of a request target (no query). Borrows nothing; an already canonical input is the common case and cheap.
-    pub fn parse(raw: &str) -> Result<Self, CanonicalError> {
-        let _ = raw;
-        todo!()
-    }
-    /// Is `raw` already canonical? Then it can be forwarded as it stands, and [`CanonicalPathRef`] wraps it without a copy.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-    /// The borrowed form that decisions take.
-    #[must_use]
-    pub fn as_ref(&self) -> CanonicalPathRef<'_> {
-        CanonicalPathRef(&self.0)
-    }
-}
-
-/// A borrowed canonical path. Made by [`CanonicalPathRef::check`] (no copy) or from a [`CanonicalPath`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CanonicalPathRef<'a>(&'a str);
-
-impl<'a> CanonicalPathRef<'a> {
-    /// `Ok(Some)` if `raw` is canonical as it stands; `Ok(None)` if it needs [`CanonicalPath::parse`]; `Err` if it is refused.
-    pub fn check(raw: &'a str) -> Result<Option<Self>, CanonicalError> {
-        let _ = raw;
-        todo!()
-    }
-    /// The bytes, as they are forwarded.
-    #[must_use]
-    pub fn as_str(&self) -> &'a str {
-        self.0
-    }
-}
-
-impl CanonicalHost {
-    /// From a `Host` or `:authority` value.
-    pub fn parse(raw: &str) -> Result<Self, CanonicalError> {
-        let _ = raw;
-        todo!()
-    }
-    /// Lower-case name or bracketed address, no port.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-    /// The explicit port.
-    #[must_use]
-    pub fn port(&self) -> Option<u16> {
-        self.port
+        match self {
+            Self::EncodedSlash => "path_encoded_slash",
+            Self::Backslash => "path_backslash",
+            Self::EncodedControl => "path_encoded_control",
+            Self::EncodedDots => "path_encoded_dots",
+            Self::DotParameters => "path_dot_parameters",
+            Self::AboveRoot => "path_above_root",
+            Self::Percent => "path_percent",
+            Self::Utf8 => "path_utf8",
+            Self::Byte => "path_byte",
+            Self::NoSlash => "path_no_slash",
+            Self::Host => "bad_host",
+        }
     }
 }

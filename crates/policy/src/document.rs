@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+mod fields;
+mod yaml;
+
+pub use fields::{Fields, nearest};
+
 /// Where something stands: `policies/cart.yaml:12:7`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Place {
@@ -77,17 +82,79 @@ pub struct Object {
     pub spec: Option<Node>,
 }
 
-/// Reads all documents of a YAML text. Syntax errors, duplicate keys, anchors beyond a bound, unknown top-level fields: refused, all errors of the file at once where possible.
+/// Reads all documents of a YAML text. Syntax errors, duplicate keys, aliases, unknown top-level fields: refused, all
+/// errors of the file at once where possible. Empty documents are skipped.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Object>, Vec<DocumentError>> {
-    let _ = (file, text);
-    todo!()
+    let nodes = yaml::parse(file, text).map_err(|error| vec![error])?;
+    let (mut objects, mut errors) = (Vec::new(), Vec::new());
+    for node in nodes.iter().filter(|node| node.value != Value::Null) {
+        match Object::read(node) {
+            Ok(object) => objects.push(object),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() { Ok(objects) } else { Err(errors) }
 }
 
-/// Decodes a map's fields one by one and refuses what is left over, with the nearest valid name.
-#[derive(Debug)]
-pub struct Fields<'a> {
-    /// The map's place and path, for messages.
-    pub place: &'a Place,
+/// What Kubernetes itself writes into `metadata`; read by nobody here.
+const IGNORED_METADATA: [&str; 10] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "resourceVersion",
+    "generation",
+    "generateName",
+    "managedFields",
+    "finalizers",
+    "ownerReferences",
+];
+
+impl Object {
+    fn read(node: &Node) -> Result<Self, Vec<DocumentError>> {
+        let mut errors = Vec::new();
+        let mut top = Fields::of(node, "").map_err(|error| vec![error])?;
+        let api_version = top.required_text("apiVersion");
+        let kind = top.required_text("kind");
+        let mut object = Self {
+            place: node.place.clone(),
+            api_version: api_version.unwrap_or_default(),
+            kind: kind.unwrap_or_default(),
+            name: String::new(),
+            namespace: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            spec: top.take("spec").filter(|spec| spec.value != Value::Null).cloned(),
+        };
+        match top.child("metadata") {
+            None => top.missing("metadata"),
+            Some(mut metadata) => {
+                object.name = metadata.required_text("name").unwrap_or_default();
+                object.namespace = metadata.text("namespace");
+                object.labels = metadata.text_map("labels");
+                object.annotations = metadata.text_map("annotations");
+                for ignored in IGNORED_METADATA {
+                    metadata.take(ignored);
+                }
+                metadata.finish(&mut errors);
+            }
+        }
+        // Written by controllers; a copied object may carry it.
+        top.take("status");
+        top.finish(&mut errors);
+        if errors.is_empty() { Ok(object) } else { Err(errors) }
+    }
+
+    /// An error at the object's head.
+    #[must_use]
+    pub fn error(&self, path: &str, what: impl Into<String>) -> DocumentError {
+        DocumentError {
+            place: self.place.clone(),
+            path: path.to_owned(),
+            what: what.into(),
+            nearest: None,
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -98,7 +165,11 @@ impl fmt::Display for Place {
 
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.place, self.path, self.what)?;
+        write!(f, "{}: ", self.place)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.what)?;
         if let Some(nearest) = &self.nearest {
             write!(f, "; did you mean `{nearest}`?")?;
         }
