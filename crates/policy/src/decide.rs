@@ -3,6 +3,8 @@
 use postern_identity::SpiffeId;
 
 use crate::canonical::{CanonicalHost, CanonicalPathRef};
+use crate::compile::Clause;
+use crate::document::Place;
 use crate::{AuthorizationPolicy, Compiled};
 
 /// What is asked. Only parsed and verified things; never raw text.
@@ -81,7 +83,36 @@ impl Compiled {
     /// Decides. No lock, no heap allocation, flat in the number of rules.
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
-        let _ = request;
-        todo!()
+        if let Some(clause) = self.deny.first_match(request) {
+            return self.decided(Verdict::Deny, Reason::DenyRule, Some(clause));
+        }
+        if let Some(clause) = self.allow.first_match(request) {
+            return self.decided(Verdict::Allow, Reason::AllowRule, Some(clause));
+        }
+        let reason = if self.has_allow_policy {
+            Reason::NoAllowRule
+        } else {
+            Reason::NoPolicy
+        };
+        self.decided(Verdict::Deny, reason, None)
+    }
+
+    fn decided(&self, verdict: Verdict, reason: Reason, clause: Option<&Clause>) -> Decision<'_> {
+        Decision {
+            verdict,
+            reason,
+            policy: clause.and_then(|clause| self.policies().get(clause.policy as usize)),
+            policy_index: clause.map(|clause| clause.policy),
+            rule: clause.map(|clause| clause.rule),
+        }
+    }
+}
+
+impl<'a> Decision<'a> {
+    /// Where the rule that decided was read.
+    #[must_use]
+    pub fn place(&self) -> Option<&'a Place> {
+        let rules = &self.policy?.rules;
+        rules.get(self.rule? as usize).map(|rule| &rule.place)
     }
 }

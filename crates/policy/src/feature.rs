@@ -55,6 +55,11 @@ impl FeatureSet {
     pub fn without(self, feature: Feature) -> Self {
         Self(self.0 & !(1 << feature as u32))
     }
+    /// With everything of `other` as well.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
     /// Everything of `other` is in `self`.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::document::{DocumentError, Object, Place};
-use crate::{Feature, FeatureSet};
+use crate::FeatureSet;
+use crate::document::{DocumentError, Object, Place, nearest};
+
+mod decode;
+mod mask;
+mod text;
 
 /// How strictly a workload is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -57,7 +61,7 @@ pub struct Rule {
 }
 
 /// All given fields must match; values of one field are alternatives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Source {
     /// Without `spiffe://`, as in Istio: `cluster.local/ns/shop/sa/web`.
     pub principals: Vec<StringMatch>,
@@ -74,7 +78,7 @@ pub struct Source {
 }
 
 /// All given fields must match; values of one field are alternatives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Operation {
     /// Case-insensitive; the port is part of the value (`example.com:8080`, `example.com:*`).
     pub hosts: Vec<StringMatch>,
@@ -114,34 +118,77 @@ pub enum StringMatch {
 impl AuthorizationPolicy {
     /// Decodes `kind: AuthorizationPolicy` under `postern.dev/v1alpha1` or `security.istio.io/v1`.
     pub fn from_object(object: &Object) -> Result<Self, Vec<DocumentError>> {
-        let _ = object;
-        todo!()
+        decode::policy(object)
     }
+
+    /// A stand-in for a policy that cannot be decoded: it denies what the policy selects, or its whole namespace if even
+    /// the selector cannot be read.
+    #[must_use]
+    pub fn deny_all_for(object: &Object, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: object.name.clone(),
+            place: object.place.clone(),
+            selector: decode::selector_of(object),
+            action: Action::Deny,
+            rules: vec![Rule {
+                place: object.place.clone(),
+                ..Rule::default()
+            }],
+        }
+    }
+
     /// Does it apply to a workload? `root_namespace` policies apply mesh-wide.
     #[must_use]
     pub fn selects(&self, root_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         (self.namespace == namespace || self.namespace == root_namespace)
             && self.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
     }
+
     /// What an evaluator needs for it.
     #[must_use]
     pub fn features(&self) -> FeatureSet {
-        let _ = Feature::ALL;
-        todo!()
+        self.rules
+            .iter()
+            .fold(FeatureSet::default(), |all, rule| all.union(mask::features(rule)))
     }
+
     /// What is sent to a proxy that evaluates only `features`: an ALLOW rule that needs more is left out,
     /// a DENY rule loses the unknown part and so denies more. Never allows what the full policy denies.
     #[must_use]
     pub fn masked(&self, features: FeatureSet) -> Self {
-        let _ = features;
-        todo!()
+        let mut policy = self.clone();
+        match self.action {
+            Action::Allow => policy.rules.retain(|rule| features.covers(mask::features(rule))),
+            Action::Deny => policy.rules.iter_mut().for_each(|rule| mask::broaden(rule, features)),
+        }
+        policy
     }
 }
 
 impl Mode {
     /// `discover`, `monitor`, `protect`; anything else names the nearest.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let _ = text;
-        todo!()
+        const KNOWN: [(&str, Mode); 3] = [
+            ("discover", Mode::Discover),
+            ("monitor", Mode::Monitor),
+            ("protect", Mode::Protect),
+        ];
+        if let Some((_, mode)) = KNOWN.iter().find(|(name, _)| *name == text) {
+            return Ok(*mode);
+        }
+        let hint = nearest(text, KNOWN.iter().map(|(name, _)| *name))
+            .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        Err(format!("`{text}` is not a mode: discover, monitor or protect{hint}"))
+    }
+
+    /// The word that [`Mode::parse`] reads.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Discover => "discover",
+            Self::Monitor => "monitor",
+            Self::Protect => "protect",
+        }
     }
 }
