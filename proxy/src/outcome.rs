@@ -1,8 +1,7 @@
 //! The one table: what went wrong -> who is at fault, status, connection fate, metric reason, log level.
-
-use postern_policy::Reason;
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use postern_policy::Reason;
 use postern_policy::canonical::CanonicalError;
 
 /// Who is at fault.
