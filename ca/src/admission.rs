@@ -1,4 +1,4 @@
-//! How much work is let in at once: in all, and from one caller. What is over is refused at once, not queued.
+//! How much is let in at once: in all, and from one caller. What is over is refused at once, not queued.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,19 +8,34 @@ use postern_api::refusal::RefusalReason;
 
 use crate::refusal::Refusal;
 
-/// An issue takes under a millisecond and one sync of a small file: this many is half a second of work at worst.
-pub(crate) const MAX_IN_FLIGHT: usize = 256;
-/// One address (an IPv6 /64) may hold an eighth of it, so that one caller cannot shut the others out.
-pub(crate) const MAX_IN_FLIGHT_PER_CALLER: usize = 32;
+/// Requests: an issue takes under a millisecond and one sync of a small file, so this many are half a second of work at
+/// worst; and one address (an IPv6 /64) holds an eighth of it, so that one caller cannot shut the others out.
+pub(crate) const REQUESTS: Limits = Limits {
+    total: 256,
+    per_caller: 32,
+};
+/// Connections: some tens of KiB each. One address may be a whole machine of processes.
+pub(crate) const CONNECTIONS: Limits = Limits {
+    total: 2_048,
+    per_caller: 512,
+};
 
-/// Counts requests in flight.
-#[derive(Debug, Clone, Default)]
+/// Most that are let in at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) total: usize,
+    pub(crate) per_caller: usize,
+}
+
+/// Counts what is in.
+#[derive(Debug, Clone)]
 pub(crate) struct Admission {
-    in_flight: Arc<Mutex<InFlight>>,
+    limits: Limits,
+    inside: Arc<Mutex<Inside>>,
 }
 
 #[derive(Debug, Default)]
-struct InFlight {
+struct Inside {
     total: usize,
     by_caller: HashMap<IpAddr, usize>,
 }
@@ -28,30 +43,42 @@ struct InFlight {
 /// A place; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    admission: Admission,
+    inside: Arc<Mutex<Inside>>,
     caller: IpAddr,
 }
 
+/// There is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// For anybody.
+    All,
+    /// For this caller.
+    Caller,
+}
+
 impl Admission {
-    pub(crate) fn admit(&self, caller: IpAddr) -> Result<Admitted, Refusal> {
-        let caller = neighbourhood(caller);
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_flight.total >= MAX_IN_FLIGHT {
-            return Err(Refusal::new(
-                RefusalReason::Busy,
-                "too many requests at once; try again shortly",
-            ));
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            inside: Arc::default(),
         }
-        let own = in_flight.by_caller.entry(caller).or_default();
-        if *own >= MAX_IN_FLIGHT_PER_CALLER {
-            let message = "too many requests at once from this address; try again shortly";
-            return Err(Refusal::new(RefusalReason::BusyCaller, message));
+    }
+
+    pub(crate) fn admit(&self, caller: IpAddr) -> Result<Admitted, Full> {
+        let caller = neighbourhood(caller);
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if inside.total >= self.limits.total {
+            return Err(Full::All);
+        }
+        let own = inside.by_caller.entry(caller).or_default();
+        if *own >= self.limits.per_caller {
+            return Err(Full::Caller);
         }
         *own += 1;
-        in_flight.total += 1;
-        drop(in_flight);
+        inside.total += 1;
+        drop(inside);
         Ok(Admitted {
-            admission: self.clone(),
+            inside: Arc::clone(&self.inside),
             caller,
         })
     }
@@ -59,13 +86,25 @@ impl Admission {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut in_flight = self.admission.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        in_flight.total = in_flight.total.saturating_sub(1);
-        if let Some(own) = in_flight.by_caller.get_mut(&self.caller) {
-            *own -= 1;
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.total = inside.total.saturating_sub(1);
+        if let Some(own) = inside.by_caller.get_mut(&self.caller) {
+            *own = own.saturating_sub(1);
             if *own == 0 {
-                in_flight.by_caller.remove(&self.caller);
+                inside.by_caller.remove(&self.caller);
             }
+        }
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::All => Self::new(RefusalReason::Busy, "too many requests at once; try again shortly"),
+            Full::Caller => Self::new(
+                RefusalReason::BusyCaller,
+                "too many requests at once from this address; try again shortly",
+            ),
         }
     }
 }
@@ -88,34 +127,28 @@ mod tests {
 
     #[test]
     fn c_05_one_caller_cannot_take_the_places_of_others() {
-        let admission = Admission::default();
+        let admission = Admission::new(REQUESTS);
         let greedy: IpAddr = "2001:db8::1".parse().unwrap();
         let sibling: IpAddr = "2001:db8::2".parse().unwrap();
-        let held: Vec<_> = (0..MAX_IN_FLIGHT_PER_CALLER)
+        let held: Vec<_> = (0..REQUESTS.per_caller)
             .map(|_| admission.admit(greedy).unwrap())
             .collect();
-        assert_eq!(
-            admission.admit(sibling).unwrap_err().reason(),
-            RefusalReason::BusyCaller
-        );
+        assert_eq!(admission.admit(sibling).unwrap_err(), Full::Caller);
         admission.admit("192.0.2.1".parse().unwrap()).unwrap();
         drop(held);
         admission.admit(greedy).unwrap();
-        assert!(admission.in_flight.lock().unwrap().by_caller.is_empty());
+        assert!(admission.inside.lock().unwrap().by_caller.is_empty());
     }
 
     #[test]
     fn c_05_all_callers_together_are_bounded() {
-        let admission = Admission::default();
-        let held: Vec<_> = (0..MAX_IN_FLIGHT)
-            .map(|n| {
-                admission
-                    .admit(IpAddr::from([10, 0, (n / 8) as u8, (n % 8) as u8]))
-                    .unwrap()
-            })
+        let admission = Admission::new(REQUESTS);
+        let caller = |n: usize| IpAddr::from([10, 0, u8::try_from(n / 8).unwrap(), 0]);
+        let held: Vec<_> = (0..REQUESTS.total)
+            .map(|n| admission.admit(caller(n)).unwrap())
             .collect();
         let next = IpAddr::from([192, 0, 2, 1]);
-        assert_eq!(admission.admit(next).unwrap_err().reason(), RefusalReason::Busy);
+        assert_eq!(admission.admit(next).unwrap_err(), Full::All);
         drop(held);
         admission.admit(next).unwrap();
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::init::{InitConfig, init};
-use crate::operator;
 use crate::serve::{ServeConfig, rotate_store, start};
+use crate::{operator, svid_files};
 
 /// `postern-ca` as a program.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Command {
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Get an X.509-SVID as PEM files, for a program that has no proxy
+    Svid(SvidArgs),
     /// Put a new issuing certificate in place, in a running CA or in the store of a stopped one
     Rotate(RotateArgs),
     /// Show what the CA is doing
@@ -89,6 +91,22 @@ pub(crate) struct AdminArgs {
     /// The operator's Unix socket of a running CA
     #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
     pub(crate) admin_socket: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SvidArgs {
+    /// The CA's address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) ca: String,
+    /// The name of the trust domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+    /// A file that holds a join token
+    #[arg(long, value_name = "PATH")]
+    pub(crate) join_token_file: PathBuf,
+    /// Gets svid.pem, key.pem (0600) and bundle.pem; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -162,6 +180,7 @@ pub fn run(args: Args) -> ExitCode {
             in_runtime(serve(args))
         }
         Command::Token(command) => in_runtime(operator::token(command)),
+        Command::Svid(args) => in_runtime(svid_files::write(args)),
         Command::Rotate(RotateArgs { store: Some(store), .. }) => in_runtime(rotate_stopped(store)),
         Command::Rotate(RotateArgs {
             store: None,

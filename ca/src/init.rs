@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use postern_identity::{IdError, TrustDomain};
 use rustls_pki_types::UnixTime;
 
 use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord};
+use crate::pem;
 use crate::store::{Kind, NewStore, StoreError};
 use crate::tokens::hex;
 
@@ -71,24 +70,9 @@ pub fn init(config: &InitConfig, now: UnixTime) -> Result<Initialised, InitError
     let authority = Authority::found(&trust_domain, &root, config.issuer_life, now)?;
     store.write(Kind::Root, &RootRecord::of(&root))?;
     store.write(Kind::Authority, &AuthorityRecord::of(&authority))?;
-    store.write_root_pem(&pem(root.cert()))?;
+    store.write_root_pem(&pem::encode("CERTIFICATE", root.cert()))?;
     store.finish()?;
     Ok(Initialised {
         root_sha256: hex(&authority.root_sha256()),
     })
-}
-
-/// RFC 7468.
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, next) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = next;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }

@@ -17,7 +17,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, REQUESTS};
 use crate::attest::Attestor;
 use crate::attest::join::ByJoinToken;
 use crate::attest::renewal::ByOwnSvid;
@@ -97,7 +97,7 @@ impl Ca {
             authority: watch::Sender::new(Arc::new(authority)),
             store,
             keys_seen: KeysSeen::default(),
-            admission: Admission::default(),
+            admission: Admission::new(REQUESTS),
             rotating: tokio::sync::Mutex::new(()),
         })
     }
@@ -120,6 +120,7 @@ impl Ca {
         let _admitted = self
             .admission
             .admit(caller)
+            .map_err(Refusal::from)
             .inspect_err(|refusal| self.refused(refusal, "none", caller))?;
         let sequence = request.bundle_sequence;
         let (name, outcome) = match request.attestation {

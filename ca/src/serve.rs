@@ -19,6 +19,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::clock::{Clock, until};
+use crate::connections;
 use crate::csr::MAX_CSR;
 use crate::issuance::Ca;
 use crate::metrics::Metrics;
@@ -43,6 +44,9 @@ const MAX_STREAMS: u32 = 32;
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// A silent connection is probed after this and closed after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A connection is told to finish after this: calls are rare, and an idle one is only a cost. A bundle stream that is
+/// open goes on.
+const CONNECTION_AGE: Duration = Duration::from_secs(10 * 60);
 /// Calls in flight at SIGTERM get this long.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The issuer's age is looked at at least this often, should the clock be moved.
@@ -213,12 +217,16 @@ async fn renew_overdue_issuer(ca: &Ca) -> Result<(), ServeError> {
 }
 
 async fn serve_callers(ca: Arc<Ca>, serving: Arc<Serving>, listener: TcpListener, down: watch::Receiver<bool>) {
-    let metrics = ca.metrics.clone();
+    let (metrics, full) = (ca.metrics.clone(), ca.metrics.clone());
     let refused = move |failure: transport::RefusedHandshake| {
         metrics.handshake_failed(failure.reason);
         tracing::info!(reason = failure.reason, caller = %failure.address, "handshake failed: {}", failure.source);
     };
     let incoming = transport::incoming(listener, move || serving.config(), Arc::clone(&ca.trust), refused);
+    let incoming = connections::bounded(incoming, move |caller, _full| {
+        full.handshake_failed("too_many_connections");
+        tracing::warn!(reason = "too_many_connections", caller = %caller.address, "connection closed");
+    });
     let service =
         CertificateAuthorityServer::new(Issuing { ca, down: down.clone() }).max_decoding_message_size(MAX_REQUEST);
     let served = Server::builder()
@@ -227,6 +235,7 @@ async fn serve_callers(ca: Arc<Ca>, serving: Arc<Serving>, listener: TcpListener
         .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_connection_age(CONNECTION_AGE)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, told(down))
         .await;

@@ -8,7 +8,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use postern_api::ca_client::{self, JoinToken};
+use postern_identity::{Svid, bundle};
 use rustix::process::{Pid, Signal, kill_process};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use world::{WEB, domain, trust_of};
 
 mod world;
@@ -322,6 +325,43 @@ async fn metrics_and_readiness_are_served() {
         let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
         assert!(line[name.len()..].parse::<f64>().unwrap() > 1.7e9, "{line}");
     }
+}
+
+#[test]
+fn svid_writes_files_that_a_foreign_program_can_use() {
+    let dir = initialised();
+    let serving = serve(dir.path(), "info");
+    let file = dir.path().join("token");
+    std::fs::write(&file, token(dir.path(), "curl").expose()).unwrap();
+    let (file, out) = (file.to_str().unwrap(), path(dir.path(), "out"));
+    let arguments = [
+        "svid",
+        "--ca",
+        &serving.listen,
+        "--join-token-file",
+        file,
+        "--out",
+        &out,
+    ];
+    assert!(done(&arguments).starts_with(&format!("{WEB} until ")));
+    let pem = |name: &str| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(dir.path().join("out").join(name))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    };
+    let key = PrivateKeyDer::from_pem_file(dir.path().join("out/key.pem")).unwrap();
+    let svid = Svid::new(pem("svid.pem"), key).unwrap();
+    assert_eq!(svid.instance().unwrap().as_str(), "curl");
+    assert_eq!(
+        bundle::fingerprint(&pem("bundle.pem")[0]),
+        world::root_of(&dir.path().join("ca"))
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(dir.path().join("out/key.pem")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(failed(&arguments).contains("token_redeemed"));
 }
 
 /// All ways in which secret bytes could be written down.

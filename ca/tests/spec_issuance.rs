@@ -47,7 +47,7 @@ async fn spec_017_the_attested_identity_is_the_only_san() {
 }
 
 #[tokio::test]
-async fn spec_018_no_name_of_a_csr_gets_into_a_certificate() {
+async fn spec_018_c_01_no_name_of_a_csr_gets_into_a_certificate() {
     let world = World::new().await;
     let key = new_key();
     let mut asked = CertificateParams::default();
@@ -75,7 +75,7 @@ async fn spec_018_no_name_of_a_csr_gets_into_a_certificate() {
 }
 
 #[tokio::test]
-async fn spec_019_no_extension_of_a_csr_gets_into_a_certificate() {
+async fn spec_019_c_01_no_extension_of_a_csr_gets_into_a_certificate() {
     let world = World::new().await;
     let (plain, bold) = (new_key(), new_key());
     let mut asked = CertificateParams::default();

@@ -237,6 +237,18 @@ impl CaError {
 
 /// First issue: trusts the CA by its fixed ID and the root hash in the token, and takes the bundle from there.
 pub async fn first_issue(address: &str, token: &JoinToken, trust_domain: &TrustDomain) -> Result<Issued, CaError> {
+    first_issue_with_key(address, token, trust_domain)
+        .await
+        .map(|(issued, _)| issued)
+}
+
+/// The same, with the private key (PKCS#8, DER) beside it: for writing files that a foreign program reads. Our own
+/// processes never hold it outside [`Svid`].
+pub async fn first_issue_with_key(
+    address: &str,
+    token: &JoinToken,
+    trust_domain: &TrustDomain,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
     let expected = ca_id(trust_domain).map_err(|error| CaError::Local(error.to_string()))?;
     let config = tls::pinned_client_config(token.root_sha256, expected.clone(), ALPN).map_err(local)?;
     let stream = transport::dial(address, config).await.map_err(by_blame)?;
@@ -278,7 +290,7 @@ pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Resul
         signature: sign_renewal(previous, &request.body.csr)?,
     };
     request.body.attestation = Some(pb::issue_request::Attestation::Renewal(renewal));
-    let issued = request.send(channel, &held).await?;
+    let (issued, _) = request.send(channel, &held).await?;
     if issued.svid.id() != previous.id() || issued.svid.instance() != previous.instance() {
         let shown = |svid: &Svid| {
             format!(
@@ -334,7 +346,7 @@ impl Request {
         })
     }
 
-    async fn send(self, channel: Channel, held: &TrustBundle) -> Result<Issued, CaError> {
+    async fn send(self, channel: Channel, held: &TrustBundle) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
         let mut client = pb::certificate_authority_client::CertificateAuthorityClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER);
         let answer = timeout(CALL_DEADLINE, client.issue(self.body))
@@ -348,8 +360,9 @@ impl Request {
                 None => CaError::Unreachable(status.into()),
             })?
             .into_inner();
-        let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
-        Ok(checked(answer, key, held, transport::now())?)
+        let key = Zeroizing::new(self.key.serialize_der());
+        let loaded = PrivateKeyDer::Pkcs8(key.to_vec().into());
+        Ok((checked(answer, loaded, held, transport::now())?, key))
     }
 }
 
