@@ -1,10 +1,16 @@
 //! One worker: a thread with its own runtime, pools and counters.
 
+mod thread;
+
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+pub use self::thread::{Ended, Handle, start};
 use crate::access_log::AccessLog;
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::snapshot::{Port, Shared};
 
@@ -48,4 +54,30 @@ pub struct Worker {
     pub apps: crate::inbound::forward::AppPool,
     /// Connections to peers.
     pub peers: crate::outbound::pool::Pool,
+}
+
+impl Worker {
+    /// A worker with empty pools.
+    #[must_use]
+    pub fn new(id: usize, shared: Arc<Shared>, access_log: AccessLog, metrics: Arc<Metrics>, drain: Drain) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            shared,
+            metrics,
+            access_log,
+            drain,
+            apps: crate::inbound::forward::AppPool::default(),
+            peers: crate::outbound::pool::Pool::default(),
+        })
+    }
+
+    /// A worker of its own on the current thread, without listeners and control side: for tests and benches. Drop the
+    /// sender to end it.
+    #[must_use]
+    pub fn standalone(shared: Arc<Shared>) -> (Rc<Self>, watch::Sender<Phase>) {
+        let metrics = Arc::new(Metrics::default());
+        let access_log = AccessLog::off(Arc::clone(&metrics));
+        let (phase, drain) = Drain::new();
+        (Self::new(0, shared, access_log, metrics, drain), phase)
+    }
 }
