@@ -216,6 +216,9 @@ fn make(args: InitArgs) -> Result<(), String> {
 }
 
 async fn serve(args: ServeArgs) -> Result<(), String> {
+    // No core file holds the issuing key, and no other process of this user reads it from memory.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .inspect_err(|error| tracing::warn!(%error, "core files are not switched off"));
     let config = ServeConfig {
         store: args.store,
         listen: args.listen,

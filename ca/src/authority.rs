@@ -11,7 +11,7 @@ use postern_api::ca_client::ca_id;
 use postern_api::refusal::RefusalReason;
 use postern_identity::bundle::{self, SignedBundle};
 use postern_identity::{BundleSet, Instance, Role, SpiffeId, Trust, TrustBundle, TrustDomain, verify};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey as _};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -19,7 +19,10 @@ use crate::clock::{earlier, later, shown};
 use crate::profile::{self, BACKDATE, ProfileError, Validity};
 use crate::refusal::Refusal;
 
+mod issuer;
 mod record;
+
+use issuer::Issuer;
 
 pub(crate) use record::{AuthorityRecord, RootRecord};
 
@@ -48,14 +51,6 @@ pub enum AuthorityError {
 pub(crate) struct Root {
     cert: CertificateDer<'static>,
     key: KeyPair,
-    validity: Validity,
-}
-
-/// Who signs: certificate and key.
-struct Issuer {
-    epoch: u64,
-    cert: CertificateDer<'static>,
-    signer: rcgen::Issuer<'static, KeyPair>,
     validity: Validity,
 }
 
@@ -306,58 +301,6 @@ impl Authority {
     /// Is `now` inside the issuer's validity?
     pub(crate) fn ready(&self, now: UnixTime) -> Result<(), Refusal> {
         self.leaf_validity(BACKDATE, now).map(drop)
-    }
-}
-
-impl Issuer {
-    fn create(
-        trust_domain: &TrustDomain,
-        epoch: u64,
-        root: &Root,
-        life: Duration,
-        now: UnixTime,
-    ) -> Result<Self, AuthorityError> {
-        if !root.validity.contains(now) {
-            return Err(AuthorityError::Clock(format!(
-                "the clock says {}, outside the root's validity ({} to {})",
-                shown(now),
-                shown(root.validity.not_before),
-                shown(root.validity.not_after)
-            )));
-        }
-        let validity = Validity {
-            not_before: earlier(now, BACKDATE).max(root.validity.not_before),
-            not_after: later(now, life).min(root.validity.not_after),
-        };
-        let key = new_key()?;
-        let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).map_err(ProfileError::from)?;
-        let cert = profile::issuer(trust_domain, epoch, &key, validity, &above)?;
-        Self::assemble(epoch, cert, key, validity)
-    }
-
-    fn assemble(
-        epoch: u64,
-        cert: CertificateDer<'static>,
-        key: KeyPair,
-        validity: Validity,
-    ) -> Result<Self, AuthorityError> {
-        let signer = rcgen::Issuer::from_ca_cert_der(&cert, key).map_err(ProfileError::from)?;
-        Ok(Self {
-            epoch,
-            cert,
-            signer,
-            validity,
-        })
-    }
-
-    fn sign_bundle(&self, trust_domain: &TrustDomain, document: Vec<u8>) -> Result<SignedBundle, AuthorityError> {
-        let input = bundle::signing_input(trust_domain, &document);
-        let signature = self.signer.key().sign(&input).map_err(ProfileError::from)?;
-        Ok(SignedBundle {
-            document,
-            signature,
-            signer_chain: vec![self.cert.clone()],
-        })
     }
 }
 

@@ -113,6 +113,11 @@ impl ProvenKey {
     }
 }
 
+/// Works out what is worked out once, so that the first caller does not wait for it.
+pub(crate) fn prepare() {
+    known_keys::is_known(&[]);
+}
+
 /// SHA-256 of a DER SubjectPublicKeyInfo.
 pub(crate) fn fingerprint(spki: &[u8]) -> KeyFingerprint {
     let mut out = [0; 32];

@@ -23,7 +23,7 @@ use crate::attest::join::ByJoinToken;
 use crate::attest::renewal::ByOwnSvid;
 use crate::authority::{Authority, AuthorityError, AuthorityRecord, RootRecord};
 use crate::clock::{Clock, shown};
-use crate::csr::ProvenKey;
+use crate::csr::{self, ProvenKey};
 use crate::keys_seen::KeysSeen;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -63,6 +63,7 @@ pub(crate) enum RotationError {
 impl Ca {
     /// Reads the store; everything in it has been checked when this returns.
     pub(crate) fn load(store: Store, svid_life: Duration, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
+        csr::prepare();
         let now = clock();
         let damaged = |kind, error: AuthorityError| store.damaged(kind, error.to_string());
         let record: AuthorityRecord = store

@@ -2,7 +2,7 @@
 //!
 //! Memory leads, disk follows before anybody is answered: a redemption is first marked here (so that of two at once one
 //! wins), then written and synced, and only then does the caller get its certificate. Writers that meet are served by
-//! one write. If the write fails the mark stays: a token is rather lost than good twice.
+//! one write. If the write fails the mark is taken back: nobody has got a certificate for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -176,20 +176,28 @@ impl TokenBook {
             entry.redeemed = true;
             book.changed()
         };
-        self.persist(generation).await
+        self.persist(generation).await.inspect_err(|_| {
+            if let Some(entry) = self.lock().entries.get_mut(token_id) {
+                entry.redeemed = false;
+            }
+        })
     }
 
     /// Voids a token.
     pub(crate) async fn revoke(&self, token_id: &str) -> Result<(), Refusal> {
-        let generation = {
+        let (entry, generation) = {
             let mut book = self.lock();
-            if book.entries.remove(token_id).is_none() {
-                let message = format!("there is no join token {token_id}");
-                return Err(Refusal::new(RefusalReason::TokenUnknown, message));
-            }
-            book.changed()
+            let entry = book.entries.remove(token_id).ok_or_else(|| {
+                Refusal::new(
+                    RefusalReason::TokenUnknown,
+                    format!("there is no join token {token_id}"),
+                )
+            })?;
+            (entry, book.changed())
         };
-        self.persist(generation).await
+        self.persist(generation).await.inspect_err(|_| {
+            self.lock().entries.insert(entry.id.clone(), entry);
+        })
     }
 
     /// All that are remembered.

@@ -88,3 +88,28 @@ async fn only_h2_is_spoken() {
     let config = tls::pinned_client_config(root_of(&world.store()), ca_id(&domain()).unwrap(), &[b"http/1.1"]).unwrap();
     assert!(transport::dial(&world.address(), config).await.is_err());
 }
+
+#[tokio::test]
+async fn c_05_an_address_that_stalls_its_handshakes_does_not_stop_the_others() {
+    let world = World::new().await;
+    let mut stalled = Vec::new();
+    for _ in 0..300 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        stalled.push(socket.connect(world.running.listen).await.unwrap());
+    }
+    // Past its share an address is turned away at once; without it, all places would be taken for five seconds.
+    let last = stalled.last_mut().unwrap();
+    assert!(matches!(last.read(&mut [0]).await, Err(_) | Ok(0)));
+    assert!(
+        stalled[0]
+            .try_read(&mut [0])
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    );
+    world.first_issue(WEB, "web-1").await;
+    assert!(
+        stalled[0]
+            .try_read(&mut [0])
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    );
+}

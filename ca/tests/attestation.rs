@@ -316,3 +316,34 @@ async fn nobody_at_the_address_is_told_apart_from_a_refusal() {
     let error = ca_client::first_issue(&address, &token, &domain()).await.unwrap_err();
     assert_eq!((error.reason(), error.is_final()), ("ca_unreachable", false));
 }
+
+#[tokio::test]
+async fn c_06_a_store_that_cannot_be_written_gives_no_certificate_and_costs_no_token() {
+    let world = World::new().await;
+    let token = world.token(WEB, "web-1").await;
+    // A directory in the way of the temporary file: as if the disk were full.
+    let in_the_way = world.store().join(".tokens.json.tmp");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let error = ca_client::first_issue(&world.address(), &token, &domain())
+        .await
+        .unwrap_err();
+    assert_eq!((error.reason(), error.is_final()), ("store", false));
+    let status = world.try_token(WEB, "web-2", 600).await.unwrap_err();
+    assert_eq!(reason(&status), "store");
+    let revoked = world
+        .admin()
+        .await
+        .revoke_join_token(pb::RevokeJoinTokenRequest {
+            id: token.id().to_owned(),
+        })
+        .await;
+    assert_eq!(reason(&revoked.unwrap_err()), "store");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    ca_client::first_issue(&world.address(), &token, &domain())
+        .await
+        .unwrap();
+    let error = ca_client::first_issue(&world.address(), &token, &domain())
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "token_redeemed");
+}

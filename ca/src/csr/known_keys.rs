@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, PrivateKey};
 
 /// Scalars 1 to this are tried first by whoever looks for weak keys.
-const SMALL_SCALARS: u16 = 256;
+const SMALL_SCALARS: u16 = 64;
 
 /// P-256 private keys printed in public documents.
 const PUBLISHED_P256: &[[u8; 32]] = &[

@@ -1,7 +1,9 @@
 //! gRPC over SPIFFE mTLS: one way to dial, one way to accept, for every component.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +27,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Handshakes in progress at once; past it the backlog holds callers back.
 const MAX_HANDSHAKES: usize = 256;
+/// Of these, one address: whoever stalls all it has leaves room for the others.
+const MAX_HANDSHAKES_PER_ADDRESS: usize = 128;
 /// HTTP/2 keep-alive of control-plane streams: a dead peer is noticed within twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -230,34 +234,33 @@ pub fn incoming(
     trust: SharedTrust,
     refused: impl Fn(RefusedHandshake) + Send + 'static,
 ) -> impl Stream<Item = io::Result<Accepted>> + Send {
-    let handshakes = FuturesUnordered::new();
-    futures_util::stream::unfold(
-        (listener, handshakes, config),
-        move |(listener, mut handshakes, config)| {
-            let trust = Arc::clone(&trust);
-            async move {
-                loop {
-                    tokio::select! {
-                        done = handshakes.next(), if !handshakes.is_empty() => {
-                            if let Some(done) = done {
-                                return Some((done, (listener, handshakes, config)));
+    let state = (listener, Handshakes::default(), config);
+    futures_util::stream::unfold(state, move |(listener, mut handshakes, config)| {
+        let trust = Arc::clone(&trust);
+        async move {
+            loop {
+                tokio::select! {
+                    Some(done) = handshakes.next() => return Some((done, (listener, handshakes, config))),
+                    accepted = listener.accept(), if handshakes.in_progress.len() < MAX_HANDSHAKES => {
+                        match accepted {
+                            // The config is asked for now, not before the wait: it may have been replaced meanwhile.
+                            Ok((tcp, address)) if handshakes.admit(address) => {
+                                let handshake = handshake(tcp, address, config(), Arc::clone(&trust));
+                                handshakes.in_progress.push(Box::pin(handshake));
                             }
-                        }
-                        accepted = listener.accept(), if handshakes.len() < MAX_HANDSHAKES => {
-                            match accepted {
-                                // The config is asked for now, not before the wait: it may have been replaced meanwhile.
-                                Ok((tcp, address)) => {
-                                    handshakes.push(handshake(tcp, address, config(), Arc::clone(&trust)));
-                                }
-                                // Out of descriptors or memory: the backlog waits, we do not spin.
-                                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                            Ok((_, address)) => {
+                                let source = io::Error::from(io::ErrorKind::ResourceBusy);
+                                let refused = RefusedHandshake { address, reason: "too_many_handshakes", source };
+                                return Some((Err(refused), (listener, handshakes, config)));
                             }
+                            // Out of descriptors or memory: the backlog waits, we do not spin.
+                            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                         }
                     }
                 }
             }
-        },
-    )
+        }
+    })
     .filter_map(move |done| {
         std::future::ready(match done {
             Ok(accepted) => Some(Ok(accepted)),
@@ -267,6 +270,40 @@ pub fn incoming(
             }
         })
     })
+}
+
+type Handshake = Pin<Box<dyn Future<Output = Result<Accepted, RefusedHandshake>> + Send>>;
+
+/// Those in progress, and how many each address has.
+#[derive(Default)]
+struct Handshakes {
+    in_progress: FuturesUnordered<Handshake>,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Handshakes {
+    fn admit(&mut self, address: SocketAddr) -> bool {
+        let own = self.by_address.entry(address.ip()).or_default();
+        let admitted = *own < MAX_HANDSHAKES_PER_ADDRESS;
+        *own += usize::from(admitted);
+        admitted
+    }
+
+    /// The next that ends; `None` while there are none.
+    async fn next(&mut self) -> Option<Result<Accepted, RefusedHandshake>> {
+        let done = self.in_progress.next().await?;
+        let address = match &done {
+            Ok(accepted) => accepted.caller.address,
+            Err(refused) => refused.address,
+        };
+        if let Entry::Occupied(mut own) = self.by_address.entry(address.ip()) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+        Some(done)
+    }
 }
 
 async fn handshake(

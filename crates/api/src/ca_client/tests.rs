@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -47,4 +49,11 @@ fn waits_double_to_their_limit_and_start_again_after_a_success() {
     assert_eq!(backoff.after_failure(0.0), Duration::from_secs(1));
     backoff.reset();
     assert_eq!(backoff.after_failure(1.0), Backoff::FIRST);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_token_parser_panic(text in "(postern-join\\.1\\.)?[A-Za-z0-9_.=-]{0,300}|\\PC{0,300}") {
+        prop_assert!(JoinToken::parse(&text).is_err());
+    }
 }

@@ -1,0 +1,76 @@
+//! The issuing intermediate: made under the root, signs leaves and bundles.
+
+use std::time::Duration;
+
+use postern_identity::TrustDomain;
+use postern_identity::bundle::{self, SignedBundle};
+use rcgen::{KeyPair, SigningKey as _};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{AuthorityError, Root, new_key};
+use crate::clock::{earlier, later, shown};
+use crate::profile::{self, BACKDATE, ProfileError, Validity};
+
+/// Who signs: certificate and key.
+pub(super) struct Issuer {
+    pub(super) epoch: u64,
+    pub(super) cert: CertificateDer<'static>,
+    pub(super) signer: rcgen::Issuer<'static, KeyPair>,
+    pub(super) validity: Validity,
+}
+
+impl Issuer {
+    pub(super) fn create(
+        trust_domain: &TrustDomain,
+        epoch: u64,
+        root: &Root,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        if !root.validity.contains(now) {
+            return Err(AuthorityError::Clock(format!(
+                "the clock says {}, outside the root's validity ({} to {})",
+                shown(now),
+                shown(root.validity.not_before),
+                shown(root.validity.not_after)
+            )));
+        }
+        let validity = Validity {
+            not_before: earlier(now, BACKDATE).max(root.validity.not_before),
+            not_after: later(now, life).min(root.validity.not_after),
+        };
+        let key = new_key()?;
+        let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).map_err(ProfileError::from)?;
+        let cert = profile::issuer(trust_domain, epoch, &key, validity, &above)?;
+        Self::assemble(epoch, cert, key, validity)
+    }
+
+    pub(super) fn assemble(
+        epoch: u64,
+        cert: CertificateDer<'static>,
+        key: KeyPair,
+        validity: Validity,
+    ) -> Result<Self, AuthorityError> {
+        let signer = rcgen::Issuer::from_ca_cert_der(&cert, key).map_err(ProfileError::from)?;
+        Ok(Self {
+            epoch,
+            cert,
+            signer,
+            validity,
+        })
+    }
+
+    pub(super) fn sign_bundle(
+        &self,
+        trust_domain: &TrustDomain,
+        document: Vec<u8>,
+    ) -> Result<SignedBundle, AuthorityError> {
+        let input = bundle::signing_input(trust_domain, &document);
+        let signature = self.signer.key().sign(&input).map_err(ProfileError::from)?;
+        Ok(SignedBundle {
+            document,
+            signature,
+            signer_chain: vec![self.cert.clone()],
+        })
+    }
+}
