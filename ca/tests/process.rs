@@ -298,7 +298,9 @@ async fn metrics_and_readiness_are_served() {
         .unwrap();
     assert!(serving.get("/readyz").starts_with("HTTP/1.1 200"));
     let mut metrics = serving.get("/metrics");
+    let given_up = Instant::now() + Duration::from_secs(30);
     while !metrics.contains("postern_ca_handshakes_failed_total{reason=\"tls\"} 1") {
+        assert!(Instant::now() < given_up, "{metrics}");
         metrics = serving.get("/metrics");
     }
     for line in [

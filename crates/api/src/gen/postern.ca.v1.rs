@@ -27,7 +27,8 @@ pub struct Renewal {
     /// The previous SVID, leaf first, DER; accepted up to 24 h past expiry.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// By the previous key: over "postern-renewal-v1" NUL and the CSR. ECDSA P-256 SHA-256, ASN.1.
+    /// By the previous key, over "postern-renewal-v1" NUL and the CSR: ECDSA (ASN.1) with SHA-256 on P-256 and SHA-384 on
+    /// P-384, or Ed25519.
     #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
 }
