@@ -1,0 +1,114 @@
+//! The command line of `postern-control`, and of `postern control`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use postern_api::ca_client::JoinToken;
+use postern_identity::TrustDomain;
+
+use crate::identity::IdentitySource;
+use crate::serve::{ServeConfig, start};
+
+/// `postern-control` as a program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postern-control",
+    version,
+    about = "Streams policy and destinations to the proxies of a Postern mesh"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// How to serve; the same for `postern-control ...` and `postern control ...`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where namespaces, services, workloads and policies are, as YAML; watched
+    #[arg(long, value_name = "DIR", env = "POSTERN_CONTROL_DIRECTORY")]
+    directory: PathBuf,
+    /// The CA
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
+    ca: String,
+    /// A file with the one-time join token of this start
+    #[arg(long, value_name = "PATH", env = "POSTERN_JOIN_TOKEN_FILE")]
+    join_token_file: PathBuf,
+    /// The name of the trust domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
+    trust_domain: TrustDomain,
+    /// Where proxies call (port 0: any free one)
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    listen: SocketAddr,
+    /// Where /metrics and /readyz are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
+    metrics_listen: SocketAddr,
+    /// The Unix socket that the screen and the CLI watch (mode 0600)
+    #[arg(long, value_name = "PATH", env = "POSTERN_VIEW_SOCKET")]
+    view_socket: Option<PathBuf>,
+    /// The namespace whose policies apply to the whole mesh
+    #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
+    root_namespace: String,
+    /// Write the bound addresses there, as JSON, when ready
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+/// Serves until told to stop.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    postern_telemetry::log::init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime
+        .map_err(|error| format!("cannot start: {error}"))
+        .and_then(|rt| rt.block_on(serve(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("postern-control: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), String> {
+    let text = std::fs::read_to_string(&args.join_token_file)
+        .map_err(|error| format!("cannot read the join token {}: {error}", args.join_token_file.display()))?;
+    let token = JoinToken::parse(&text).map_err(|error| format!("{}: {error}", args.join_token_file.display()))?;
+    let config = ServeConfig {
+        directory: args.directory,
+        trust_domain: args.trust_domain,
+        listen: args.listen,
+        metrics_listen: args.metrics_listen,
+        view_socket: args.view_socket,
+        root_namespace: args.root_namespace,
+        ready_file: args.ready_file,
+    };
+    let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
+    // Before anything is served: a signal that comes early is not lost.
+    let mut terminate = signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut stopped = std::pin::pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    let running = tokio::select! {
+        started = start(config, IdentitySource::Ca { address: args.ca, token }) => {
+            started.map_err(|error| crate::error_chain(&error))?
+        }
+        // While it still waits for the CA.
+        () = &mut stopped => return Ok(()),
+    };
+    stopped.await;
+    tracing::info!("going down");
+    running.stop().await;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The CA's bundle stream: checked here, carried to proxies byte for byte; away means that the last good one stays.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use postern_api::ca::v1 as pb;
+use postern_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
+use postern_api::ca_client::{self, ALPN, Backoff};
+use postern_api::transport::{self, DialError};
+use postern_identity::bundle::{self, BundleError};
+use postern_identity::{Expected, IdError, tls};
+
+use crate::error_chain;
+use crate::hub::Hub;
+use crate::identity::{Own, trust_bundle};
+use crate::state::{Bundles, next_version};
+
+/// Between attempts: a CA that comes back is noticed well within two seconds.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// All links of the chain; past this something else is speaking.
+const MAX_UPDATE: usize = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot reach the CA")]
+    Dial(#[from] DialError),
+    #[error("the CA's stream ended")]
+    Stream(#[from] tonic::Status),
+    #[error("the CA's bundle does not hold")]
+    Bundle(#[from] BundleError),
+    #[error("cannot dial the CA")]
+    Tls(#[from] rustls::Error),
+    #[error("cannot name the CA")]
+    Name(#[from] IdError),
+    #[error("the CA closed the stream")]
+    Closed,
+    #[error("no bundle of our own trust domain is held")]
+    NoBundle,
+}
+
+/// Follows the CA for ever.
+pub(crate) async fn follow(hub: Arc<Hub>, own: Arc<Own>, address: String) -> Infallible {
+    let mut backoff = Backoff::up_to(LONGEST_WAIT);
+    loop {
+        let Err(error) = stream(&hub, &own, &address, &mut backoff).await;
+        hub.set_ca_connected(false);
+        hub.metrics.ca_connected(false);
+        tracing::warn!(reason = "ca_stream", "{}", error_chain(&error));
+        tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
+    }
+}
+
+async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> Result<Infallible, StreamError> {
+    let config = tls::client_config(Some(&own.svid()), Arc::clone(&hub.trust), ALPN)?;
+    let expected = Expected {
+        ids: vec![ca_client::ca_id(&hub.trust_domain)?],
+        instance: None,
+    };
+    let channel = transport::connect(address, config, &hub.trust, &expected).await?;
+    let mut client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_UPDATE);
+    // From the first link on: a proxy may hold any bundle of the chain.
+    let mut updates = client
+        .watch_bundle(pb::WatchBundleRequest { bundle_sequence: 0 })
+        .await?
+        .into_inner();
+    loop {
+        let update = updates.message().await?.ok_or(StreamError::Closed)?;
+        take(hub, update)?;
+        backoff.reset();
+        hub.set_ca_connected(true);
+        hub.metrics.ca_connected(true);
+    }
+}
+
+fn take(hub: &Hub, update: pb::BundleUpdate) -> Result<(), StreamError> {
+    let held = hub
+        .trust
+        .load()
+        .bundles
+        .get(hub.trust_domain.as_str())
+        .cloned()
+        .ok_or(StreamError::NoBundle)?;
+    let links: Vec<bundle::SignedBundle> = update.bundles.iter().cloned().map(Into::into).collect();
+    let bundle = bundle::advance(&held, &links, transport::now())?;
+    trust_bundle(&hub.trust, &bundle);
+    let current = hub.bundles();
+    if current.version != 0 && current.links == update.bundles && current.issuer_epoch == update.issuer_epoch {
+        return Ok(());
+    }
+    tracing::info!(
+        sequence = bundle.sequence(),
+        issuer_epoch = update.issuer_epoch,
+        "bundle"
+    );
+    if current.version != 0 {
+        hub.event(
+            "info",
+            format!(
+                "bundle {} with issuer {} is in force",
+                bundle.sequence(),
+                update.issuer_epoch
+            ),
+        );
+    }
+    hub.publish_bundles(Bundles {
+        version: next_version(current.version, SystemTime::now()),
+        sequence: bundle.sequence(),
+        issuer_epoch: update.issuer_epoch,
+        links: update.bundles,
+    });
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! One proxy's stream: what it must know is sent when it changes, what it says is taken in.
+//!
+//! A change only marks what may be different; the message is made when the proxy has room for it, from what is in force
+//! then. A slow proxy so gets the newest state, and nothing piles up for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_api::control::v1 as wire;
+use postern_api::control::v1::proxy_message::Message as FromProxy;
+use postern_api::transport;
+use postern_identity::VerifiedPeer;
+use postern_policy::FeatureSet;
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+
+use super::{Answer, refuse, workload_of};
+use crate::hub::{Hub, told};
+use crate::model::Name;
+use crate::observed;
+use crate::snapshot::Target;
+use crate::state::{Bundles, State};
+
+mod outgoing;
+
+/// Destinations that one proxy may follow; an app that talks to more names is a scanner.
+const MAX_DESTINATIONS: usize = 1024;
+/// The peer's expiry is looked at again at least this often, should the clock be moved.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Longest refusal text that is logged.
+const MAX_REFUSAL: usize = 512;
+
+/// What may need to be sent, in the order of sending: trust before the rules, the rules before what they open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Item {
+    Bundle,
+    Quarantine,
+    Workload,
+    Policies,
+    Ranges,
+    Destination(u64),
+}
+
+/// What went out last, without its version.
+#[derive(Debug, Default)]
+struct Sent {
+    workload: Option<wire::WorkloadConfig>,
+    policies: Option<wire::PolicySet>,
+    ranges: Option<wire::Ranges>,
+    bundle: Option<u64>,
+    quarantine: bool,
+}
+
+/// A destination that the proxy follows.
+#[derive(Debug)]
+struct Subscription {
+    target: Target,
+    sent: Option<wire::destination::State>,
+}
+
+pub(super) struct Session {
+    hub: Arc<Hub>,
+    name: Name,
+    id: u64,
+    peer: VerifiedPeer,
+    features: FeatureSet,
+    out: mpsc::Sender<Answer>,
+    state: watch::Receiver<Arc<State>>,
+    bundles: watch::Receiver<Arc<Bundles>>,
+    pending: BTreeSet<Item>,
+    sent: Sent,
+    destinations: HashMap<u64, Subscription>,
+    /// The highest version per kind that this proxy has from us or from one before us.
+    versions: BTreeMap<i32, u64>,
+    reported: u64,
+}
+
+impl Session {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        name: Name,
+        id: u64,
+        peer: VerifiedPeer,
+        features: FeatureSet,
+        held: &[wire::Held],
+        out: mpsc::Sender<Answer>,
+    ) -> Self {
+        let (mut state, mut bundles) = (hub.watch_state(), hub.watch_bundles());
+        // What is in force now is sent as a change.
+        state.mark_changed();
+        bundles.mark_changed();
+        let mut versions = BTreeMap::new();
+        for held in held.iter().filter(|held| held.version < u64::MAX / 2) {
+            let version: &mut u64 = versions.entry(held.kind).or_default();
+            *version = held.version.max(*version);
+        }
+        Self {
+            hub,
+            name,
+            id,
+            peer,
+            features,
+            out,
+            state,
+            bundles,
+            pending: BTreeSet::from([Item::Quarantine]),
+            sent: Sent::default(),
+            destinations: HashMap::new(),
+            versions,
+            reported: 0,
+        }
+    }
+
+    pub(super) fn peer_id(&self) -> &postern_identity::SpiffeId {
+        self.peer.id()
+    }
+
+    /// Until the proxy goes, its SVID ends, it is not served any more, or the process goes down. Says why, in a word.
+    pub(super) async fn run(&mut self, inbound: &mut Streaming<wire::ProxyMessage>) -> &'static str {
+        let mut down = self.hub.down.subscribe();
+        let out = self.out.clone();
+        loop {
+            if let Err(error) = self.peer.still_holds(&self.hub.trust.load(), transport::now()) {
+                let status = Status::unauthenticated(format!("{error}; come back with a current certificate"));
+                // If it does not read, its stream just ends.
+                let _ = self.out.try_send(Err(status));
+                return "peer_expired";
+            }
+            let until_expiry = self.until_expiry();
+            tokio::select! {
+                biased;
+                () = told(&mut down) => return "shutting_down",
+                // Receivers remember what they have seen; a branch that is dropped loses nothing.
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return "shutting_down";
+                    }
+                    let state = Arc::clone(&self.state.borrow_and_update());
+                    if let Err(refusal) = workload_of(&state.model, self.hub.trust_domain.as_str(), &self.peer) {
+                        refuse(&self.hub, &self.peer, &self.out, refusal).await;
+                        return "refused";
+                    }
+                    self.pending.extend([Item::Workload, Item::Policies, Item::Ranges]);
+                    self.pending.extend(self.destinations.keys().map(|id| Item::Destination(*id)));
+                }
+                changed = self.bundles.changed() => {
+                    if changed.is_err() {
+                        return "shutting_down";
+                    }
+                    self.bundles.mark_unchanged();
+                    self.pending.insert(Item::Bundle);
+                }
+                // A place reserved and not used is given back.
+                room = out.reserve(), if !self.pending.is_empty() => match room {
+                    Ok(room) => {
+                        if let Some(message) = self.next_message() {
+                            room.send(Ok(wire::ControlMessage { message: Some(message) }));
+                        }
+                    }
+                    Err(_) => return "closed",
+                },
+                // Cancel-safe: a message is taken whole or stays in the decoder.
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(what) = self.take(message.message) {
+                            let _ = self.out.try_send(Err(Status::invalid_argument(what)));
+                            return "protocol";
+                        }
+                    }
+                    Ok(None) | Err(_) => return "closed",
+                },
+                () = tokio::time::sleep(until_expiry) => {}
+            }
+        }
+    }
+
+    fn until_expiry(&self) -> Duration {
+        let left = self
+            .peer
+            .not_after()
+            .as_secs()
+            .saturating_sub(transport::now().as_secs());
+        // One second on: an SVID holds through its last second.
+        Duration::from_secs(left.saturating_add(1)).min(LOOK_AGAIN)
+    }
+
+    fn take(&mut self, message: Option<FromProxy>) -> Result<(), &'static str> {
+        match message.ok_or("an empty message")? {
+            FromProxy::Hello(_) => return Err("Hello comes once"),
+            FromProxy::Acknowledge(acknowledge) => self.acknowledge(acknowledge)?,
+            FromProxy::Resolve(resolve) => self.resolve(resolve)?,
+            FromProxy::Release(release) => {
+                self.destinations.remove(&release.id);
+                self.pending.remove(&Item::Destination(release.id));
+            }
+            FromProxy::Flows(report) => self.report(report),
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, resolve: wire::Resolve) -> Result<(), &'static str> {
+        let target = Target::parse(resolve.target)?;
+        if self.destinations.len() >= MAX_DESTINATIONS && !self.destinations.contains_key(&resolve.id) {
+            return Err("too many destinations on one stream");
+        }
+        self.destinations
+            .insert(resolve.id, Subscription { target, sent: None });
+        self.pending.insert(Item::Destination(resolve.id));
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, acknowledge: wire::Acknowledge) -> Result<(), &'static str> {
+        let kind = match acknowledge.kind() {
+            wire::Kind::Unspecified => return Err("acknowledge: kind"),
+            kind => kind,
+        };
+        self.hub.metrics.acknowledged(kind, acknowledge.refused.is_empty());
+        if acknowledge.refused.is_empty() {
+            if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+                match kind {
+                    wire::Kind::Policies => subscriber.policies.acknowledged(acknowledge.version),
+                    wire::Kind::Bundle => subscriber.bundle.acknowledged(acknowledge.version),
+                    wire::Kind::Unspecified
+                    | wire::Kind::Workload
+                    | wire::Kind::Destination
+                    | wire::Kind::Quarantine
+                    | wire::Kind::Ranges => {}
+                }
+            }
+            if kind == wire::Kind::Policies {
+                self.hub.look();
+            }
+            return Ok(());
+        }
+        let mut refused = acknowledge.refused;
+        observed::cut(&mut refused, MAX_REFUSAL);
+        let (namespace, name) = &self.name;
+        let kind = snapshot_word(kind);
+        tracing::error!(
+            reason = "snapshot_refused",
+            kind,
+            version = acknowledge.version,
+            "{namespace}/{name}: {refused}"
+        );
+        self.hub.event(
+            "error",
+            format!("{namespace}/{name} refuses {kind} {}: {refused}", acknowledge.version),
+        );
+        Ok(())
+    }
+
+    fn report(&mut self, mut report: wire::FlowReport) {
+        // Sent again after a hiccup: counted once.
+        if report.sequence != 0 && report.sequence <= self.reported {
+            return;
+        }
+        self.reported = report.sequence;
+        let own_id = self.peer.id().as_str();
+        if let Some(certificate) = report.certificate.take()
+            && let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id)
+        {
+            subscriber.certificate = Some(observed::certificate(own_id, certificate));
+        }
+        let overflow = self.hub.observed().take(&self.name, own_id, report);
+        self.hub.metrics.overflow(overflow);
+    }
+}
+
+/// What a snapshot kind is called in metrics and events.
+pub(crate) fn snapshot_word(kind: wire::Kind) -> &'static str {
+    match kind {
+        wire::Kind::Unspecified => "unspecified",
+        wire::Kind::Workload => "workload",
+        wire::Kind::Policies => "policies",
+        wire::Kind::Destination => "destination",
+        wire::Kind::Bundle => "bundle",
+        wire::Kind::Quarantine => "quarantine",
+        wire::Kind::Ranges => "ranges",
+    }
+}
+
+impl Item {
+    fn kind(self) -> wire::Kind {
+        match self {
+            Self::Bundle => wire::Kind::Bundle,
+            Self::Quarantine => wire::Kind::Quarantine,
+            Self::Workload => wire::Kind::Workload,
+            Self::Policies => wire::Kind::Policies,
+            Self::Ranges => wire::Kind::Ranges,
+            Self::Destination(_) => wire::Kind::Destination,
+        }
+    }
+}

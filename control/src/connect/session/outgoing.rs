@@ -1,0 +1,112 @@
+//! Makes the next message, from what is in force now; nothing if the proxy has it already.
+
+use postern_api::control::v1 as wire;
+use postern_api::control::v1::control_message::Message;
+
+use super::{Item, Session, snapshot_word};
+use crate::snapshot;
+use crate::state::State;
+
+impl Session {
+    /// Takes the first item that may need sending off the list.
+    pub(super) fn next_message(&mut self) -> Option<Message> {
+        let item = self.pending.pop_first()?;
+        let state = self.hub.state();
+        let message = match item {
+            Item::Bundle => self.bundle(),
+            Item::Quarantine => self.quarantine(),
+            Item::Workload => self.workload(&state),
+            Item::Policies => self.policies(&state),
+            Item::Ranges => self.ranges(&state),
+            Item::Destination(id) => self.destination(&state, id),
+        }?;
+        self.hub.metrics.pushed(snapshot_word(item.kind()));
+        Some(message)
+    }
+
+    /// Above all that this proxy was given of the kind, whoever gave it.
+    fn version(&mut self, kind: wire::Kind, source: u64) -> u64 {
+        let last = self.versions.entry(kind as i32).or_default();
+        *last = source.max(last.saturating_add(1));
+        *last
+    }
+
+    fn workload(&mut self, state: &State) -> Option<Message> {
+        let workload = state.model.workloads.get(&self.name)?;
+        let mut config = snapshot::workload(&state.model, workload, 0);
+        if self.sent.workload.as_ref() == Some(&config) {
+            return None;
+        }
+        self.sent.workload = Some(config.clone());
+        config.version = self.version(wire::Kind::Workload, state.version);
+        Some(Message::Workload(config))
+    }
+
+    fn policies(&mut self, state: &State) -> Option<Message> {
+        let workload = state.model.workloads.get(&self.name)?;
+        let mut set = snapshot::policies(&state.model, workload, self.features, 0);
+        if self.sent.policies.as_ref() == Some(&set) {
+            if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+                subscriber.policies.unchanged(state.policy_version);
+            }
+            return None;
+        }
+        self.sent.policies = Some(set.clone());
+        set.version = self.version(wire::Kind::Policies, state.version);
+        if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+            subscriber.policies.sent(set.version, state.policy_version);
+        }
+        Some(Message::Policies(set))
+    }
+
+    fn ranges(&mut self, state: &State) -> Option<Message> {
+        let mut ranges = snapshot::ranges(&state.model, 0);
+        if self.sent.ranges.as_ref() == Some(&ranges) {
+            return None;
+        }
+        self.sent.ranges = Some(ranges.clone());
+        ranges.version = self.version(wire::Kind::Ranges, state.version);
+        Some(Message::Ranges(ranges))
+    }
+
+    fn bundle(&mut self) -> Option<Message> {
+        let bundles = self.hub.bundles();
+        // None yet: the proxy has the one that came with its SVID.
+        if bundles.version == 0 || self.sent.bundle == Some(bundles.version) {
+            return None;
+        }
+        self.sent.bundle = Some(bundles.version);
+        let version = self.version(wire::Kind::Bundle, bundles.version);
+        if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+            subscriber.bundle.sent(version, bundles.sequence);
+        }
+        Some(Message::Bundle(snapshot::bundles(&bundles, version)))
+    }
+
+    /// Nothing is quarantined by the directory source; a proxy must hear that, to drop what another control told it.
+    fn quarantine(&mut self) -> Option<Message> {
+        if std::mem::replace(&mut self.sent.quarantine, true) {
+            return None;
+        }
+        let version = self.version(wire::Kind::Quarantine, self.hub.state().version);
+        Some(Message::Quarantine(wire::Quarantine {
+            version,
+            ..wire::Quarantine::default()
+        }))
+    }
+
+    fn destination(&mut self, state: &State, id: u64) -> Option<Message> {
+        let subscription = self.destinations.get_mut(&id)?;
+        let answer = subscription.target.answer(&state.model, &self.name.0);
+        if subscription.sent.as_ref() == Some(&answer) {
+            return None;
+        }
+        subscription.sent = Some(answer.clone());
+        let version = self.version(wire::Kind::Destination, state.version);
+        Some(Message::Destination(wire::Destination {
+            version,
+            id,
+            state: Some(answer),
+        }))
+    }
+}

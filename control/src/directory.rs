@@ -1,0 +1,235 @@
+//! The directory as it was read: per file the documents in force, and what is wrong with what stands there now.
+//!
+//! ```text
+//! scan (files as bytes) -> Directory::take: parse, decode; a bad file keeps its last good documents
+//!                       -> Directory::load: duplicates refused, everything that is in force, the bad files
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postern_identity::TrustDomain;
+use postern_policy::document::{DocumentError, parse};
+use postern_policy::{Action, AuthorizationPolicy};
+
+use crate::documents::{Document, Key, decode, deny_what_it_selects};
+
+pub(crate) mod scan;
+pub(crate) mod watch;
+
+use scan::{Found, Scan};
+
+/// Editors and `mv` take a file away for a moment; only what stays away is gone.
+pub(crate) const GONE_AFTER: Duration = Duration::from_millis(100);
+/// Errors kept per file: the first ones tell what is wrong.
+const MAX_ERRORS: usize = 20;
+
+/// All files that were seen.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    trust_domain: TrustDomain,
+    files: BTreeMap<Arc<str>, File>,
+    /// Faults of the scan as a whole.
+    errors: Vec<String>,
+    /// Which file a document in force came from: the newcomer of two is the one that is refused.
+    owners: HashMap<Key, Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// What was read last.
+    found: Option<Found>,
+    /// The last good documents; before there were any, what must hold nevertheless.
+    in_force: Vec<Document>,
+    was_good: bool,
+    errors: Vec<String>,
+    missing_since: Option<Instant>,
+}
+
+/// What is in force now.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) documents: Vec<Document>,
+    /// Files that are refused, each with its errors.
+    pub(crate) bad: BTreeMap<String, Vec<String>>,
+}
+
+impl Directory {
+    pub(crate) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            files: BTreeMap::new(),
+            errors: Vec::new(),
+            owners: HashMap::new(),
+        }
+    }
+
+    /// Takes a scan; true if anything is different now.
+    pub(crate) fn take(&mut self, scan: Scan, now: Instant) -> bool {
+        let mut changed = self.errors != scan.errors;
+        self.errors = scan.errors;
+        for (name, file) in &mut self.files {
+            if scan.files.contains_key(name) {
+                file.missing_since = None;
+            } else if scan.complete {
+                file.missing_since.get_or_insert(now);
+            }
+        }
+        let before = self.files.len();
+        self.files
+            .retain(|_, file| file.missing_since.is_none_or(|since| now < since + GONE_AFTER));
+        changed |= self.files.len() != before;
+        for (name, found) in scan.files {
+            let file = self.files.entry(Arc::clone(&name)).or_default();
+            if file.found.as_ref() != Some(&found) {
+                file.read(&name, &found, &self.trust_domain);
+                file.found = Some(found);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Is a file away that may yet come back?
+    pub(crate) fn waits(&self) -> bool {
+        self.files.values().any(|file| file.missing_since.is_some())
+    }
+
+    /// Everything in force.
+    pub(crate) fn load(&mut self) -> Load {
+        let mut load = Load::default();
+        let mut owners: HashMap<Key, Arc<str>> = HashMap::new();
+        let mut places = HashMap::new();
+        let standing: HashSet<(Key, Arc<str>)> = self.owners.drain().collect();
+        let claims: Vec<(&Arc<str>, &Document)> = self
+            .files
+            .iter()
+            .flat_map(|(name, file)| file.in_force.iter().map(move |document| (name, document)))
+            .collect();
+        // First those that were in force already, then by name.
+        for holds in [true, false] {
+            for (name, document) in &claims {
+                let key = document.key();
+                if standing.contains(&(key.clone(), Arc::clone(name))) != holds {
+                    continue;
+                }
+                if let Some(first) = places.get(&key) {
+                    let error = format!("{}: {key} is defined already, at {first}", document.place());
+                    let errors = load.bad.entry(name.to_string()).or_default();
+                    errors.push(error);
+                    // Of two policies that deny, neither is dropped.
+                    if matches!(
+                        document,
+                        Document::Policy(AuthorizationPolicy {
+                            action: Action::Deny,
+                            ..
+                        })
+                    ) {
+                        load.documents.push((*document).clone());
+                    }
+                    continue;
+                }
+                places.insert(key.clone(), document.place().clone());
+                owners.insert(key, Arc::clone(name));
+                load.documents.push((*document).clone());
+            }
+        }
+        self.owners = owners;
+        for (name, file) in self.files.iter().filter(|(_, file)| !file.errors.is_empty()) {
+            load.bad
+                .entry(name.to_string())
+                .or_default()
+                .extend(file.errors.iter().cloned());
+        }
+        if !self.errors.is_empty() {
+            load.bad
+                .entry(".".to_owned())
+                .or_default()
+                .extend(self.errors.iter().cloned());
+        }
+        load
+    }
+}
+
+impl File {
+    fn read(&mut self, name: &Arc<str>, found: &Found, trust_domain: &TrustDomain) {
+        let text = match found {
+            Found::Text(text) => text,
+            Found::Unreadable(why) => {
+                self.errors = vec![format!("{name}: {why}")];
+                return;
+            }
+        };
+        // A truncated file is one that somebody is about to write.
+        if text.trim().is_empty() && !self.in_force.is_empty() {
+            self.errors = vec![format!(
+                "{name}:1:1: the file is empty; delete it to withdraw its documents"
+            )];
+            return;
+        }
+        let read = documents(name, text, trust_domain);
+        self.errors = read.errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
+        if let Some(more) = read.errors.len().checked_sub(MAX_ERRORS).filter(|more| *more > 0) {
+            self.errors.push(format!("{name}: and {more} more"));
+        }
+        if self.errors.is_empty() {
+            self.in_force = read.documents;
+            self.was_good = true;
+        } else if !self.was_good {
+            self.in_force = denials(read);
+        }
+    }
+}
+
+struct Read {
+    documents: Vec<Document>,
+    /// What stands in for policies that cannot be decoded.
+    instead: Vec<AuthorizationPolicy>,
+    errors: Vec<DocumentError>,
+}
+
+fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
+    let mut read = Read {
+        documents: Vec::new(),
+        instead: Vec::new(),
+        errors: Vec::new(),
+    };
+    let objects = match parse(name, text) {
+        Ok(objects) => objects,
+        Err(errors) => {
+            read.errors = errors;
+            return read;
+        }
+    };
+    let mut seen = HashMap::new();
+    for object in &objects {
+        match decode(object, trust_domain) {
+            Ok(document) => {
+                if let Some(first) = seen.insert(document.key(), object.place.clone()) {
+                    let what = format!("{} is defined already, at {first}", document.key());
+                    read.errors.push(object.error("metadata.name", what));
+                }
+                read.documents.push(document);
+            }
+            Err(errors) => {
+                read.errors.extend(errors);
+                read.instead.extend(deny_what_it_selects(object));
+            }
+        }
+    }
+    read
+}
+
+/// Of a file that was never good only what denies is in force: its own denials, and one for each policy that nobody
+/// understands.
+fn denials(read: Read) -> Vec<Document> {
+    let own = read
+        .documents
+        .into_iter()
+        .filter(|document| matches!(document, Document::Policy(policy) if policy.action == Action::Deny));
+    own.chain(read.instead.into_iter().map(Document::Policy)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! A policy that cannot be decoded and never was denies what it selects.
+
+use std::collections::BTreeMap;
+
+use postern_policy::document::{Node, Object, Value};
+use postern_policy::{Action, AuthorizationPolicy, Rule};
+
+use super::DEFAULT_NAMESPACE;
+
+/// `None` if the object is no AuthorizationPolicy. A selector that is itself not understood selects the whole namespace.
+pub(crate) fn deny_what_it_selects(object: &Object) -> Option<AuthorizationPolicy> {
+    if object.kind != "AuthorizationPolicy" {
+        return None;
+    }
+    let selector = object.spec.as_ref().and_then(selector).unwrap_or_default();
+    Some(AuthorizationPolicy {
+        namespace: object.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+        name: object.name.clone(),
+        place: object.place.clone(),
+        selector,
+        action: Action::Deny,
+        // Neither sources nor operations: everything matches.
+        rules: vec![Rule {
+            place: object.place.clone(),
+            ..Rule::default()
+        }],
+    })
+}
+
+/// What stands beside matchLabels could only narrow the selection: without it the denial is broader.
+fn selector(spec: &Node) -> Option<BTreeMap<String, String>> {
+    let labels = field(field(spec, "selector")?, "matchLabels")?;
+    let Value::Map(entries) = &labels.value else {
+        return None;
+    };
+    entries
+        .iter()
+        .map(|(key, _, value)| match &value.value {
+            Value::Text(text) => Some((key.clone(), text.clone())),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
+        })
+        .collect()
+}
+
+fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
+    let Value::Map(entries) = &node.value else { return None };
+    entries
+        .iter()
+        .find(|(key, _, _)| key == name)
+        .map(|(_, _, value)| value)
+}

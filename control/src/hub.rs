@@ -1,0 +1,215 @@
+//! What the parts of control share: what is in force, who is connected, what was observed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use postern_api::control::v1 as wire;
+use postern_identity::{SharedTrust, TrustDomain};
+use tokio::sync::watch;
+
+use crate::directory::Load;
+use crate::metrics::Metrics;
+use crate::model::Name;
+use crate::observed::Observed;
+use crate::state::{Bundles, State};
+use crate::subscribers::Subscribers;
+
+/// Shared by all streams; one per process.
+pub(crate) struct Hub {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) root_namespace: String,
+    pub(crate) trust: SharedTrust,
+    pub(crate) metrics: Metrics,
+    state: watch::Sender<Arc<State>>,
+    bundles: watch::Sender<Arc<Bundles>>,
+    pub(crate) subscribers: Mutex<Subscribers>,
+    observed: Mutex<Observed>,
+    /// Grows when viewers should look at once.
+    news: watch::Sender<u64>,
+    pub(crate) ca_connected: AtomicBool,
+    /// True once the process is going down.
+    pub(crate) down: watch::Sender<bool>,
+}
+
+impl Hub {
+    pub(crate) fn new(trust_domain: TrustDomain, root_namespace: String, trust: SharedTrust, metrics: Metrics) -> Self {
+        Self {
+            trust_domain,
+            root_namespace,
+            trust,
+            metrics,
+            state: watch::Sender::default(),
+            bundles: watch::Sender::default(),
+            subscribers: Mutex::default(),
+            observed: Mutex::default(),
+            news: watch::Sender::default(),
+            ca_connected: AtomicBool::new(false),
+            down: watch::Sender::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.borrow())
+    }
+    pub(crate) fn watch_state(&self) -> watch::Receiver<Arc<State>> {
+        self.state.subscribe()
+    }
+    pub(crate) fn bundles(&self) -> Arc<Bundles> {
+        Arc::clone(&self.bundles.borrow())
+    }
+    pub(crate) fn watch_bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        self.bundles.subscribe()
+    }
+    pub(crate) fn watch_news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+    pub(crate) fn observed(&self) -> MutexGuard<'_, Observed> {
+        // Nothing in there is left half done by a panic that matters more than going on.
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a load in force: every stream sees it at once.
+    pub(crate) fn publish(&self, load: Load) {
+        let previous = self.state();
+        let next = Arc::new(State::after(&previous, load, &self.root_namespace, SystemTime::now()));
+        self.metrics.reloaded(&next);
+        self.tell(&previous, &next);
+        self.state.send_replace(next);
+        self.look();
+    }
+
+    /// Puts the CA's bundles in force.
+    pub(crate) fn publish_bundles(&self, bundles: Bundles) {
+        self.metrics.bundle_sequence(bundles.sequence);
+        self.bundles.send_replace(Arc::new(bundles));
+        self.look();
+    }
+
+    /// Wakes the viewers.
+    pub(crate) fn look(&self) {
+        self.news.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Control's own word in the list of events.
+    pub(crate) fn event(&self, level: &'static str, text: impl Into<String>) {
+        self.observed().event(level, text.into());
+    }
+
+    pub(crate) fn set_ca_connected(&self, connected: bool) {
+        if self.ca_connected.swap(connected, Ordering::Relaxed) != connected {
+            let (level, text) = if connected {
+                ("info", "the CA is connected")
+            } else {
+                ("warning", "the CA is away; its last bundle stays in force")
+            };
+            self.event(level, text);
+            self.look();
+        }
+    }
+
+    /// Says what became bad, what was mended, and which faults between documents came and went.
+    fn tell(&self, previous: &State, next: &State) {
+        for (file, errors) in &next.bad {
+            if previous.bad.get(file) != Some(errors) {
+                for error in errors {
+                    tracing::error!(reason = "bad_file", file, "{error}");
+                }
+                let first = errors.first().map_or("", String::as_str);
+                self.event(
+                    "error",
+                    format!("{file} is refused, its last good state stays: {first}"),
+                );
+            }
+        }
+        for file in previous.bad.keys().filter(|file| !next.bad.contains_key(*file)) {
+            tracing::info!(file, "the file is good again");
+            self.event("info", format!("{file} is good again"));
+        }
+        let before: BTreeSet<&String> = previous.model.conditions.iter().collect();
+        let after: BTreeSet<&String> = next.model.conditions.iter().collect();
+        for condition in after.difference(&before) {
+            tracing::warn!(reason = "condition", "{condition}");
+            self.event("warning", (*condition).clone());
+        }
+        for condition in before.difference(&after) {
+            tracing::info!(reason = "condition_cleared", "{condition}");
+        }
+        if previous.version != 0 && next.policy_version != previous.policy_version {
+            self.event("info", format!("policy {} is in force", next.policy_version));
+        }
+        tracing::info!(
+            version = next.version,
+            workloads = next.model.workloads.len(),
+            policies = next.model.policies.len(),
+            bad_files = next.bad.len(),
+            "read"
+        );
+    }
+}
+
+/// Waits until the process goes down. Cancel-safe: nothing is taken from the receiver.
+pub(crate) async fn told(down: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and so is whoever could stop us in another way.
+    let _ = down.wait_for(|down| *down).await;
+}
+
+/// Everything a viewer sees, put together.
+pub(crate) fn picture(hub: &Hub) -> wire::Picture {
+    let (state, bundles) = (hub.state(), hub.bundles());
+    let observed = hub.observed();
+    let subscribers = hub.subscribers();
+    let mut views: HashMap<Name, wire::WorkloadView> = HashMap::new();
+    for (name, workload) in &state.model.workloads {
+        let crate::model::Standing::Meshed(id) = &workload.standing else {
+            continue;
+        };
+        let view = wire::WorkloadView {
+            namespace: name.0.clone(),
+            name: name.1.clone(),
+            spiffe_id: id.to_string(),
+            mode: postern_api::policy_wire::mode_to_wire(workload.mode) as i32,
+            ..wire::WorkloadView::default()
+        };
+        views.insert(name.clone(), view);
+    }
+    for (name, subscriber) in subscribers.iter() {
+        // Gone from the directory, and connected a moment ago: still shown until it is pruned.
+        let view = views.entry(name.clone()).or_insert_with(|| wire::WorkloadView {
+            namespace: name.0.clone(),
+            name: name.1.clone(),
+            spiffe_id: subscriber.spiffe_id.clone(),
+            ..wire::WorkloadView::default()
+        });
+        view.connected = subscriber.connected();
+        view.proxy_version.clone_from(&subscriber.proxy_version);
+        view.policy_version_acknowledged = subscriber.policies.in_force;
+        view.bundle_sequence_acknowledged = subscriber.bundle.in_force;
+        view.certificate.clone_from(&subscriber.certificate);
+    }
+    let mut workloads: Vec<wire::WorkloadView> = views.into_values().collect();
+    workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    wire::Picture {
+        time_unix_ms: crate::state::now_ms(),
+        workloads,
+        flows: observed.flows.views(),
+        denials: observed.denials.iter().cloned().collect(),
+        events: observed.events.iter().cloned().collect(),
+        bad_files: state
+            .bad
+            .iter()
+            .map(|(file, errors)| wire::BadFile {
+                file: file.clone(),
+                errors: errors.clone(),
+            })
+            .collect(),
+        policy_version: state.policy_version,
+        bundle_sequence: bundles.sequence,
+        issuer_epoch: bundles.issuer_epoch,
+        ca_connected: hub.ca_connected.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,184 @@
+//! Control's own identity: a first SVID by join token, then renewed at half its life, kept until it expires.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use postern_api::ca_client::{self, ALPN, Backoff, CaError, Issued, JoinToken};
+use postern_api::transport;
+use postern_identity::tls::{self, ClientAuth};
+use postern_identity::{SharedTrust, Svid, Trust, TrustBundle, TrustDomain};
+use rustls::ServerConfig;
+use tokio::sync::watch;
+
+use crate::error_chain;
+use crate::hub::Hub;
+use crate::state::Bundles;
+
+/// Between attempts: a CA that comes back is noticed well within two seconds.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// After a change of the issuer all holders renew; spread over this.
+const EPOCH_JITTER: Duration = Duration::from_secs(2);
+
+/// Where control's identity comes from.
+#[derive(Debug)]
+pub enum IdentitySource {
+    /// The CA, by a one-time join token first.
+    Ca {
+        /// `host:port`.
+        address: String,
+        /// Made for control's fixed ID.
+        token: JoinToken,
+    },
+    /// Somebody else's affair; never renewed, and no bundles come.
+    Given {
+        /// What control shows.
+        svid: Svid,
+        /// What its callers must chain to.
+        bundle: TrustBundle,
+    },
+}
+
+/// The current SVID and what is made from it.
+pub(crate) struct Own {
+    server: ArcSwap<ServerConfig>,
+    svid: watch::Sender<Arc<Svid>>,
+    trust: SharedTrust,
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnError {
+    /// The CA says no, and will say so again.
+    #[error("no identity, and the same join token can never give one; make a new one (postern ca token create)")]
+    Refused(#[source] CaError),
+    /// Made for somebody else.
+    #[error("the join token is for {got}; control is {expected}")]
+    WrongIdentity { got: String, expected: String },
+    /// rustls.
+    #[error("the SVID cannot serve")]
+    Tls(#[source] rustls::Error),
+}
+
+impl Own {
+    pub(crate) fn new(svid: Svid, trust: SharedTrust) -> Result<Self, OwnError> {
+        let server = server_config(&svid, &trust)?;
+        Ok(Self {
+            server: ArcSwap::new(server),
+            svid: watch::Sender::new(Arc::new(svid)),
+            trust,
+        })
+    }
+
+    /// For a connection that comes in now.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.server.load_full()
+    }
+    pub(crate) fn svid(&self) -> Arc<Svid> {
+        Arc::clone(&self.svid.borrow())
+    }
+    fn replace(&self, svid: Svid) -> Result<(), OwnError> {
+        self.server.store(server_config(&svid, &self.trust)?);
+        self.svid.send_replace(Arc::new(svid));
+        Ok(())
+    }
+}
+
+fn server_config(svid: &Svid, trust: &SharedTrust) -> Result<Arc<ServerConfig>, OwnError> {
+    tls::server_config(svid, Arc::clone(trust), ClientAuth::Required, ALPN).map_err(OwnError::Tls)
+}
+
+/// The first SVID; waits for the CA as long as it takes, unless the CA's answer is final.
+pub(crate) async fn first(address: &str, token: &JoinToken, trust_domain: &TrustDomain) -> Result<Issued, OwnError> {
+    let mut backoff = Backoff::up_to(LONGEST_WAIT);
+    loop {
+        match ca_client::first_issue(address, token, trust_domain).await {
+            Ok(issued) => return checked(issued, trust_domain),
+            Err(error) if error.is_final() => return Err(OwnError::Refused(error)),
+            Err(error) => {
+                tracing::warn!(reason = error.reason(), "no identity yet: {}", error_chain(&error));
+                tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
+            }
+        }
+    }
+}
+
+fn checked(issued: Issued, trust_domain: &TrustDomain) -> Result<Issued, OwnError> {
+    let expected = ca_client::control_id(trust_domain)
+        .map(|id| id.to_string())
+        .unwrap_or_default();
+    if issued.svid.id().as_str() == expected {
+        return Ok(issued);
+    }
+    Err(OwnError::WrongIdentity {
+        got: issued.svid.id().to_string(),
+        expected,
+    })
+}
+
+/// Takes a bundle unless a newer one is there already.
+pub(crate) fn trust_bundle(trust: &SharedTrust, bundle: &TrustBundle) {
+    trust.rcu(|current| {
+        let held = current.bundles.get(bundle.trust_domain().as_str());
+        if held.is_some_and(|held| held.sequence() >= bundle.sequence()) {
+            return Arc::clone(current);
+        }
+        Arc::new(Trust {
+            revision: current.revision + 1,
+            bundles: current.bundles.clone().with(bundle.clone()),
+            ..Trust::clone(current)
+        })
+    });
+}
+
+/// Renews for ever: at half of life, and at once when the CA has a new issuer.
+pub(crate) async fn keep_fresh(
+    hub: Arc<Hub>,
+    own: Arc<Own>,
+    address: String,
+    mut epoch: u64,
+) -> std::convert::Infallible {
+    let mut bundles = hub.watch_bundles();
+    let mut backoff = Backoff::up_to(LONGEST_WAIT);
+    let mut wait = ca_client::renew_after(&own.svid(), transport::now(), fastrand::f64());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = epoch_after(&mut bundles, epoch) => {
+                tokio::time::sleep(EPOCH_JITTER.mul_f64(fastrand::f64())).await;
+            }
+        }
+        let renewed = ca_client::renew(&address, &own.svid(), &hub.trust).await;
+        let outcome = renewed
+            .map_err(|error| (error.reason(), error_chain(&error)))
+            .and_then(|issued| {
+                trust_bundle(&hub.trust, &issued.bundle);
+                // Taken even if the announced one is higher: or else a CA that lags behind itself would be asked on and on.
+                epoch = issued.issuer_epoch.max(bundles.borrow().issuer_epoch);
+                own.replace(issued.svid).map_err(|error| ("tls", error_chain(&error)))
+            });
+        match outcome {
+            Ok(()) => {
+                let svid = own.svid();
+                hub.metrics.renewal(true);
+                hub.metrics.certificate(svid.not_after().as_secs());
+                tracing::info!(not_after = svid.not_after().as_secs(), "own certificate renewed");
+                backoff.reset();
+                wait = ca_client::renew_after(&svid, transport::now(), fastrand::f64());
+            }
+            Err((reason, error)) => {
+                hub.metrics.renewal(false);
+                tracing::warn!(
+                    reason,
+                    "own certificate not renewed, the current one is kept until it expires: {error}"
+                );
+                wait = backoff.after_failure(fastrand::f64());
+            }
+        }
+    }
+}
+
+async fn epoch_after(bundles: &mut watch::Receiver<Arc<Bundles>>, epoch: u64) {
+    // An error means that the hub is gone, and with it this task.
+    let _ = bundles.wait_for(|bundles| bundles.issuer_epoch > epoch).await;
+}

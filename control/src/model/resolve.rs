@@ -1,0 +1,259 @@
+//! From what an app asked for (a name, or an address) to what its proxy may do about it.
+
+use std::net::IpAddr;
+
+use postern_api::control::v1 as wire;
+use postern_api::control::v1::destination::State;
+use postern_api::policy_wire::mode_to_wire;
+use postern_policy::Mode;
+use postern_policy::document::nearest;
+
+use super::{Model, Name, Port, Standing, Workload};
+use crate::documents::{Capture, Service, ServicePort};
+use crate::protocol::Protocol;
+
+/// A DNS name's limit.
+const MAX_HOST: usize = 253;
+
+impl Model {
+    /// Explicit mode: `host` as the app named it, read from the caller's namespace.
+    pub(crate) fn resolve_name(&self, namespace: &str, host: &str, port: u16) -> State {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return self.resolve_address(ip, port);
+        }
+        if host.is_empty() || host.len() > MAX_HOST {
+            return unreachable("unknown_host", "not a host name".to_owned());
+        }
+        let labels: Vec<&str> = host.split('.').collect();
+        let (name, namespace) = match labels.as_slice() {
+            ["localhost"] => return State::Outside(wire::Outside {}),
+            [name] => (*name, namespace),
+            [name, other] if self.knows_namespace(other) => (*name, *other),
+            [name, other, "svc", ..] if self.knows_namespace(other) => (*name, *other),
+            // A name of the cluster's own, even if nobody lives there: it must not leak to the outside.
+            [_, other, "svc"] | [_, other, "svc", "cluster", "local"] => {
+                let known = self
+                    .namespaces
+                    .keys()
+                    .chain(self.workloads.keys().map(|(namespace, _)| namespace));
+                let nearest = nearest(other, known.map(String::as_str));
+                return unreachable("unknown_host", detail(format!("no namespace `{other}`"), nearest));
+            }
+            _ => return State::Outside(wire::Outside {}),
+        };
+        match self.services.get(&(namespace.to_owned(), name.to_owned())) {
+            Some(service) => self.service_port(service, port, None),
+            None => {
+                let here = self
+                    .services
+                    .keys()
+                    .filter(|(ns, _)| ns == namespace)
+                    .map(|(_, name)| name.as_str());
+                let what = format!("no service `{name}` in namespace `{namespace}`");
+                unreachable("unknown_host", detail(what, nearest(name, here)))
+            }
+        }
+    }
+
+    /// Captured traffic: where the app's packets were going.
+    pub(crate) fn resolve_address(&self, ip: IpAddr, port: u16) -> State {
+        let ip = ip.to_canonical();
+        if let Some(service) = self.by_cluster_ip.get(&ip).and_then(|name| self.services.get(name)) {
+            return self.service_port(service, port, Some(ip));
+        }
+        let here: Vec<&Workload> = self
+            .by_address
+            .get(&ip)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.workloads.get(name))
+            .collect();
+        if here.is_empty() {
+            return State::Outside(wire::Outside {});
+        }
+        // Where a proxy listens comes first; the app's own port behind it leads to the proxy as well.
+        let by = |wanted: &dyn Fn(&Workload, &Port) -> bool| {
+            here.iter().find_map(|workload| {
+                let port = workload.ports.iter().find(|port| wanted(workload, port))?;
+                Some((*workload, port.clone()))
+            })
+        };
+        let found = by(&|workload, p| p.listen == port && workload.dialled_by_proxy())
+            .or_else(|| by(&|_, p| p.app == port))
+            .or_else(|| {
+                // A captured workload's proxy stands before every port.
+                let workload = here
+                    .iter()
+                    .find(|workload| workload.document.capture == Capture::Redirect)?;
+                let name = String::new();
+                Some((
+                    *workload,
+                    Port {
+                        name,
+                        number: port,
+                        listen: port,
+                        app: port,
+                        protocol: Protocol::Detect,
+                    },
+                ))
+            });
+        match found {
+            Some((workload, found)) => self.workload_port(workload, &found, ip),
+            // Other programs share a loopback address.
+            None if ip.is_loopback() => State::Outside(wire::Outside {}),
+            None => {
+                let names: Vec<&str> = here.iter().map(|w| w.document.name.as_str()).collect();
+                let what = format!("{ip} is {}, which has no port {port}", names.join(" or "));
+                unreachable("unknown_port", what)
+            }
+        }
+    }
+
+    fn service_port(&self, service: &Service, number: u16, asked: Option<IpAddr>) -> State {
+        let Some(port) = service.ports.iter().find(|port| port.number == number) else {
+            let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
+            let what = format!(
+                "service `{}` in namespace `{}` has no port {number}; it has {}",
+                service.name,
+                service.namespace,
+                ports.join(", ")
+            );
+            return unreachable("unknown_port", what);
+        };
+        let mut behind = Vec::new();
+        for workload in self.workloads.values().filter(|workload| workload.selected_by(service)) {
+            if let Some(target) = workload.target(&port.target)
+                && let Some(target) = workload.ports.iter().find(|p| p.number == target)
+            {
+                behind.push((workload, target, workload.address_for(asked)));
+            }
+        }
+        self.answer(&service.name, &service.namespace, number, Some(port), &behind)
+    }
+
+    fn workload_port(&self, workload: &Workload, port: &Port, ip: IpAddr) -> State {
+        // One Service in front: that is what people call it.
+        let fronts = self.fronts.get(&(workload.key(), port.number)).map(Vec::as_slice);
+        let (name, number): (&Name, u16) = match fronts {
+            Some([(service, number)]) => (service, *number),
+            Some(_) | None => (&workload.key(), port.number),
+        };
+        self.answer(&name.1, &name.0, number, None, &[(workload, port, ip)])
+    }
+
+    fn answer(
+        &self,
+        service: &str,
+        namespace: &str,
+        number: u16,
+        front: Option<&ServicePort>,
+        behind: &[(&Workload, &Port, IpAddr)],
+    ) -> State {
+        let unmeshed = |workload: &Workload| workload.standing == Standing::Unmeshed;
+        if !behind.is_empty() && behind.iter().all(|(workload, _, _)| unmeshed(workload)) {
+            let addresses = behind
+                .iter()
+                .map(|(_, port, ip)| wire::SocketAddress {
+                    ip: octets(*ip),
+                    port: port.app.into(),
+                })
+                .collect();
+            let (service, namespace) = (service.to_owned(), namespace.to_owned());
+            return State::Unmeshed(wire::Unmeshed {
+                addresses,
+                service,
+                namespace,
+            });
+        }
+        let endpoints: Vec<wire::Endpoint> = behind.iter().filter_map(|(w, p, ip)| endpoint(w, p, *ip)).collect();
+        if endpoints.is_empty() && !behind.is_empty() {
+            let names: Vec<&str> = behind.iter().map(|(w, _, _)| w.document.name.as_str()).collect();
+            let what = format!(
+                "workload {} of namespace `{namespace}` has no known identity, and the namespace is protected",
+                names.join(", ")
+            );
+            return unreachable("no_identity", what);
+        }
+        let mut protocols = behind.iter().map(|(_, port, _)| port.protocol);
+        let protocol = match protocols.next() {
+            None => front.and_then(|port| port.declared).unwrap_or(Protocol::Detect),
+            Some(first) if protocols.all(|other| other == first) => first,
+            Some(_) => Protocol::Detect,
+        };
+        let mode = behind.iter().map(|(workload, _, _)| workload.mode).max();
+        let mode = mode
+            .or_else(|| self.namespaces.get(namespace)?.mode)
+            .unwrap_or(Mode::Protect);
+        State::Meshed(wire::Meshed {
+            service: service.to_owned(),
+            namespace: namespace.to_owned(),
+            port: number.into(),
+            protocol: protocol.to_wire() as i32,
+            endpoints,
+            mode: mode_to_wire(mode) as i32,
+        })
+    }
+}
+
+impl Workload {
+    fn dialled_by_proxy(&self) -> bool {
+        matches!(self.standing, Standing::Meshed(_))
+    }
+
+    /// Of the family that was asked for, if it has one.
+    fn address_for(&self, asked: Option<IpAddr>) -> IpAddr {
+        let first = self.document.addresses[0];
+        let same = |ip: &&IpAddr| asked.is_none_or(|asked| asked.is_ipv4() == ip.is_ipv4());
+        self.document.addresses.iter().find(same).copied().unwrap_or(first)
+    }
+}
+
+/// `None`: nobody knows who would answer, and it must not be reached.
+fn endpoint(workload: &Workload, port: &Port, ip: IpAddr) -> Option<wire::Endpoint> {
+    let document = &workload.document;
+    let (spiffe_ids, instance, alpn, dial) = match &workload.standing {
+        // Explicit: the proxy's own port. Captured: the app's, and the proxy is in between. (Both are `listen`.)
+        Standing::Meshed(id) => (
+            vec![id.to_string()],
+            document.name.clone(),
+            port.protocol.alpn(),
+            port.listen,
+        ),
+        Standing::Unmeshed => (Vec::new(), String::new(), Vec::new(), port.app),
+        Standing::NoIdentity => return None,
+    };
+    Some(wire::Endpoint {
+        ip: octets(ip),
+        port: dial.into(),
+        workload_port: port.number.into(),
+        spiffe_ids,
+        instance,
+        protocol: port.protocol.to_wire() as i32,
+        alpn,
+        workload: document.name.clone(),
+        namespace: document.namespace.clone(),
+    })
+}
+
+/// 4 or 16 bytes, as on the wire.
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn unreachable(reason: &str, detail: String) -> State {
+    State::Unreachable(wire::Unreachable {
+        reason: reason.to_owned(),
+        detail,
+    })
+}
+
+fn detail(what: String, nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("{what}; did you mean `{nearest}`?"),
+        None => what,
+    }
+}

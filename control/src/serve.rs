@@ -1,0 +1,321 @@
+//! The parts of a running control, started together and stopped together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use postern_api::control::v1::control_server::ControlServer;
+use postern_api::control::v1::view_server::ViewServer;
+use postern_api::transport;
+use postern_identity::{SharedTrust, TrustDomain};
+use postern_telemetry::Endpoint;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Status};
+
+use crate::connect::Connecting;
+use crate::directory::{Directory, watch as source};
+use crate::hub::{Hub, told};
+use crate::identity::{self, IdentitySource, Own, OwnError};
+use crate::metrics::Metrics;
+use crate::view::Viewing;
+use crate::{bundles, error_chain};
+
+/// A flow report of 256 edges with full-length IDs.
+const MAX_MESSAGE: usize = 2 * 1024 * 1024;
+/// Header lists of gRPC calls take a few hundred bytes.
+const MAX_HEADER_LIST: u32 = 8 * 1024;
+/// Streams on one connection; a proxy needs one.
+const MAX_STREAMS: u32 = 8;
+/// A silent connection is probed after this and closed after twice this.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Streams are told at SIGTERM and end within this.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How often those long gone are looked for.
+const PRUNE: Duration = Duration::from_secs(30);
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Where the YAML is.
+    pub directory: PathBuf,
+    /// Whose identities are served.
+    pub trust_domain: TrustDomain,
+    /// Where proxies call; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where metrics and readiness are.
+    pub metrics_listen: SocketAddr,
+    /// Where viewers call; made with mode 0600.
+    pub view_socket: Option<PathBuf>,
+    /// The namespace whose policies apply mesh-wide.
+    pub root_namespace: String,
+    /// Gets `{"listen":..., "metrics":...}` once proxies are served.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Why control does not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A socket, file or directory.
+    #[error("cannot {what}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No SVID.
+    #[error("{0}")]
+    Identity(String),
+}
+
+/// A control that serves until stopped or dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The bound address for proxies.
+    pub listen: SocketAddr,
+    /// The bound address for metrics.
+    pub metrics: SocketAddr,
+    down: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    view_socket: Option<PathBuf>,
+}
+
+impl Running {
+    /// Ends streams and stops.
+    pub async fn stop(mut self) {
+        self.down.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN, async { while self.tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("streams were cut short at shutdown");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.down.send_replace(true);
+        if let Some(path) = &self.view_socket {
+            // Gone already, or of use to nobody.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Loads the directory, gets an identity, and serves; returns when proxies can call.
+pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Running, ServeError> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let trust = SharedTrust::default();
+    let hub = Arc::new(Hub::new(
+        config.trust_domain.clone(),
+        config.root_namespace.clone(),
+        trust,
+        metrics,
+    ));
+    let down = hub.down.clone();
+    let mut tasks = JoinSet::new();
+    let ready = Arc::new(AtomicBool::new(false));
+    // First of all, so that probes hear why it is not ready yet.
+    let (listener, metrics) = bind(config.metrics_listen).await?;
+    tasks.spawn(until_down(
+        down.subscribe(),
+        endpoint(&hub, registry, &ready).serve(listener),
+    ));
+
+    let mut directory = Directory::new(config.trust_domain.clone());
+    let root = config.directory.clone();
+    let failed = |source| ServeError::Io {
+        what: format!("read the directory {}", root.display()),
+        source,
+    };
+    hub.publish(source::first(&mut directory, &root).await.map_err(failed)?);
+    let published = Arc::clone(&hub);
+    let follow = source::follow(directory, root, move |load| published.publish(load));
+    tasks.spawn(until_down(down.subscribe(), follow));
+
+    let own = own_identity(&hub, identity, &mut tasks).await?;
+    let (listener, listen) = bind(config.listen).await?;
+    tasks.spawn(serve_proxies(Arc::clone(&hub), own, listener));
+    if let Some(path) = &config.view_socket {
+        tasks.spawn(serve_viewers(Arc::clone(&hub), bind_view(path).await?));
+    }
+    tasks.spawn(until_down(down.subscribe(), prune(Arc::clone(&hub))));
+    ready.store(true, Ordering::Release);
+    if let Some(path) = &config.ready_file {
+        let document = serde_json::json!({ "listen": listen, "metrics": metrics });
+        let failed = |source| ServeError::Io {
+            what: format!("write {}", path.display()),
+            source,
+        };
+        write_ready_file(path, &document.to_string()).map_err(failed)?;
+    }
+    tracing::info!(listen = %listen, metrics = %metrics, trust_domain = %config.trust_domain, "serving");
+    Ok(Running {
+        listen,
+        metrics,
+        down,
+        tasks,
+        view_socket: config.view_socket,
+    })
+}
+
+async fn own_identity(
+    hub: &Arc<Hub>,
+    identity: IdentitySource,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<Own>, ServeError> {
+    let failed = |error: OwnError| ServeError::Identity(error_chain(&error));
+    let (svid, bundle, source) = match identity {
+        IdentitySource::Given { svid, bundle } => (svid, bundle, None),
+        IdentitySource::Ca { address, token } => {
+            let issued = identity::first(&address, &token, &hub.trust_domain)
+                .await
+                .map_err(failed)?;
+            (issued.svid, issued.bundle, Some((address, issued.issuer_epoch)))
+        }
+    };
+    identity::trust_bundle(&hub.trust, &bundle);
+    hub.metrics.certificate(svid.not_after().as_secs());
+    let own = Arc::new(Own::new(svid, Arc::clone(&hub.trust)).map_err(failed)?);
+    if let Some((address, epoch)) = source {
+        let (down, bundles_of) = (&hub.down, address.clone());
+        tasks.spawn(until_down(
+            down.subscribe(),
+            identity::keep_fresh(Arc::clone(hub), Arc::clone(&own), address, epoch),
+        ));
+        tasks.spawn(until_down(
+            down.subscribe(),
+            bundles::follow(Arc::clone(hub), Arc::clone(&own), bundles_of),
+        ));
+    }
+    Ok(own)
+}
+
+async fn serve_proxies(hub: Arc<Hub>, own: Arc<Own>, listener: TcpListener) {
+    let metrics = hub.metrics.clone();
+    let refused = move |failure: transport::RefusedHandshake| {
+        metrics.handshake_failed(failure.reason);
+        tracing::info!(reason = failure.reason, caller = %failure.address, "handshake failed: {}", failure.source);
+    };
+    let incoming = transport::incoming(listener, move || own.server(), Arc::clone(&hub.trust), refused);
+    let mut down = hub.down.subscribe();
+    let service = ControlServer::new(Connecting { hub }).max_decoding_message_size(MAX_MESSAGE);
+    let served = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, async move { told(&mut down).await })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(error = %error_chain(&error), "the proxies' port ended");
+    }
+}
+
+async fn serve_viewers(hub: Arc<Hub>, listener: UnixListener) {
+    let mut down = hub.down.subscribe();
+    let served = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .add_service(ViewServer::with_interceptor(Viewing { hub }, only_own_user))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { told(&mut down).await })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(error = %error_chain(&error), "the view socket ended");
+    }
+}
+
+/// The socket's mode says the same; between its making and that mode there is a moment.
+fn only_own_user(request: Request<()>) -> Result<Request<()>, Status> {
+    let caller = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred)
+        .map(|cred| cred.uid());
+    let own = rustix::process::geteuid().as_raw();
+    match caller {
+        Some(uid) if uid == own || uid == 0 => Ok(request),
+        Some(_) | None => Err(Status::permission_denied("only control's own user may watch")),
+    }
+}
+
+fn endpoint(hub: &Arc<Hub>, registry: Registry, ready: &Arc<AtomicBool>) -> Endpoint {
+    let (asked, ready) = (Arc::clone(hub), Arc::clone(ready));
+    let readiness = move || {
+        if *asked.down.borrow() {
+            Err("going down".to_owned())
+        } else if asked.state().version == 0 {
+            Err("the directory is not read yet".to_owned())
+        } else if !ready.load(Ordering::Acquire) {
+            Err("no identity yet".to_owned())
+        } else {
+            Ok(())
+        }
+    };
+    Endpoint::new(registry, Arc::new(readiness), || {})
+}
+
+/// Forgets workloads that have long been gone.
+async fn prune(hub: Arc<Hub>) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(PRUNE).await;
+        let gone = hub.subscribers().prune(Instant::now());
+        let mut observed = hub.observed();
+        for name in &gone {
+            observed.flows.forget(name);
+        }
+    }
+}
+
+async fn until_down<T>(mut down: watch::Receiver<bool>, work: impl Future<Output = T>) {
+    tokio::select! {
+        () = told(&mut down) => {}
+        _ = work => {}
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Io {
+        what: format!("listen on {address}"),
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// A socket that somebody answers on is left alone; one that a killed process left behind is replaced.
+async fn bind_view(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Io {
+        what: format!("listen on {}", path.display()),
+        source,
+    };
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(failed(io::ErrorKind::AddrInUse.into()));
+    }
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn write_ready_file(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(&temporary, path)
+}
