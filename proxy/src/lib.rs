@@ -16,12 +16,16 @@
 pub mod access_log;
 pub mod detect;
 pub mod drain;
+pub mod exchange;
+pub mod http;
 pub mod inbound;
 pub mod limits;
 pub mod metrics;
+pub mod opaque;
 pub mod outbound;
 pub mod outcome;
 pub mod redirect;
 pub mod snapshot;
 pub mod stream;
+pub mod supervise;
 pub mod worker;

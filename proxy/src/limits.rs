@@ -47,8 +47,10 @@ pub const POOL_IDLE: Duration = Duration::from_secs(50);
 pub const MAX_DESTINATIONS: usize = 4_096;
 /// Distinct routes in metrics and flows; past it they are summed as `other`.
 pub const MAX_ROUTES: usize = 1_024;
-/// Copy buffer of an opaque direction.
-pub const COPY_BUFFER: usize = 16 * 1024;
+/// Copy buffer of an opaque stream's reads: one per thread, four TLS records.
+pub const COPY_BUFFER: usize = 64 * 1024;
+/// A read of at least this much is likely followed by more: gather it for the same write.
+pub const COPY_ENOUGH: usize = 4 * 1024;
 /// Client-chosen text in logs and reports, in bytes.
 pub const MAX_LOGGED_TEXT: usize = 128;
 /// Access log lines waiting for the writer; past it they are dropped and counted.
@@ -57,3 +59,19 @@ pub const LOG_QUEUE: usize = 4_096;
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// Connections end this long before what they were admitted on expires, so that the other side never has to cut.
 pub const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
+/// How often live connections are looked at: the deadlines of this file hold to within it.
+pub const SUPERVISE_TICK: Duration = Duration::from_millis(250);
+/// What is told to end (a stream reset, an answer) has this long before its connection is cut.
+pub const CUT_GRACE: Duration = Duration::from_millis(400);
+/// HTTP/2 streams reset by the peer before we looked at them (h2's default; CVE-2023-44487).
+pub const MAX_PENDING_RESETS: usize = 20;
+/// Resets of ours that one HTTP/2 peer may provoke by bad frames (CVE-2025-8671); h2's default is 1,024.
+pub const MAX_LOCAL_RESETS: usize = 256;
+/// HTTP/2 answer bytes buffered per stream before the app is slowed down.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2 pings on a busy connection: with [`PING_DEADLINE`] a dead peer is found within 60 s.
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a ping's answer may take.
+pub const PING_DEADLINE: Duration = Duration::from_secs(20);
+/// A ClientHello with post-quantum key shares takes 2 KiB; a whole record is the most that is looked at.
+pub const MAX_CLIENT_HELLO: usize = 16 * 1024 + 5;

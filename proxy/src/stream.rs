@@ -89,6 +89,10 @@ impl<S> Rewound<S> {
     pub fn new(first: Bytes, inner: S) -> Self {
         Self { first, inner }
     }
+    /// The stream below; what was not replayed is lost.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
     /// The stream below.
     pub fn get_ref(&self) -> &S {
         &self.inner

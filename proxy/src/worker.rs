@@ -50,6 +50,8 @@ pub struct Worker {
     pub access_log: AccessLog,
     /// The shutdown signal.
     pub drain: Drain,
+    /// Looks after live connections.
+    pub supervisor: crate::supervise::Supervisor,
     /// Connections to our app.
     pub apps: crate::inbound::forward::AppPool,
     /// Connections to peers.
@@ -66,6 +68,7 @@ impl Worker {
             metrics,
             access_log,
             drain,
+            supervisor: crate::supervise::Supervisor::default(),
             apps: crate::inbound::forward::AppPool::default(),
             peers: crate::outbound::pool::Pool::default(),
         })

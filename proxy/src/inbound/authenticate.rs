@@ -1,0 +1,79 @@
+//! Who calls: the verified peer of the connection, prepared once for every request on it. (The end user's token, once
+//! there is `RequestAuthentication`, joins here per request.)
+
+use std::net::SocketAddr;
+
+use http::HeaderValue;
+use postern_identity::{SpiffeId, VerifiedPeer};
+
+/// The peer of one connection and what the app is told about it.
+#[derive(Debug)]
+pub struct Caller {
+    peer: Option<VerifiedPeer>,
+    address: Option<SocketAddr>,
+    xfcc: Option<HeaderValue>,
+    source: Option<HeaderValue>,
+}
+
+impl Caller {
+    /// Nobody proved anything: plaintext on a permissive port.
+    #[must_use]
+    pub fn anonymous(address: Option<SocketAddr>) -> Self {
+        Self {
+            peer: None,
+            address,
+            xfcc: None,
+            source: None,
+        }
+    }
+
+    /// Proved by mTLS. `leaf_sha256` is of the peer's leaf, for `x-forwarded-client-cert`.
+    #[must_use]
+    pub fn verified(peer: VerifiedPeer, own: &SpiffeId, leaf_sha256: [u8; 32]) -> Self {
+        // SPIFFE IDs hold none of the characters that XFCC would have to quote (`,;="`).
+        let mut xfcc = format!("By={own};Hash=");
+        for byte in leaf_sha256 {
+            xfcc.push(hex_digit(byte >> 4));
+            xfcc.push(hex_digit(byte & 0xf));
+        }
+        xfcc.push_str(";URI=");
+        xfcc.push_str(peer.id().as_str());
+        Self {
+            xfcc: HeaderValue::from_str(&xfcc).ok(),
+            source: HeaderValue::from_str(peer.id().as_str()).ok(),
+            peer: Some(peer),
+            address: None,
+        }
+    }
+
+    /// Its transport address.
+    #[must_use]
+    pub fn at(mut self, address: Option<SocketAddr>) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Whom mTLS verified.
+    #[must_use]
+    pub fn peer(&self) -> Option<&VerifiedPeer> {
+        self.peer.as_ref()
+    }
+
+    /// Where it calls from.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    pub(super) fn xfcc(&self) -> Option<&HeaderValue> {
+        self.xfcc.as_ref()
+    }
+
+    pub(super) fn source(&self) -> Option<&HeaderValue> {
+        self.source.as_ref()
+    }
+}
+
+fn hex_digit(nibble: u8) -> char {
+    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
+}

@@ -1,0 +1,185 @@
+//! HTTP from a peer: each request is checked, decided, cleaned and forwarded on its own.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use hyper::service::service_fn;
+
+use super::request::{self, HostCache};
+use super::terminate::Transport;
+use super::{Connection, answer, authorize, forward, sanitize};
+use crate::exchange::{Exchange, Head, Leg, Way};
+use crate::http::body::Body;
+use crate::http::server::{self, Abort};
+use crate::http::upgrade::{self, Pending};
+use crate::http::{Version, headers};
+use crate::metrics::Direction;
+use crate::outcome::Failure;
+use crate::snapshot::Protocol;
+use crate::stream::Rewound;
+use crate::supervise::{Control, Speaks, Supervisor};
+
+/// One HTTP connection.
+struct Serving {
+    connection: Rc<Connection>,
+    control: Rc<Control>,
+    version: Version,
+    hosts: HostCache,
+    way: OnceCell<Rc<Way>>,
+    upgrading: RefCell<Option<Pending>>,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(connection: Rc<Connection>, transport: Rewound<Transport>, version: Version) {
+    let speaks = match version {
+        Version::H1 => Speaks::Http1,
+        Version::H2 => Speaks::Http2,
+    };
+    let peer = connection.caller.peer().cloned();
+    let control = Supervisor::watch(&connection.worker, speaks, peer);
+    let serving = Rc::new(Serving {
+        connection,
+        control: Rc::clone(&control),
+        version,
+        hosts: HostCache::default(),
+        way: OnceCell::new(),
+        upgrading: RefCell::new(None),
+    });
+    let of_requests = Rc::clone(&serving);
+    let service = service_fn(move |request| handle(Rc::clone(&of_requests), request));
+    let ended = server::serve(transport, version, &control, service).await;
+    let pending = serving.upgrading.take();
+    match (ended, pending) {
+        (Ok(Some(client)), Some(pending)) => {
+            let exchange = Rc::clone(&pending.exchange);
+            tokio::select! {
+                // Dropped only to close both streams.
+                _ = upgrade::tunnel(client, pending) => {}
+                failure = control.cut() => exchange.fail(failure),
+            }
+        }
+        (Ok(_), _) => {}
+        (Err(failure), pending) => {
+            if let Some(pending) = pending {
+                pending.exchange.fail(failure);
+            }
+            serving.ended(failure);
+        }
+    }
+}
+
+impl Serving {
+    fn way(&self) -> &Rc<Way> {
+        self.way.get_or_init(|| {
+            let protocol = match self.version {
+                Version::H1 => Protocol::Http1,
+                Version::H2 => Protocol::Http2,
+            };
+            self.connection.way(protocol)
+        })
+    }
+
+    /// A connection that broke outside of any request: heads that hyper refused are counted here.
+    fn ended(&self, failure: Failure) {
+        match failure {
+            Failure::PeerGone | Failure::Draining => {}
+            other => self
+                .connection
+                .worker
+                .metrics
+                .refused_connection(Direction::Inbound, other),
+        }
+    }
+
+    /// What the app speaks: declared, or what the client speaks. A foreign client may well negotiate HTTP/2 with us
+    /// for an app that does not; only sidecars know (`postern/h2`), so gRPC is the one thing believed of others.
+    fn app_version(&self) -> Version {
+        match self.connection.port.protocol {
+            Protocol::Http1 => Version::H1,
+            Protocol::Http2 => Version::H2,
+            Protocol::Detect | Protocol::Tcp => self.version,
+        }
+    }
+}
+
+async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Response<Body>, Abort> {
+    let (mut parts, body) = request.into_parts();
+    let grpc = headers::is_grpc(&parts.headers);
+    let checked = request::check(&mut parts, &serving.hosts);
+    let head = Head {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        host: checked
+            .as_ref()
+            .map_or_else(|_| Rc::from(""), |host| Rc::clone(&host.shown)),
+    };
+    let exchange = Exchange::begin(Rc::clone(serving.way()), Some(head));
+    serving.control.carries(&exchange);
+    let forwarded = async {
+        let host = checked?;
+        let permit = authorize::request(&serving.connection, &host.canonical, &exchange)?;
+        let upgrade = sanitize::request(&mut parts.headers, &serving.connection.caller);
+        let version = serving.app_version();
+        request::retarget(&mut parts.uri, &mut parts.headers, version)?;
+        parts.version = match version {
+            Version::H1 => http::Version::HTTP_11,
+            Version::H2 => http::Version::HTTP_2,
+        };
+        parts.extensions.clear();
+        let body = if body.is_end_stream() {
+            Body::empty()
+        } else {
+            Body::incoming(body, Rc::clone(&exchange), Leg::Request)
+        };
+        let request = Request::from_parts(parts, body);
+        let sending = forward::request(&serving.connection, permit, request, version, &exchange);
+        let (response, lease) = exchange.unless_cut(sending).await??;
+        Ok((response, lease, upgrade && version == Version::H1))
+    };
+    let forwarded: Result<_, Failure> = forwarded.await;
+    match forwarded {
+        Ok((response, lease, upgrade)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            if upgrade {
+                Ok(serving.switch(response, &exchange))
+            } else {
+                drop(lease);
+                Ok(serving.refuse(Failure::BadAnswer, grpc, &exchange))
+            }
+        }
+        Ok((response, lease, _)) => {
+            exchange.answered(response.status());
+            let (mut parts, incoming) = response.into_parts();
+            sanitize::answer(&mut parts.headers, false);
+            parts.extensions.clear();
+            let body = Body::incoming(incoming, exchange, Leg::Answer).holding(Box::new(lease));
+            Ok(Response::from_parts(parts, body))
+        }
+        Err(failure) => Ok(serving.refuse(failure, grpc, &exchange)),
+    }
+}
+
+impl Serving {
+    fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>) -> Response<Body> {
+        exchange.fail(failure);
+        let response = answer::refusal(failure, grpc, self.version, exchange.decision_id());
+        exchange.answered(response.status());
+        response.map(|body| body.watched_to_end(Rc::clone(exchange)))
+    }
+
+    /// The app said 101: the client hears it, and the tunnel begins once hyper has let go of the stream.
+    fn switch(&self, mut response: Response<Incoming>, exchange: &Rc<Exchange>) -> Response<Body> {
+        exchange.answered(response.status());
+        let upstream = hyper::upgrade::on(&mut response);
+        self.control.upgrade();
+        *self.upgrading.borrow_mut() = Some(Pending {
+            upstream,
+            exchange: Rc::clone(exchange),
+        });
+        let (mut parts, _) = response.into_parts();
+        sanitize::answer(&mut parts.headers, true);
+        parts.extensions.clear();
+        Response::from_parts(parts, Body::empty())
+    }
+}

@@ -1,0 +1,177 @@
+//! A request's head before anything is decided: one host, one canonical path, one framing. What is ambiguous is
+//! refused with 400, never guessed; what passes is forwarded byte for byte as it was decided.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::header::{self, HeaderMap};
+use http::uri::{PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Method, Version, request};
+use postern_policy::canonical::{CanonicalHost, CanonicalPath, CanonicalPathRef};
+
+use crate::http::headers;
+use crate::outcome::{BadRequest, Failure};
+
+/// The last host of a connection: the next request nearly always names the same.
+#[derive(Debug, Default)]
+pub struct HostCache(RefCell<Option<(HeaderValue, Host)>>);
+
+/// The one effective authority.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// As policy sees it.
+    pub canonical: Rc<CanonicalHost>,
+    /// As the log shows it.
+    pub shown: Rc<str>,
+}
+
+/// Checks a head and brings its target to the canonical form: afterwards the URI is what is decided on and forwarded
+/// (origin-form for HTTP/1, with scheme and authority for HTTP/2), and `Host` stands exactly once.
+pub fn check(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host, Failure> {
+    if parts.method == Method::CONNECT {
+        return Err(Failure::BadRequest(BadRequest::Target));
+    }
+    check_framing(parts)?;
+    if headers::has_framing_alias(&parts.headers) {
+        return Err(Failure::BadRequest(BadRequest::Field));
+    }
+    let host = effective_host(parts, hosts)?;
+    canonical_target(&mut parts.uri)?;
+    Ok(host)
+}
+
+/// hyper has refused what contradicts itself; what it merely normalised is looked at here.
+fn check_framing(parts: &mut request::Parts) -> Result<(), Failure> {
+    let bad = Err(Failure::BadRequest(BadRequest::Framing));
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !chunked || codings.next().is_some() || parts.version != Version::HTTP_11 {
+            return bad;
+        }
+        if parts.headers.contains_key(header::CONTENT_LENGTH) {
+            return bad;
+        }
+    }
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return bad;
+    }
+    if let Some(expect) = parts.headers.get(header::EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return bad;
+    }
+    Ok(())
+}
+
+fn effective_host(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host, Failure> {
+    let bad = Failure::BadRequest(BadRequest::Host);
+    let mut named = parts.headers.get_all(header::HOST).iter();
+    let (field, second) = (named.next(), named.next());
+    if second.is_some() {
+        return Err(bad);
+    }
+    if let Some(scheme) = parts.uri.scheme()
+        && *scheme != Scheme::HTTP
+        && *scheme != Scheme::HTTPS
+    {
+        return Err(Failure::BadRequest(BadRequest::Target));
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let host = match (field, authority) {
+        // RFC 9112 section 3.2: HTTP/1.1 without Host is refused, absolute-form or not.
+        (None, Some(authority)) if parts.version == Version::HTTP_2 => {
+            let value = HeaderValue::from_str(authority).map_err(|_| bad)?;
+            let host = hosts.host_of(&value)?;
+            parts.headers.insert(header::HOST, value);
+            return Ok(host);
+        }
+        (None, _) => return Err(bad),
+        (Some(field), None) => hosts.host_of(field)?,
+        (Some(field), Some(authority)) => {
+            let host = hosts.host_of(field)?;
+            let other = CanonicalHost::parse(authority).map_err(|_| bad)?;
+            if other != *host.canonical {
+                return Err(bad);
+            }
+            host
+        }
+    };
+    Ok(host)
+}
+
+impl HostCache {
+    fn host_of(&self, field: &HeaderValue) -> Result<Host, Failure> {
+        if let Some((known, host)) = &*self.0.borrow()
+            && known == field
+        {
+            return Ok(host.clone());
+        }
+        let bad = Failure::BadRequest(BadRequest::Host);
+        let text = field.to_str().map_err(|_| bad)?;
+        let canonical = CanonicalHost::parse(text).map_err(|_| bad)?;
+        let shown = match canonical.port() {
+            Some(port) => Cow::Owned(format!("{}:{port}", canonical.name())),
+            None => Cow::Borrowed(canonical.name()),
+        };
+        let host = Host {
+            shown: shown.as_ref().into(),
+            canonical: Rc::new(canonical),
+        };
+        *self.0.borrow_mut() = Some((field.clone(), host.clone()));
+        Ok(host)
+    }
+}
+
+/// Rebuilds the target only if its path is not canonical yet.
+fn canonical_target(uri: &mut Uri) -> Result<(), Failure> {
+    let canonical = match CanonicalPathRef::check(uri.path()) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => CanonicalPath::parse(uri.path()).map_err(Failure::BadPath)?,
+        Err(error) => return Err(Failure::BadPath(error)),
+    };
+    let target = match uri.query() {
+        Some(query) => format!("{}?{query}", canonical.as_str()),
+        None => canonical.as_str().to_owned(),
+    };
+    let bad = |_| Failure::BadRequest(BadRequest::Target);
+    let path_and_query = PathAndQuery::from_maybe_shared(bytes::Bytes::from(target)).map_err(bad)?;
+    // What the `http` crate makes of it must be what was decided.
+    if path_and_query.path() != canonical.as_str() {
+        return Err(Failure::BadRequest(BadRequest::Target));
+    }
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(path_and_query);
+    *uri = Uri::from_parts(parts).map_err(|_| Failure::BadRequest(BadRequest::Target))?;
+    Ok(())
+}
+
+/// The target as the app's protocol wants it: origin-form for HTTP/1, absolute for HTTP/2.
+pub fn retarget(uri: &mut Uri, fields: &mut HeaderMap, to: crate::http::Version) -> Result<(), Failure> {
+    let bad = Failure::BadRequest(BadRequest::Target);
+    match to {
+        crate::http::Version::H1 => {
+            if uri.authority().is_some() || uri.scheme().is_some() {
+                let mut parts = http::uri::Parts::default();
+                parts.path_and_query = std::mem::take(uri).into_parts().path_and_query;
+                *uri = Uri::from_parts(parts).map_err(|_| bad)?;
+            }
+        }
+        crate::http::Version::H2 => {
+            let mut parts = std::mem::take(uri).into_parts();
+            parts.scheme = Some(Scheme::HTTP);
+            let host = fields.remove(header::HOST);
+            if parts.authority.is_none() {
+                let host = host.ok_or(Failure::BadRequest(BadRequest::Host))?;
+                let authority = http::uri::Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()));
+                parts.authority = Some(authority.map_err(|_| Failure::BadRequest(BadRequest::Host))?);
+            }
+            *uri = Uri::from_parts(parts).map_err(|_| bad)?;
+        }
+    }
+    Ok(())
+}
