@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+pub(crate) use self::denials::unix_ms;
 pub use self::denials::{Denials, MAX_DENIALS};
 use crate::limits::{LOG_QUEUE, MAX_LOGGED_TEXT};
 use crate::metrics::{Finished, Metrics, Outcome, RouteKey};

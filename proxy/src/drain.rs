@@ -1,6 +1,17 @@
 //! Shutdown: stop being ready, keep accepting through the grace's start, end connections gracefully, then cut.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+
+/// Endpoints and load balancers take this long to notice that we are not ready; until then they still send.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How much of a shutdown's time new connections are still accepted: a fifth, at most [`GRACE`].
+#[must_use]
+pub(crate) fn grace(whole: Duration) -> Duration {
+    (whole / 5).min(GRACE)
+}
 
 /// How far the shutdown is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -14,18 +14,41 @@
 //! Shared nothing: N workers, each one thread with its own pools; what they share is read through [`snapshot`].
 
 pub mod access_log;
+mod admin;
+pub mod config;
+mod control_client;
 pub mod detect;
 pub mod drain;
 pub mod exchange;
 pub mod http;
+mod flows;
 pub mod inbound;
 pub mod limits;
+mod listen;
 pub mod metrics;
 pub mod opaque;
+mod original_dst;
 pub mod outbound;
 pub mod outcome;
+mod process;
 pub mod redirect;
 pub mod snapshot;
+pub mod status;
 pub mod stream;
 pub mod supervise;
+mod tls;
 pub mod worker;
+mod workload;
+
+use std::process::ExitCode;
+
+pub use config::{Args, Cli};
+
+/// Does what the command line says; returns when it is done.
+#[must_use]
+pub fn run(args: Args) -> ExitCode {
+    match args.command {
+        config::Command::Run(args) => process::run(*args),
+        config::Command::Redirect(args) => redirect::run(&args),
+    }
+}

@@ -2,8 +2,9 @@
 //! behind an `ArcSwap`; a reader takes no lock and sees one revision whole.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_identity::{Expected, SharedTrust, SpiffeId, Svid};
@@ -156,8 +157,16 @@ pub struct Endpoint {
 /// The destinations that control has answered for, and the way to ask for more.
 #[derive(Debug)]
 pub struct Destinations {
-    known: ArcSwap<HashMap<Target, Arc<Destination>>>,
+    known: ArcSwap<HashMap<Target, Arc<Known>>>,
+    ranges: ArcSwapOption<Ranges>,
     ask: mpsc::Sender<Ask>,
+}
+
+/// An answer, and whether anyone has wanted it lately.
+#[derive(Debug)]
+struct Known {
+    destination: Arc<Destination>,
+    used: AtomicBool,
 }
 
 /// A question to the control client.
@@ -175,6 +184,7 @@ impl Destinations {
     pub fn new(ask: mpsc::Sender<Ask>) -> Self {
         Self {
             known: ArcSwap::default(),
+            ranges: ArcSwapOption::empty(),
             ask,
         }
     }
@@ -182,13 +192,26 @@ impl Destinations {
     /// What is known now; no lock, no wait.
     #[must_use]
     pub fn get(&self, target: &Target) -> Option<Arc<Destination>> {
-        self.known.load().get(target).map(Arc::clone)
+        let known = self.known.load();
+        let known = known.get(target)?;
+        // Written once per sweep, not once per request: the line stays shared between workers.
+        if !known.used.load(Ordering::Relaxed) {
+            known.used.store(true, Ordering::Relaxed);
+        }
+        Some(Arc::clone(&known.destination))
     }
 
-    /// What is known, else what control answers within [`RESOLVE_DEADLINE`].
+    /// What is known, else what control answers within [`RESOLVE_DEADLINE`]. An address outside of the ranges that
+    /// control answers for is [`Destination::Outside`] without asking, also while control is away.
     pub async fn resolve(&self, target: &Target) -> Result<Arc<Destination>, Failure> {
         if let Some(known) = self.get(target) {
             return Ok(known);
+        }
+        if let Target::Address(address) = target
+            && let Some(ranges) = &*self.ranges.load()
+            && !ranges.contains(address.ip())
+        {
+            return Ok(Arc::new(Destination::Outside));
         }
         let (answer, answered) = oneshot::channel();
         let ask = Ask {
@@ -204,7 +227,73 @@ impl Destinations {
 
     /// Replaces what is known; only the control client calls it.
     pub fn publish(&self, known: HashMap<Target, Arc<Destination>>) {
-        self.known.store(Arc::new(known));
+        let before = self.known.load();
+        let carried = known.into_iter().map(|(target, destination)| {
+            // New answers count as used: somebody has just asked.
+            let used = before.get(&target).is_none_or(|held| held.used.load(Ordering::Relaxed));
+            let used = AtomicBool::new(used);
+            (target, Arc::new(Known { destination, used }))
+        });
+        self.known.store(Arc::new(carried.collect()));
+    }
+
+    /// Replaces the ranges that control answers for.
+    pub fn publish_ranges(&self, ranges: Ranges) {
+        self.ranges.store(Some(Arc::new(ranges)));
+    }
+
+    /// One that nobody has used since it was last passed over here; `None` if all were used (then all are marked unused).
+    #[must_use]
+    pub fn unused(&self) -> Option<Target> {
+        let known = self.known.load();
+        let mut unused = None;
+        for (target, held) in known.iter() {
+            if !held.used.load(Ordering::Relaxed) {
+                unused = Some(target.clone());
+                break;
+            }
+        }
+        if unused.is_none() {
+            known
+                .values()
+                .for_each(|held| held.used.store(false, Ordering::Relaxed));
+        }
+        unused
+    }
+
+    /// Everything that is known, for the admin socket.
+    #[must_use]
+    pub fn known(&self) -> Vec<(Target, Arc<Destination>)> {
+        let known = self.known.load();
+        known
+            .iter()
+            .map(|(target, held)| (target.clone(), Arc::clone(&held.destination)))
+            .collect()
+    }
+}
+
+/// Address ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ranges(Vec<(IpAddr, u8)>);
+
+impl Ranges {
+    /// From network addresses and prefix lengths; `None` if a prefix is longer than its address.
+    #[must_use]
+    pub fn new(cidrs: Vec<(IpAddr, u8)>) -> Option<Self> {
+        let fits = |(ip, prefix): &(IpAddr, u8)| *prefix <= if ip.is_ipv4() { 32 } else { 128 };
+        cidrs.iter().all(fits).then_some(Self(cidrs))
+    }
+    /// Is `ip` in any of them?
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        self.0.iter().any(|(network, prefix)| {
+            let differ = bits(*network) ^ bits(ip);
+            network.is_ipv4() == ip.is_ipv4() && differ.leading_zeros() >= u32::from(*prefix)
+        })
     }
 }
 
@@ -230,5 +319,57 @@ impl Shared {
     #[must_use]
     pub fn own_id(&self) -> Option<SpiffeId> {
         self.identity.load().as_ref().map(|identity| identity.svid.id().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_range_holds_its_own_family_up_to_its_prefix() {
+        let ranges = Ranges::new(vec![(ip("10.96.0.0"), 12), (ip("fd00::"), 8)]).unwrap();
+        assert!(ranges.contains(ip("10.96.0.1")) && ranges.contains(ip("10.111.255.255")));
+        assert!(!ranges.contains(ip("10.112.0.0")) && !ranges.contains(ip("11.96.0.1")));
+        assert!(ranges.contains(ip("fd12::1")) && !ranges.contains(ip("fe80::1")));
+        assert!(Ranges::new(vec![(ip("0.0.0.0"), 0)]).unwrap().contains(ip("192.0.2.1")));
+        assert!(!Ranges::new(vec![(ip("0.0.0.0"), 0)]).unwrap().contains(ip("::1")));
+        assert_eq!(Ranges::new(vec![(ip("10.0.0.0"), 33)]), None);
+        assert!(!Ranges::default().contains(ip("10.0.0.1")));
+    }
+
+    #[tokio::test]
+    async fn an_address_outside_the_ranges_passes_even_while_control_is_away() {
+        let (ask, gone) = mpsc::channel(1);
+        drop(gone);
+        let destinations = Destinations::new(ask);
+        let outside = Target::Address("192.0.2.1:443".parse().unwrap());
+        let unknown = destinations.resolve(&outside).await;
+        assert_eq!(unknown.unwrap_err(), Failure::ControlUnavailable);
+        destinations.publish_ranges(Ranges::new(vec![(ip("10.0.0.0"), 8)]).unwrap());
+        assert!(matches!(
+            *destinations.resolve(&outside).await.unwrap(),
+            Destination::Outside
+        ));
+        let inside = Target::Address("10.0.0.1:80".parse().unwrap());
+        let unknown = destinations.resolve(&inside).await;
+        assert_eq!(unknown.unwrap_err(), Failure::ControlUnavailable);
+    }
+
+    #[test]
+    fn the_one_to_release_is_one_that_was_not_used_since_the_last_sweep() {
+        let destinations = Destinations::new(mpsc::channel(1).0);
+        let target = |n: u16| Target::Name("a.b".into(), n);
+        let all = (1..=3).map(|n| (target(n), Arc::new(Destination::Outside)));
+        destinations.publish(all.collect());
+        assert_eq!(destinations.unused(), None, "all are new");
+        assert!(destinations.get(&target(1)).is_some());
+        assert!(destinations.get(&target(3)).is_some());
+        assert_eq!(destinations.unused(), Some(target(2)));
     }
 }

@@ -28,6 +28,11 @@ impl Denials {
         (held.denials, held.dropped)
     }
 
+    /// Counts denials that were taken and could not be reported.
+    pub(crate) fn lost(&self, count: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped += count;
+    }
+
     pub(super) fn note(&self, entry: &Entry<'_>, now: SystemTime) {
         // Only refusals come here, and the lock is held for a push.
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,7 +13,6 @@ use tokio::task::{JoinSet, LocalSet};
 use super::{Accepted, Worker};
 use crate::access_log::AccessLog;
 use crate::drain::{Drain, Phase};
-use crate::limits::MAX_CONNECTIONS;
 use crate::metrics::{self, Metrics};
 use crate::snapshot::Shared;
 use crate::stream::Stream;
@@ -29,6 +28,7 @@ const HAND_OVER: usize = 1_024;
 pub struct Handle {
     sockets: mpsc::Sender<Accepted>,
     open: Arc<AtomicUsize>,
+    most: usize,
     thread: JoinHandle<Ended>,
 }
 
@@ -39,13 +39,14 @@ pub struct Ended {
     pub cut: usize,
 }
 
-/// Starts a worker's thread.
+/// Starts a worker's thread, for at most `most` connections (see [`crate::limits::connections_per_worker`]).
 pub fn start(
     id: usize,
     shared: Arc<Shared>,
     access_log: AccessLog,
     metrics: Arc<Metrics>,
     drain: Drain,
+    most: usize,
 ) -> io::Result<Handle> {
     let (sockets, handed_over) = mpsc::channel(HAND_OVER);
     let open = Arc::new(AtomicUsize::new(0));
@@ -61,7 +62,12 @@ pub fn start(
                 LocalSet::new().block_on(&runtime, serve(worker, handed_over, open))
             }
         })?;
-    Ok(Handle { sockets, open, thread })
+    Ok(Handle {
+        sockets,
+        open,
+        most,
+        thread,
+    })
 }
 
 impl Handle {
@@ -73,7 +79,7 @@ impl Handle {
 
     /// Hands a socket over; it is closed at once where the worker is at its bound or ending.
     pub fn hand_over(&self, accepted: Accepted) -> Result<(), Accepted> {
-        if self.open() >= MAX_CONNECTIONS {
+        if self.open() >= self.most {
             return Err(accepted);
         }
         self.open.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,244 @@
+//! The command line of `postern-proxy`, and of `postern proxy`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use postern_api::control::v1 as wire;
+use postern_identity::TrustDomain;
+
+use crate::access_log::{Sink, Wanted};
+use crate::limits::DRAIN_DEADLINE;
+use crate::redirect;
+
+/// More workers than this need a measurement that says so.
+pub const MAX_WORKERS: usize = 64;
+/// What the default never goes past: a sidecar shares its host with the app.
+const DEFAULT_MAX_WORKERS: usize = 2;
+
+/// `postern-proxy` as a program.
+#[derive(Debug, Parser)]
+#[command(name = "postern-proxy", version, about = "The guarded door of one workload")]
+pub struct Cli {
+    /// What to do.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// What to do; the same for `postern-proxy ...` and `postern proxy ...`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Guard a workload: terminate and originate mutual TLS, authorize every request
+    Run(Box<RunArgs>),
+    /// Capture this network namespace's TCP traffic (needs NET_ADMIN)
+    Redirect(redirect::Args),
+}
+
+/// How connections come to the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    /// The app uses the proxy by name (`HTTP_PROXY`), peers dial the ports that control assigns; no privileges needed
+    Explicit,
+    /// `postern-proxy redirect` sends everything here; the app knows nothing
+    Redirect,
+}
+
+impl Capture {
+    /// On the wire.
+    #[must_use]
+    pub fn to_wire(self) -> wire::Capture {
+        match self {
+            Self::Explicit => wire::Capture::Explicit,
+            Self::Redirect => wire::Capture::Redirect,
+        }
+    }
+}
+
+/// Arguments of `postern-proxy run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// The CA's address
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub ca: String,
+    /// Control's address
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub control: String,
+    /// A file that holds a join token of this workload; read again whenever one is needed
+    #[arg(long, value_name = "PATH")]
+    pub join_token_file: PathBuf,
+    /// The name of the trust domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+    /// How connections come here
+    #[arg(long, value_enum, default_value_t = Capture::Explicit)]
+    pub capture: Capture,
+    /// Explicit capture: where our app finds the proxy (HTTP proxy and CONNECT); loopback
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15002")]
+    pub explicit_listen: SocketAddr,
+    /// Redirect capture: where inbound connections are sent
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:15006,[::]:15006"
+    )]
+    pub inbound_listen: Vec<SocketAddr>,
+    /// Redirect capture: where our app's connections are sent
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:15001,[::]:15001"
+    )]
+    pub outbound_listen: Vec<SocketAddr>,
+    /// Where /metrics, /readyz and /livez are (port 0: any free one)
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
+    pub metrics_listen: SocketAddr,
+    /// Threads that move bytes [default: the CPU limit, at most 2]
+    #[arg(long, value_name = "N", value_parser = workers)]
+    pub workers: Option<usize>,
+    /// Which requests get a line in the access log
+    #[arg(long, value_enum, default_value_t = Wanted::Denied)]
+    pub access_log: Wanted,
+    /// Where the access log goes; `-` is standard output
+    #[arg(long, value_name = "PATH", default_value = "-", value_parser = sink)]
+    pub access_log_file: Sink,
+    /// Write the bound addresses there, as JSON, when ready
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+    /// How long requests in flight have to end after SIGTERM: 0 to 3600
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_DEADLINE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    pub drain_seconds: u64,
+    /// A Unix socket (mode 0600) that shows configuration, certificates and policies
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// How many workers to start.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        // The standard library reads the affinity mask and the cgroup's CPU quota.
+        self.workers.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(DEFAULT_MAX_WORKERS, |n| n.get().min(DEFAULT_MAX_WORKERS))
+        })
+    }
+
+    /// How long requests in flight have after SIGTERM.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    /// What can only be seen with all arguments at hand.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.capture == Capture::Explicit && !self.explicit_listen.ip().is_loopback() {
+            return Err(format!(
+                "--explicit-listen {} is not a loopback address: whoever can dial it would speak with this workload's \
+                 identity",
+                self.explicit_listen
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or_else(|| "expected host:port, such as 127.0.0.1:15012".to_owned())?;
+    if host.is_empty() {
+        return Err("the host is missing; expected host:port".to_owned());
+    }
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(text.to_owned()),
+        Ok(0) | Err(_) => Err(format!("`{port}` is no port number (1 to 65535)")),
+    }
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=MAX_WORKERS).contains(n))
+        .ok_or_else(|| format!("a number from 1 to {MAX_WORKERS}"))
+}
+
+fn sink(text: &str) -> Result<Sink, String> {
+    match text {
+        "" => Err("a path, or - for standard output".to_owned()),
+        "-" => Ok(Sink::Stdout),
+        path => Ok(Sink::File(path.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<RunArgs, String> {
+        let needed = [
+            "postern-proxy",
+            "run",
+            "--ca",
+            "127.0.0.1:15012",
+            "--control",
+            "127.0.0.1:15010",
+            "--join-token-file",
+            "/t",
+        ];
+        match Cli::try_parse_from(needed.iter().chain(more))
+            .map_err(|e| e.to_string())?
+            .args
+            .command
+        {
+            Command::Run(args) => args.check().map(|()| *args),
+            Command::Redirect(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.capture, Capture::Explicit);
+        assert_eq!(args.explicit_listen.port(), 15_002);
+        assert!(args.inbound_listen.iter().all(|a| a.port() == 15_006));
+        assert_eq!(args.inbound_listen.iter().filter(|a| a.is_ipv6()).count(), 1);
+        assert!(args.outbound_listen.iter().all(|a| a.port() == 15_001));
+        assert_eq!(args.access_log, Wanted::Denied);
+        assert_eq!(args.access_log_file, Sink::Stdout);
+        assert!((1..=2).contains(&args.worker_count()));
+    }
+
+    #[test]
+    fn bad_and_unknown_values_are_refused_with_what_was_expected() {
+        for (bad, says) in [
+            (&["--workers", "0"][..], "a number from 1 to 64"),
+            (&["--workers", "65"], "a number from 1 to 64"),
+            (&["--access-log", "some"], "off, denied, all"),
+            (&["--capture", "tproxy"], "explicit, redirect"),
+            (&["--trust-domain", "Cluster.Local"], "trust"),
+            (&["--control", "127.0.0.1"], "expected host:port"),
+            (&["--control", ":15010"], "host is missing"),
+            (&["--control", "control:99999"], "no port number"),
+            (&["--drain-seconds", "3601"], "3600"),
+            (&["--explicit-listen", "0.0.0.0:15002"], "not a loopback address"),
+            (&["--no-such-switch"], "unexpected argument"),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.contains(says), "{bad:?}: {error}");
+        }
+    }
+}

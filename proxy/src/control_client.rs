@@ -1,0 +1,394 @@
+//! The stream with control: what it says is put in force and acknowledged; what is in force stays when it is away.
+//!
+//! ```text
+//! workers --Ask--> Client --Resolve--> control --Destination--> Destinations.publish --> workers
+//!                         <--WorkloadConfig, PolicySet, BundleSet, Quarantine, Ranges-- versions (older?) -> apply -> Shared
+//!                         --Acknowledge, FlowReport each second-->
+//! ```
+//!
+//! One task owns everything here. Streams are replaced, never repaired: after each renewal of our SVID the new one is open
+//! before the old one is dropped.
+
+mod apply;
+mod convert;
+mod destinations;
+mod session;
+mod versions;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use postern_api::ca_client::Backoff;
+use postern_api::control::v1 as wire;
+use postern_api::policy_wire::features_to_wire;
+use postern_identity::TrustDomain;
+use postern_policy::FeatureSet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tonic::Status as GrpcStatus;
+use wire::control_message::Message as FromControl;
+use wire::proxy_message::Message as ToControl;
+
+use self::apply::InForce;
+use self::destinations::Asked;
+use self::session::{OpenError, Opener, Session};
+use self::versions::{Update, Versions};
+use crate::config::Capture;
+use crate::flows::Reporter;
+use crate::metrics::Metrics;
+use crate::snapshot::{Ask, Shared};
+use crate::status::{Level, Status, Topic, error_chain};
+
+/// Between flow reports.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Control's own clients spread out by jitter; a proxy without control should not be so for long.
+const LONGEST_AWAY: Duration = Duration::from_secs(5);
+/// A last report at shutdown is a courtesy.
+const LAST_REPORT: Duration = Duration::from_millis(500);
+
+/// What the client is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Control's address.
+    pub(crate) address: String,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) capture: Capture,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) reporter: Reporter,
+    /// Questions of workers.
+    pub(crate) asks: mpsc::Receiver<Ask>,
+    /// Told of the issuer epoch.
+    pub(crate) epoch: watch::Sender<u64>,
+    /// At shutdown: report once more, then answer.
+    pub(crate) last: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Session, OpenError>> + Send>>;
+
+/// The task's state.
+struct Client {
+    opener: Opener,
+    capture: Capture,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    reporter: Reporter,
+    in_force: InForce,
+    versions: Versions,
+    asked: Asked,
+    session: Option<Session>,
+    opening: Option<Opening>,
+    backoff: Backoff,
+    /// Not before then.
+    retry: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Control said: not before a restart.
+    turned_away: bool,
+    ever_connected: bool,
+}
+
+/// Runs for the life of the process.
+pub(crate) async fn run(parts: Parts) -> Infallible {
+    let Parts { mut asks, mut last, .. } = parts;
+    let mut client = Client {
+        opener: Opener {
+            address: parts.address,
+            trust_domain: parts.trust_domain.clone(),
+            shared: Arc::clone(&parts.shared),
+        },
+        capture: parts.capture,
+        reporter: parts.reporter,
+        in_force: InForce {
+            shared: Arc::clone(&parts.shared),
+            metrics: Arc::clone(&parts.metrics),
+            trust_domain: parts.trust_domain,
+            epoch: parts.epoch,
+            workload: None,
+            compiled: None,
+        },
+        versions: Versions::default(),
+        asked: Asked::new(Arc::clone(&parts.shared)),
+        session: None,
+        opening: None,
+        backoff: Backoff::up_to(LONGEST_AWAY),
+        retry: None,
+        turned_away: false,
+        ever_connected: false,
+        shared: parts.shared,
+        metrics: parts.metrics,
+        status: parts.status,
+    };
+    let mut changes = client.shared.changes.subscribe();
+    let mut tick = interval(REPORT_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        client.open_if_due();
+        // Every branch is cancel-safe: a message, an ask or a tick is taken only when its branch is chosen, and an
+        // opening stream stays where it is.
+        tokio::select! {
+            message = next(&mut client.session) => client.heard(message),
+            opened = opening(&mut client.opening) => client.opened(opened),
+            Some(ask) = asks.recv() => client.ask(ask),
+            () = due(&mut client.retry) => client.retry = None,
+            // A new identity: the next turn of the loop opens a stream with it.
+            _ = changes.changed() => {}
+            _ = tick.tick() => client.tick(),
+            Some(done) = last.recv() => {
+                client.last_report().await;
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+async fn next(session: &mut Option<Session>) -> Option<Result<wire::ControlMessage, GrpcStatus>> {
+    match session {
+        Some(session) => session.incoming.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn opening(opening: &mut Option<Opening>) -> Result<Session, OpenError> {
+    match opening {
+        Some(opening) => opening.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(retry: &mut Option<Pin<Box<tokio::time::Sleep>>>) {
+    match retry {
+        Some(retry) => retry.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Client {
+    /// Opens a stream where there is none, or where ours was opened with an SVID that has been renewed since.
+    fn open_if_due(&mut self) {
+        if self.opening.is_some() || self.retry.is_some() || self.turned_away {
+            return;
+        }
+        let Some(identity) = self.shared.identity.load_full() else {
+            return;
+        };
+        if self
+            .session
+            .as_ref()
+            .is_some_and(|s| s.generation >= identity.generation)
+        {
+            return;
+        }
+        let hello = wire::Hello {
+            version: postern_api::VERSION.to_owned(),
+            features: features_to_wire(FeatureSet::all()),
+            held: self.versions.held(),
+            capture: self.capture.to_wire() as i32,
+        };
+        self.opening = Some(Box::pin(self.opener.clone().open(identity, hello)));
+    }
+
+    fn opened(&mut self, opened: Result<Session, OpenError>) {
+        self.opening = None;
+        match opened {
+            Ok(mut session) => {
+                let whole = self.asked.targets().iter().all(|target| session.resolve(target));
+                // The old stream, if there is one, ends here: the new one stands.
+                let replaced = self.session.replace(session).is_some();
+                self.metrics.process.control_connected.store(1, Ordering::Relaxed);
+                self.status.solved(Topic::Control);
+                if !replaced {
+                    self.status.event(Level::Info, "connected to control");
+                }
+                self.ever_connected = true;
+                if !whole {
+                    self.lost("it does not take what we ask");
+                }
+            }
+            Err(error) => {
+                let text = format!("control: {}", error_chain(&error));
+                // With a stream that still stands this is about its successor only.
+                self.status.problem(Topic::Control, Level::Warning, text);
+                if self.session.is_none() {
+                    self.asked.control_is_away();
+                }
+                self.wait_before_retry();
+            }
+        }
+    }
+
+    fn heard(&mut self, message: Option<Result<wire::ControlMessage, GrpcStatus>>) {
+        // Only a stream that says something counts as a success.
+        match message {
+            Some(Ok(message)) => {
+                self.backoff.reset();
+                self.take(message);
+            }
+            Some(Err(status)) => self.lost(&format!("it broke: {}", status.message())),
+            None => self.lost("it ended"),
+        }
+    }
+
+    fn lost(&mut self, why: &str) {
+        self.session = None;
+        self.metrics.process.control_connected.store(0, Ordering::Relaxed);
+        let text = format!("the stream with control is gone ({why}); what is in force stays");
+        self.status.problem(Topic::Control, Level::Warning, text);
+        self.asked.control_is_away();
+        self.wait_before_retry();
+    }
+
+    fn wait_before_retry(&mut self) {
+        let wait = self.backoff.after_failure(fastrand::f64());
+        self.retry = Some(Box::pin(sleep(wait)));
+    }
+
+    fn take(&mut self, message: wire::ControlMessage) {
+        let update = match message.message {
+            Some(FromControl::Workload(m)) => Update::Workload(m),
+            Some(FromControl::Policies(m)) => Update::Policies(m),
+            Some(FromControl::Bundle(m)) => Update::Bundle(m),
+            Some(FromControl::Quarantine(m)) => Update::Quarantine(m),
+            Some(FromControl::Ranges(m)) => Update::Ranges(m),
+            Some(FromControl::Destination(m)) => {
+                // One that was released while its update was under way.
+                let Some(target) = self.session.as_ref().and_then(|s| s.target(m.id)).cloned() else {
+                    return;
+                };
+                Update::Destination(target, m)
+            }
+            Some(FromControl::Refused(refused)) => return self.refused(&refused),
+            // A newer control's message, which it may only send to those who announced that they know it.
+            None => return self.count_refusal("a message that is not understood"),
+        };
+        let refused = match self.versions.admit(&update, Instant::now()) {
+            Ok(()) => self.put_in_force(&update),
+            Err(older) => {
+                self.count_refusal(&format!("{}: {older}", update.kind().as_str_name()));
+                older
+            }
+        };
+        self.acknowledge(&update, refused);
+    }
+
+    /// Empty, or why it was refused.
+    fn put_in_force(&mut self, update: &Update) -> String {
+        let applied = match update {
+            Update::Destination(target, answer) => match convert::destination(answer) {
+                Ok(destination) => {
+                    if let Some(released) = self.asked.answered(target, destination) {
+                        self.versions.forget(&versions::Key::Destination(released.clone()));
+                        self.session.as_mut().map(|session| session.release(&released));
+                    }
+                    Ok(())
+                }
+                Err(error) => {
+                    self.asked.refused(target);
+                    Err(error)
+                }
+            },
+            other => self.in_force.apply(other),
+        };
+        match applied {
+            Ok(()) => {
+                self.versions.applied(update);
+                String::new()
+            }
+            Err(error) => {
+                self.count_refusal(&format!("{}: {error}", update.kind().as_str_name()));
+                error
+            }
+        }
+    }
+
+    fn count_refusal(&self, what: &str) {
+        self.metrics.process.control_refusals.fetch_add(1, Ordering::Relaxed);
+        self.status.event(
+            Level::Error,
+            format!("refused what control sent, the last good state stays: {what}"),
+        );
+    }
+
+    fn acknowledge(&mut self, update: &Update, refused: String) {
+        let acknowledge = wire::Acknowledge {
+            kind: update.kind() as i32,
+            version: update.version(),
+            refused,
+        };
+        if let Some(session) = &self.session
+            && !session.send(ToControl::Acknowledge(acknowledge))
+        {
+            self.lost("it does not take our acknowledgements");
+        }
+    }
+
+    fn refused(&mut self, refused: &wire::Refused) {
+        self.lost(&format!("control will not serve us: {}", refused.reason));
+        if refused.retry_after_seconds == 0 {
+            self.turned_away = true;
+            self.status.event(
+                Level::Error,
+                format!(
+                    "control turns this proxy away until it is restarted: {}",
+                    refused.reason
+                ),
+            );
+        } else {
+            let wait = Duration::from_secs(refused.retry_after_seconds.into());
+            self.retry = Some(Box::pin(sleep(wait.mul_f64(1.0 + 0.1 * fastrand::f64()))));
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let Some(target) = self.asked.ask(ask) else { return };
+        match &mut self.session {
+            Some(session) => {
+                // Asked before and never answered: the new question replaces the old one.
+                let whole = session.release(&target) && session.resolve(&target);
+                if !whole {
+                    self.lost("it does not take what we ask");
+                }
+            }
+            // The first stream is about to stand; opened() asks for whatever waits.
+            None if self.opening.is_some() && !self.ever_connected => {}
+            None => self.asked.control_is_away(),
+        }
+    }
+
+    fn tick(&mut self) {
+        for update in self.versions.due(Instant::now()) {
+            self.status.event(
+                Level::Warning,
+                format!(
+                    "took an older version after all ({} {}): control has kept saying it",
+                    update.kind().as_str_name(),
+                    update.version()
+                ),
+            );
+            let refused = self.put_in_force(&update);
+            self.acknowledge(&update, refused);
+        }
+        self.report();
+    }
+
+    fn report(&mut self) {
+        if let Some(session) = &self.session {
+            self.reporter.report(|report| session.send(ToControl::Flows(report)));
+        }
+    }
+
+    async fn last_report(&mut self) {
+        self.report();
+        if let Some(session) = &mut self.session {
+            session.finish();
+            // Control ends its side when it has read ours.
+            let _ = timeout(LAST_REPORT, async { while session.incoming.next().await.is_some() {} }).await;
+        }
+        self.turned_away = true;
+        self.session = None;
+    }
+}

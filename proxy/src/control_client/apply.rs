@@ -1,0 +1,101 @@
+//! Puts what control says in force: checked whole, then swapped whole; what does not hold changes nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use postern_api::control::v1 as wire;
+use postern_identity::bundle::{self, SignedBundle};
+use postern_identity::{Trust, TrustDomain};
+use postern_policy::Compiled;
+use rustls::pki_types::UnixTime;
+use tokio::sync::watch;
+
+use super::convert;
+use super::versions::Update;
+use crate::metrics::Metrics;
+use crate::snapshot::{PolicyState, Shared, Workload};
+use crate::status::error_chain;
+use crate::workload::adopt_bundle;
+
+/// What is in force but destinations.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) trust_domain: TrustDomain,
+    /// Announced to whoever renews our SVID.
+    pub(super) epoch: watch::Sender<u64>,
+    pub(super) workload: Option<Workload>,
+    pub(super) compiled: Option<Compiled>,
+}
+
+impl InForce {
+    /// Everything but destinations; the error goes back to control.
+    pub(super) fn apply(&mut self, update: &Update) -> Result<(), String> {
+        match update {
+            Update::Workload(config) => {
+                self.workload = Some(convert::workload(config)?);
+                self.publish_policy();
+            }
+            Update::Policies(set) => {
+                self.compiled = Some(Compiled::new(convert::policies(set.clone())?));
+                self.publish_policy();
+            }
+            Update::Bundle(set) => self.bundle(set)?,
+            Update::Quarantine(set) => self.quarantine(set)?,
+            Update::Ranges(ranges) => self.shared.destinations.publish_ranges(convert::ranges(ranges)?),
+            Update::Destination(..) => {}
+        }
+        Ok(())
+    }
+
+    /// A policy means something only together with the workload it is for.
+    fn publish_policy(&self) {
+        let (Some(workload), Some(compiled)) = (&self.workload, &self.compiled) else {
+            return;
+        };
+        let generation = self.shared.policy.load().as_ref().map_or(1, |held| held.generation + 1);
+        self.shared.policy.store(Some(Arc::new(PolicyState {
+            generation,
+            workload: workload.clone(),
+            compiled: compiled.clone(),
+        })));
+        let process = &self.metrics.process;
+        process.policy_generation.store(generation, Ordering::Relaxed);
+        self.shared.changed();
+    }
+
+    fn bundle(&self, set: &wire::BundleSet) -> Result<(), String> {
+        let links: Vec<SignedBundle> = set.bundles.iter().cloned().map(Into::into).collect();
+        let trust = self.shared.trust.load_full();
+        let held = trust
+            .bundles
+            .get(self.trust_domain.as_str())
+            .ok_or("no bundle to verify this one against")?;
+        let next = bundle::advance(held, &links, UnixTime::now()).map_err(|error| error_chain(&error))?;
+        adopt_bundle(&self.shared, &self.metrics, &next);
+        // Control can delay an epoch, not make renewal unsafe: renewing early costs the CA a signature.
+        self.epoch.send_if_modified(|epoch| {
+            let raised = set.issuer_epoch > *epoch;
+            *epoch = set.issuer_epoch.max(*epoch);
+            raised
+        });
+        Ok(())
+    }
+
+    fn quarantine(&self, set: &wire::Quarantine) -> Result<(), String> {
+        let (ids, instances) = convert::quarantine(set)?;
+        let trust = self.shared.trust.load();
+        if trust.quarantined_ids == ids && trust.quarantined_instances == instances {
+            return Ok(());
+        }
+        self.shared.trust.store(Arc::new(Trust {
+            revision: trust.revision + 1,
+            bundles: trust.bundles.clone(),
+            quarantined_ids: ids,
+            quarantined_instances: instances,
+        }));
+        self.shared.changed();
+        Ok(())
+    }
+}

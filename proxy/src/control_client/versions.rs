@@ -1,0 +1,174 @@
+//! Which versions are held, and what to do with older ones: a replica of control that lags must not turn us back.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use postern_api::control::v1 as wire;
+
+use crate::snapshot::Target;
+
+/// An older version is refused for this long; whoever still says the same then is right (a control that was restored).
+pub(super) const REFUSE_OLDER_FOR: Duration = Duration::from_secs(60);
+
+/// What has a version of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Workload,
+    Policies,
+    Bundle,
+    Quarantine,
+    Ranges,
+    Destination(Target),
+}
+
+/// One update from control.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Update {
+    Workload(wire::WorkloadConfig),
+    Policies(wire::PolicySet),
+    Bundle(wire::BundleSet),
+    Quarantine(wire::Quarantine),
+    Ranges(wire::Ranges),
+    Destination(Target, wire::Destination),
+}
+
+impl Update {
+    pub(super) fn key(&self) -> Key {
+        match self {
+            Self::Workload(_) => Key::Workload,
+            Self::Policies(_) => Key::Policies,
+            Self::Bundle(_) => Key::Bundle,
+            Self::Quarantine(_) => Key::Quarantine,
+            Self::Ranges(_) => Key::Ranges,
+            Self::Destination(target, _) => Key::Destination(target.clone()),
+        }
+    }
+    pub(super) fn kind(&self) -> wire::Kind {
+        kind(&self.key())
+    }
+    pub(super) fn version(&self) -> u64 {
+        match self {
+            Self::Workload(m) => m.version,
+            Self::Policies(m) => m.version,
+            Self::Bundle(m) => m.version,
+            Self::Quarantine(m) => m.version,
+            Self::Ranges(m) => m.version,
+            Self::Destination(_, m) => m.version,
+        }
+    }
+}
+
+pub(super) fn kind(key: &Key) -> wire::Kind {
+    match key {
+        Key::Workload => wire::Kind::Workload,
+        Key::Policies => wire::Kind::Policies,
+        Key::Bundle => wire::Kind::Bundle,
+        Key::Quarantine => wire::Kind::Quarantine,
+        Key::Ranges => wire::Kind::Ranges,
+        Key::Destination(_) => wire::Kind::Destination,
+    }
+}
+
+/// The versions in force, and older updates that wait out their refusal.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    held: HashMap<Key, u64>,
+    older: HashMap<Key, (Instant, Update)>,
+}
+
+impl Versions {
+    /// May it be applied? An older one is kept for [`Versions::due`]; quarantine never goes back.
+    pub(super) fn admit(&mut self, update: &Update, now: Instant) -> Result<(), String> {
+        let key = update.key();
+        let Some(held) = self.held.get(&key).copied() else {
+            return Ok(());
+        };
+        if update.version() >= held {
+            return Ok(());
+        }
+        if key != Key::Quarantine {
+            let since = self.older.get(&key).map_or(now, |(since, _)| *since);
+            self.older.insert(key, (since, update.clone()));
+        }
+        Err(format!(
+            "version {} is older than {held}, which is in force",
+            update.version()
+        ))
+    }
+
+    /// It is in force now.
+    pub(super) fn applied(&mut self, update: &Update) {
+        let key = update.key();
+        self.older.remove(&key);
+        self.held.insert(key, update.version());
+    }
+
+    /// Nothing is known of it any more.
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.held.remove(key);
+        self.older.remove(key);
+    }
+
+    /// Older updates that have been refused for long enough, and that nothing newer has replaced.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Update> {
+        let due = |since: Instant| now.duration_since(since) >= REFUSE_OLDER_FOR;
+        let ready = self.older.extract_if(|_, (since, _)| due(*since));
+        ready.map(|(_, (_, update))| update).collect()
+    }
+
+    /// For Hello.
+    pub(super) fn held(&self) -> Vec<wire::Held> {
+        let held = self.held.iter().map(|(key, version)| wire::Held {
+            kind: kind(key) as i32,
+            version: *version,
+        });
+        // Destinations are asked for again, one by one.
+        held.filter(|held| held.kind != wire::Kind::Destination as i32)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn policies(version: u64) -> Update {
+        Update::Policies(wire::PolicySet {
+            version,
+            policies: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn an_older_version_is_refused_for_60_s_and_then_taken_unless_a_newer_came() {
+        let start = Instant::now();
+        let mut versions = Versions::default();
+        assert!(versions.admit(&policies(5), start).is_ok());
+        versions.applied(&policies(5));
+        let why = versions.admit(&policies(4), start).unwrap_err();
+        assert!(why.contains("older than 5"), "{why}");
+        // Said again, its time does not begin anew.
+        versions.admit(&policies(4), start + REFUSE_OLDER_FOR / 2).unwrap_err();
+        let just_before = start + REFUSE_OLDER_FOR - Duration::from_millis(1);
+        assert!(versions.due(just_before).is_empty());
+        assert_eq!(versions.due(start + REFUSE_OLDER_FOR), [policies(4)]);
+        versions.admit(&policies(3), start).unwrap_err();
+        versions.applied(&policies(6));
+        assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
+    }
+
+    #[test]
+    fn quarantine_never_goes_back() {
+        let quarantine = |version| {
+            Update::Quarantine(wire::Quarantine {
+                version,
+                ..Default::default()
+            })
+        };
+        let mut versions = Versions::default();
+        versions.applied(&quarantine(2));
+        versions.admit(&quarantine(1), Instant::now()).unwrap_err();
+        assert!(versions.due(Instant::now() + REFUSE_OLDER_FOR * 2).is_empty());
+    }
+}

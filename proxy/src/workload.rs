@@ -1,0 +1,291 @@
+//! Our own SVID: the first by join token, then a fresh key at half of life, again and again.
+//!
+//! ```text
+//! token file --first_issue--> Issued --publish (bundle, then identity)--> wait: half of life, or a raised issuer epoch
+//!      ^                                                                    |
+//!      '-- only when the CA will never renew what we hold <---- renew <-----'   (backoff; what we hold stays till expiry)
+//! ```
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use postern_api::ca_client::{self, Backoff, CaError, Issued, JoinToken, JoinTokenError};
+use postern_identity::{Svid, TrustBundle, TrustDomain};
+use rustls::pki_types::UnixTime;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use crate::access_log::unix_ms;
+use crate::metrics::Metrics;
+use crate::snapshot::Shared;
+use crate::status::{Level, Status, Topic, error_chain};
+
+/// A first SVID is due within 1 s of the CA being reachable, and an expired proxy recovers within 2 s.
+const LONGEST_WITHOUT: Duration = Duration::from_millis(900);
+/// While what we hold is good, patience spares a CA that has trouble.
+const LONGEST_WITH: Duration = Duration::from_secs(30);
+/// Renewals that a new issuer causes are spread over this (or a tenth of what life is left, if that is less).
+const EPOCH_SPREAD: Duration = Duration::from_secs(30);
+/// A wait never sleeps past this, so that a clock that jumps (suspend) is noticed.
+const NAP: Duration = Duration::from_secs(10);
+/// How often a token file is looked at while only a new token can help.
+const TOKEN_POLL: Duration = Duration::from_millis(500);
+/// A token has under 256 bytes; a larger file is not one.
+const MAX_TOKEN_FILE: u64 = 4 * 1024;
+/// What a restarted proxy must be told.
+const NEW_TOKEN: &str = "a proxy that (re)starts needs a new join token from whatever started it";
+
+/// Gets and keeps the SVID.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    /// The CA's address.
+    pub(crate) ca: String,
+    pub(crate) join_token_file: PathBuf,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: Arc<Status>,
+    /// The issuer epoch that control announces.
+    pub(crate) epoch: watch::Receiver<u64>,
+}
+
+/// Why there is no first SVID.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("cannot read the join token file {path}")]
+    File {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the file {path} does not hold a join token")]
+    Malformed {
+        path: String,
+        #[source]
+        source: JoinTokenError,
+    },
+}
+
+impl Keeper {
+    /// Runs for the life of the process.
+    pub(crate) async fn run(mut self) -> Infallible {
+        let mut held = self.first(None).await;
+        loop {
+            self.until_due(&held).await;
+            held = self.renewed(held.svid).await;
+        }
+    }
+
+    /// The first SVID, by a token other than the one that is known to be of no use.
+    async fn first(&mut self, mut useless: Option<String>) -> Issued {
+        let mut backoff = Backoff::up_to(LONGEST_WITHOUT);
+        loop {
+            let token = match self.read_token() {
+                Ok(token) => token,
+                Err(error) => {
+                    let reason = match error {
+                        TokenError::File { .. } => "token_file",
+                        TokenError::Malformed { .. } => "token_malformed",
+                    };
+                    self.failed(reason, format!("{}; {NEW_TOKEN}", error_chain(&error)));
+                    sleep(backoff.after_failure(fastrand::f64())).await;
+                    continue;
+                }
+            };
+            if useless.as_deref() == Some(token.id()) {
+                sleep(TOKEN_POLL).await;
+                continue;
+            }
+            match ca_client::first_issue(&self.ca, &token, &self.trust_domain).await {
+                Ok(issued) => match self.adopt(&issued) {
+                    Ok(()) => {
+                        self.status.event(
+                            Level::Info,
+                            format!(
+                                "first SVID for {}, good until {}",
+                                issued.svid.id(),
+                                until(&issued.svid)
+                            ),
+                        );
+                        return issued;
+                    }
+                    Err(error) => self.failed("configuration", error_chain(&error)),
+                },
+                Err(error) if error.is_final() => {
+                    useless = Some(token.id().to_owned());
+                    let id = token.id();
+                    self.failed(
+                        error.reason(),
+                        format!("the join token {id} is of no use: {}; {NEW_TOKEN}", error_chain(&error)),
+                    );
+                }
+                Err(error) => self.failed(error.reason(), error_chain(&error)),
+            }
+            sleep(backoff.after_failure(fastrand::f64())).await;
+        }
+    }
+
+    /// Waits until renewal is due: half of life, or soon after a new issuer was announced.
+    async fn until_due(&mut self, held: &Issued) {
+        let now = SystemTime::now();
+        let after = ca_client::renew_after(&held.svid, UnixTime::now(), fastrand::f64());
+        let mut due = now + after;
+        // What was announced before this SVID came is answered by it, whatever epoch it is of.
+        let mut seen = held.issuer_epoch.max(*self.epoch.borrow_and_update());
+        loop {
+            let Ok(left) = due.duration_since(SystemTime::now()) else {
+                return;
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(left.min(NAP)) => {}
+                announced = self.epoch.changed() => {
+                    if announced.is_err() {
+                        // Control's side is gone: the process is ending.
+                        std::future::pending::<()>().await;
+                    }
+                    let epoch = *self.epoch.borrow_and_update();
+                    if epoch > seen {
+                        seen = epoch;
+                        let soon = SystemTime::now() + (left / 10).min(EPOCH_SPREAD).mul_f64(fastrand::f64());
+                        due = due.min(soon);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next SVID. What is held stays in force until it expires; past that, requests fail closed.
+    async fn renewed(&mut self, previous: Svid) -> Issued {
+        let mut backoff = Backoff::up_to(LONGEST_WITH);
+        let mut told_expired = false;
+        loop {
+            match ca_client::renew(&self.ca, &previous, &self.shared.trust).await {
+                Ok(issued) => match self.adopt(&issued) {
+                    Ok(()) => {
+                        let renewals = self.metrics.process.renewals.fetch_add(1, Ordering::Relaxed) + 1;
+                        self.status.event(
+                            Level::Info,
+                            format!("renewed ({renewals}), good until {}", until(&issued.svid)),
+                        );
+                        return issued;
+                    }
+                    // The generation before stays in force, whole.
+                    Err(error) => self.failed("configuration", error_chain(&error)),
+                },
+                Err(error) => {
+                    let hopeless = error.is_final();
+                    self.renewal_failed(&previous, &error);
+                    if hopeless && let Some(issued) = self.by_another_token(&previous).await {
+                        return issued;
+                    }
+                }
+            }
+            let left = previous.not_after().as_secs().saturating_sub(UnixTime::now().as_secs());
+            if left == 0 && !told_expired {
+                told_expired = true;
+                self.status.event(
+                    Level::Error,
+                    "our own SVID has expired: requests fail closed until the CA renews it".to_owned(),
+                );
+            }
+            // An eighth of what is left, so that several attempts fit before expiry.
+            let longest = Duration::from_millis(left.saturating_mul(125)).clamp(LONGEST_WITHOUT, LONGEST_WITH);
+            sleep(backoff.after_failure(fastrand::f64()).min(longest)).await;
+        }
+    }
+
+    /// Where the CA will never renew what we hold, a new token may have been put into the file.
+    async fn by_another_token(&mut self, previous: &Svid) -> Option<Issued> {
+        let token = self.read_token().ok()?;
+        let issued = ca_client::first_issue(&self.ca, &token, &self.trust_domain)
+            .await
+            .ok()?;
+        if issued.svid.id() != previous.id() || issued.svid.instance() != previous.instance() {
+            self.failed(
+                "token_identity",
+                format!(
+                    "the new join token is for {}, we are {}",
+                    issued.svid.id(),
+                    previous.id()
+                ),
+            );
+            return None;
+        }
+        self.adopt(&issued).ok()?;
+        self.status.event(Level::Info, "a new join token was taken".to_owned());
+        Some(issued)
+    }
+
+    fn renewal_failed(&self, previous: &Svid, error: &CaError) {
+        let expired = UnixTime::now() > previous.not_after();
+        let kept = if expired { "it has expired" } else { "it stays in force" };
+        let help = if error.is_final() {
+            format!("; {NEW_TOKEN}")
+        } else {
+            String::new()
+        };
+        self.failed(
+            error.reason(),
+            format!(
+                "renewal failed: {}; {kept}, good until {}{help}",
+                error_chain(error),
+                until(previous)
+            ),
+        );
+    }
+
+    fn failed(&self, reason: &'static str, text: String) {
+        self.metrics.renewal_failed(reason);
+        self.status.problem(Topic::Identity, Level::Warning, text);
+    }
+
+    /// Bundle first, identity second: whoever sees the new identity also sees roots that hold it.
+    fn adopt(&self, issued: &Issued) -> Result<(), rustls::Error> {
+        adopt_bundle(&self.shared, &self.metrics, &issued.bundle);
+        self.shared.publish_identity(issued.svid.clone())?;
+        let now = u64::try_from(unix_ms(SystemTime::now())).unwrap_or(0);
+        self.metrics.certificate(&issued.svid, now);
+        self.status.solved(Topic::Identity);
+        Ok(())
+    }
+
+    fn read_token(&self) -> Result<JoinToken, TokenError> {
+        use std::io::Read as _;
+        let path = || self.join_token_file.display().to_string();
+        let mut text = Zeroizing::new(String::new());
+        std::fs::File::open(&self.join_token_file)
+            .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
+            .map_err(|source| TokenError::File { path: path(), source })?;
+        JoinToken::parse(&text).map_err(|source| TokenError::Malformed { path: path(), source })
+    }
+}
+
+/// The higher sequence wins, whether it came from the CA or from control.
+pub(crate) fn adopt_bundle(shared: &Shared, metrics: &Metrics, bundle: &TrustBundle) {
+    let trust = shared.trust.load();
+    let held = trust.bundles.get(bundle.trust_domain().as_str());
+    if held.is_some_and(|held| held.sequence() >= bundle.sequence()) {
+        return;
+    }
+    let mut next = (**trust).clone();
+    next.revision += 1;
+    next.bundles = next.bundles.with(bundle.clone());
+    shared.trust.store(Arc::new(next));
+    metrics
+        .process
+        .bundle_sequence
+        .store(bundle.sequence(), Ordering::Relaxed);
+    shared.changed();
+}
+
+fn until(svid: &Svid) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(svid.not_after().as_secs());
+    humantime::format_rfc3339_seconds(at).to_string()
+}
