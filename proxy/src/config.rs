@@ -230,15 +230,21 @@ mod tests {
             (&["--access-log", "some"], "off, denied, all"),
             (&["--capture", "tproxy"], "explicit, redirect"),
             (&["--trust-domain", "Cluster.Local"], "trust"),
-            (&["--control", "127.0.0.1"], "expected host:port"),
-            (&["--control", ":15010"], "host is missing"),
-            (&["--control", "control:99999"], "no port number"),
             (&["--drain-seconds", "3601"], "3600"),
             (&["--explicit-listen", "0.0.0.0:15002"], "not a loopback address"),
             (&["--no-such-switch"], "unexpected argument"),
         ] {
             let error = parse(bad).unwrap_err();
             assert!(error.contains(says), "{bad:?}: {error}");
+        }
+        for (bad, says) in [
+            ("127.0.0.1", "expected host:port"),
+            (":15010", "host is missing"),
+            ("control:99999", "no port number"),
+            ("control:0", "no port number"),
+        ] {
+            let error = host_port(bad).unwrap_err();
+            assert!(error.contains(says), "{bad}: {error}");
         }
     }
 }

@@ -59,7 +59,6 @@ pub const LOG_QUEUE: usize = 4_096;
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// Connections end this long before what they were admitted on expires, so that the other side never has to cut.
 pub const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
-<<<<<<< HEAD
 /// How often live connections are looked at: the deadlines of this file hold to within it.
 pub const SUPERVISE_TICK: Duration = Duration::from_millis(250);
 /// What is told to end (a stream reset, an answer) has this long before its connection is cut.
@@ -76,45 +75,5 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 pub const PING_DEADLINE: Duration = Duration::from_secs(20);
 /// A ClientHello with post-quantum key shares takes 2 KiB; a whole record is the most that is looked at.
 pub const MAX_CLIENT_HELLO: usize = 16 * 1024 + 5;
-=======
-
 /// Descriptors kept for the admin socket, probes, CA, control, logs and listeners, however many connections there are.
 pub const RESERVED_FDS: usize = 256;
-
-/// How many connections a worker takes: [`MAX_CONNECTIONS`], or what the process's descriptors allow at two per connection
-/// (both legs). Raises the soft limit to the hard one.
-#[must_use]
-pub fn connections_per_worker(workers: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let descriptors = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    // No limit at all reads as `None`.
-    let descriptors = descriptors.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    share(descriptors, workers)
-}
-
-fn share(descriptors: usize, workers: usize) -> usize {
-    (descriptors.saturating_sub(RESERVED_FDS) / 2 / workers.max(1)).clamp(16, MAX_CONNECTIONS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_leave_descriptors_for_admin_and_never_pass_max_connections() {
-        assert_eq!(share(1_024, 2), (1_024 - RESERVED_FDS) / 4);
-        assert_eq!(share(usize::MAX, 2), MAX_CONNECTIONS);
-        assert_eq!(share(40_000 + RESERVED_FDS, 2), MAX_CONNECTIONS);
-        assert_eq!(share(39_996 + RESERVED_FDS, 2), MAX_CONNECTIONS - 1);
-        assert_eq!(share(64, 2), 16, "a few, rather than none");
-    }
-}
->>>>>>> 65709b9 (Run the proxy process: identity, control, listeners, endpoints, drain)

@@ -19,9 +19,9 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::config::{Capture, RunArgs};
 use crate::control_client;
+use crate::descriptors;
 use crate::drain::{Drain, Phase, grace};
 use crate::flows::Reporter;
-use crate::limits;
 use crate::listen::{Acceptor, Listener, Listeners, bind_all};
 use crate::metrics::Metrics;
 use crate::snapshot::Shared;
@@ -130,7 +130,7 @@ impl Process {
         let own_ports: HashSet<u16> = all.chain(&addresses.metrics).map(SocketAddr::port).collect();
 
         let workers = args.worker_count();
-        let most = limits::connections_per_worker(workers);
+        let most = descriptors::connections_per_worker(workers);
         let workers: Vec<worker::Handle> = (0..workers)
             .map(|id| {
                 let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));

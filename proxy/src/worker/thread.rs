@@ -39,7 +39,7 @@ pub struct Ended {
     pub cut: usize,
 }
 
-/// Starts a worker's thread, for at most `most` connections (see [`crate::limits::connections_per_worker`]).
+/// Starts a worker's thread, for at most `most` connections.
 pub fn start(
     id: usize,
     shared: Arc<Shared>,
