@@ -57,12 +57,15 @@ fn is_root() -> bool {
         .is_ok_and(|out| out.stdout == b"0\n")
 }
 
-/// The `postern` binary of the profile that this test was built with, built if need be.
+/// The `postern` binary: `POSTERN_E2E_BINARY`, else that of the profile that this test was built with, built if need be.
 ///
 /// # Panics
 /// If it cannot be built.
 #[must_use]
 pub fn postern() -> PathBuf {
+    if let Some(binary) = std::env::var_os("POSTERN_E2E_BINARY") {
+        return binary.into();
+    }
     let me = std::env::current_exe().expect("a running test knows its path");
     // target/<profile>/deps/<test>, or target/<profile>/<bin> for the benches.
     let profile_dir = me

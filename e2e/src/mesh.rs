@@ -127,6 +127,34 @@ impl Mesh {
         create_token(&self.binary, &self.directory, spiffe_id, instance)
     }
 
+    /// An SVID as PEM files (`svid.pem`, `key.pem`, `bundle.pem`), for a program in `pod` that has no proxy.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    #[must_use]
+    pub fn svid(&self, pod: &Pod, namespace: &str, account: &str, name: &str) -> PathBuf {
+        let out = self.directory.join(format!("svid-{name}"));
+        fs::create_dir_all(&out).expect("writable");
+        let token = out.join("token");
+        let id = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        fs::write(&token, self.token(&id, name)).expect("writable");
+        let issued = pod
+            .command(0, &self.binary)
+            .args(["ca", "svid", "--ca", &self.ca_address, "--join-token-file"])
+            .arg(&token)
+            .arg("--out")
+            .arg(&out)
+            .output()
+            .expect("postern runs");
+        assert!(
+            issued.status.success(),
+            "ca svid: {}",
+            String::from_utf8_lossy(&issued.stderr)
+        );
+        crate::lab::sh(&format!("chown -R {0}:{0} {1}", crate::lab::APP_UID, out.display()));
+        out
+    }
+
     /// Stops the CA as an outage would.
     pub fn stop_ca(&mut self) {
         self.ca.kill();
@@ -162,8 +190,8 @@ impl Mesh {
             String::from_utf8_lossy(&redirect.stderr)
         );
         let mut proxy = self.proxy(pod, namespace, account, name, more);
-        let metrics = format!("curl -sf http://{}:15020/readyz", pod.v4);
-        proxy.wait_for("readiness", || pod.run(&metrics).status.success().then_some(()));
+        let ready = "curl -sf http://127.0.0.1:15020/readyz";
+        proxy.wait_for("readiness", || pod.run(ready).status.success().then_some(()));
         proxy
     }
 

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// How long a test waits for a state before it fails and shows the process's output.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// As much of a process's output as a failure shows.
+const SHOWN_LINES: usize = 30;
+
 /// A running process; killed and waited for when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -55,6 +58,13 @@ impl Process {
         fs::read_to_string(&self.output).unwrap_or_default()
     }
 
+    /// The end of it, for messages.
+    fn last_words(&self) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+
     /// Waits until `state` gives something; the process must stay alive meanwhile.
     ///
     /// # Panics
@@ -66,13 +76,13 @@ impl Process {
                 return found;
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("{} ended ({status}) before {what}:\n{}", self.name, self.output());
+                panic!("{} ended ({status}) before {what}:\n{}", self.name, self.last_words());
             }
             assert!(
                 started.elapsed() < PATIENCE,
                 "{}: no {what} in {PATIENCE:?}:\n{}",
                 self.name,
-                self.output()
+                self.last_words()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -92,7 +102,7 @@ impl Process {
                 started.elapsed() < limit,
                 "{} still runs after {limit:?}:\n{}",
                 self.name,
-                self.output()
+                self.last_words()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -114,7 +124,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("---- {} ----\n{}", self.name, self.output());
+            eprintln!("---- {} ----\n{}", self.name, self.last_words());
         }
     }
 }

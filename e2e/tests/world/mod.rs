@@ -1,6 +1,10 @@
 //! Four pods: web (may call cart), cart (nginx and others), mallory (in the mesh, no rule), outside (not in the mesh).
 #![allow(dead_code, reason = "each test file uses its part of the world")]
 
+pub mod envoy;
+pub mod load;
+pub mod metrics;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +17,8 @@ use postern_e2e::process::{Process, eventually};
 pub struct World {
     pub nginx: Process,
     pub cart_proxy: Process,
-    pub web_proxy: Process,
-    pub mallory_proxy: Process,
+    /// Those of web and mallory.
+    pub client_proxies: Vec<Process>,
     pub mesh: Mesh,
     pub web: Pod,
     pub cart: Pod,
@@ -34,30 +38,36 @@ spec:
 ";
 
 impl World {
+    /// Everybody is there, and web has had an answer from cart.
     pub fn new(life: &str) -> Self {
+        let mut world = Self::serving(life);
+        for (name, pod) in [("web", &world.web), ("mallory", &world.mallory)] {
+            let proxy = world.mesh.capture(pod, "shop", name, name, &[]);
+            world.client_proxies.push(proxy);
+        }
+        eventually("the first answer through the mesh", || {
+            (world.code(&world.web, 8080, "/") == "200").then_some(())
+        });
+        world
+    }
+
+    /// Only cart has a proxy: for callers that bring an SVID of their own, or none.
+    pub fn serving(life: &str) -> Self {
         let mut lab = Lab::new();
         let mesh = Mesh::start(&mut lab, life);
         let [web, cart, mallory, outside] = ["web", "cart", "mallory", "outside"].map(|name| lab.pod(name));
         mesh.write("shop.yaml", &documents(&web, &cart, &mallory));
-        fs::create_dir_all(lab.directory().join("pages")).unwrap();
-        fs::write(lab.directory().join("pages/index.html"), "welcome\n").unwrap();
         fs::create_dir_all(lab.directory().join("pages/admin")).unwrap();
+        fs::write(lab.directory().join("pages/index.html"), "welcome\n").unwrap();
         fs::write(lab.directory().join("pages/admin/index.html"), "admin\n").unwrap();
         let configuration = lab.directory().join("nginx.conf");
         fs::write(&configuration, nginx_configuration(lab.directory())).unwrap();
         let nginx = cart.start_as_root("nginx", &format!("nginx -c {}", configuration.display()));
         let cart_proxy = mesh.capture(&cart, "shop", "cart", "cart", &[]);
-        let web_proxy = mesh.capture(&web, "shop", "web", "web", &[]);
-        let mallory_proxy = mesh.capture(&mallory, "shop", "mallory", "mallory", &[]);
-        let probe = format!("curl -s -o /dev/null -w '%{{http_code}}' -m 5 http://{}:8080/", cart.v4);
-        eventually("the first answer through the mesh", || {
-            (web.prints(&probe) == "200").then_some(())
-        });
         Self {
             nginx,
             cart_proxy,
-            web_proxy,
-            mallory_proxy,
+            client_proxies: Vec::new(),
             mesh,
             web,
             cart,
@@ -65,6 +75,14 @@ impl World {
             outside,
             lab,
         }
+    }
+
+    /// The status that an app in `pod` gets from cart.
+    pub fn code(&self, pod: &Pod, port: u16, path: &str) -> String {
+        let cart = &self.cart.v4;
+        pod.prints(&format!(
+            "curl -s -o /dev/null -w '%{{http_code}}' -m 10 http://{cart}:{port}{path}"
+        ))
     }
 
     pub fn write_page(&self, name: &str, content: &str) {
@@ -163,8 +181,10 @@ spec:
     };
     let cart_ports = "
   - {name: http, number: 8080, protocol: HTTP}
+  - {name: h2c, number: 8082, protocol: HTTP2}
   - {name: feed, number: 8090, protocol: HTTP}
   - {name: grpc, number: 50051, protocol: GRPC}
+  - {name: lines, number: 7000, protocol: TCP}
   - {name: smtp, number: 2525, protocol: TCP}";
     [
         "apiVersion: v1
@@ -206,6 +226,7 @@ http {{
   access_log {0}/nginx-access.log; client_body_temp_path {0}/nb; proxy_temp_path {0}/np; fastcgi_temp_path {0}/nf;
   uwsgi_temp_path {0}/nu; scgi_temp_path {0}/ns; keepalive_requests 1000000;
   server {{ listen 0.0.0.0:8080; listen [::]:8080; root {0}/pages; }}
+  server {{ listen 0.0.0.0:8082 http2; listen [::]:8082 http2; root {0}/pages; }}
 }}
 ",
         directory.display()
