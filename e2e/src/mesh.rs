@@ -39,9 +39,10 @@ impl Mesh {
         let pod = lab.pod("mesh");
         let directory = lab.directory().join("mesh");
         fs::create_dir_all(directory.join("documents")).expect("the lab's directory is writable");
-        // Proxies of another user must be able to run it, wherever the checkout lies.
+        // Proxies of another user must be able to run it, wherever the checkout lies. Copied by a process of its own: a
+        // descriptor open for writing here could be inherited by another test's child, and the file be "busy".
         let binary = lab.directory().join("postern");
-        fs::copy(crate::postern(), &binary).expect("the binary was just built");
+        crate::lab::sh(&format!("cp {} {}", crate::postern().display(), binary.display()));
         let store = directory.join("store");
         let init = Command::new(&binary)
             .args(["ca", "init", "--trust-domain", "cluster.local", "--store"])
