@@ -174,6 +174,13 @@ pub(crate) fn workload_of<'m>(
         return Err(refusal("unknown_workload", reason, RETRY_SOON));
     };
     match &workload.standing {
+        Standing::Meshed(_) if workload.document.capture == Capture::Foreign => {
+            let reason = format!(
+                "Workload {namespace}/{instance} has no proxy of ours, says {}: `capture: foreign`",
+                workload.document.place
+            );
+            Err(refusal("not_meshed", reason, RETRY_SOON))
+        }
         Standing::Meshed(id) if id == peer.id() => Ok(workload),
         Standing::Meshed(id) => {
             let reason = format!("Workload {namespace}/{instance} runs as {id}, not under service account `{account}`");
@@ -221,6 +228,8 @@ fn warn_of_capture(hub: &Hub, workload: &Workload, capture: wire::Capture) {
     let (documented, word) = match workload.document.capture {
         Capture::Explicit => (wire::Capture::Explicit, "explicit"),
         Capture::Redirect => (wire::Capture::Redirect, "redirect"),
+        // Not served at all.
+        Capture::Foreign => return,
     };
     if capture != documented {
         let (namespace, name) = workload.key();

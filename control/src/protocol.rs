@@ -81,7 +81,18 @@ impl Protocol {
         }
     }
 
-    /// What a client offers.
+    /// What a client offers to a peer that is not ours; nothing for what such a peer is not asked for.
+    pub(crate) fn foreign_alpn(self) -> Vec<String> {
+        let protocols: &[&[u8]] = match self {
+            Self::Detect => &[alpn::HTTP_1_1, alpn::H2],
+            Self::Http1 => &[alpn::HTTP_1_1],
+            Self::Http2 => &[alpn::H2],
+            Self::Tcp => &[],
+        };
+        words(protocols)
+    }
+
+    /// What a client offers to a proxy of ours.
     pub(crate) fn alpn(self) -> Vec<String> {
         let protocols: &[&[u8]] = match self {
             Self::Detect => &[alpn::POSTERN_H1, alpn::POSTERN_H2, alpn::POSTERN_TCP],
@@ -89,9 +100,13 @@ impl Protocol {
             Self::Http2 => &[alpn::POSTERN_H2],
             Self::Tcp => &[alpn::POSTERN_TCP],
         };
-        protocols
-            .iter()
-            .map(|p| String::from_utf8_lossy(p).into_owned())
-            .collect()
+        words(protocols)
     }
+}
+
+fn words(protocols: &[&[u8]]) -> Vec<String> {
+    protocols
+        .iter()
+        .map(|p| String::from_utf8_lossy(p).into_owned())
+        .collect()
 }

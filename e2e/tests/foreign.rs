@@ -166,7 +166,7 @@ kind: Workload
 metadata: {{name: legacy, namespace: shop}}
 spec:
   serviceAccount: legacy
-  proxy: foreign
+  capture: foreign
   addresses: [\"{}\", \"{}\"]
   ports:
   - {{name: http, number: 8443, protocol: HTTP1}}

@@ -22,6 +22,8 @@ pub(crate) enum Capture {
     Explicit,
     /// nftables hands connections over; ports stay what they are.
     Redirect,
+    /// Not at all: it speaks mTLS with an SVID of its own accord (a SPIFFE library, an Envoy), and has no proxy of ours.
+    Foreign,
 }
 
 /// A workload.
@@ -99,6 +101,12 @@ impl Workload {
             .take(MAX_PORTS)
             .filter_map(|(path, node)| Draft::decode(path, node, &mut errors))
             .collect();
+        if capture == Some(Capture::Foreign) && (id.is_none() || mesh == Some(false)) {
+            errors.push(object.error(
+                "spec.capture",
+                "a foreign workload is called by its identity: it needs `serviceAccount`, and cannot be `mesh: false`",
+            ));
+        }
         let capture = capture.unwrap_or_else(|| {
             if drafts.iter().any(|port| port.listen.is_some()) {
                 Capture::Explicit
@@ -184,8 +192,9 @@ fn capture(fields: &mut Fields<'_>) -> Option<Capture> {
     match text.as_str() {
         "explicit" => Some(Capture::Explicit),
         "redirect" => Some(Capture::Redirect),
+        "foreign" => Some(Capture::Foreign),
         other => {
-            fields.unknown_value(&place, "capture", other, &["explicit", "redirect"]);
+            fields.unknown_value(&place, "capture", other, &["explicit", "redirect", "foreign"]);
             None
         }
     }
@@ -258,14 +267,18 @@ fn finished(drafts: Vec<Draft>, capture: Capture, mesh: bool, errors: &mut Vec<D
         };
         let mut refuse = |what: String| errors.push(fault(&port.place, &draft.path, what));
         match capture {
-            Capture::Redirect if draft.listen.is_some() || draft.app.is_some() => {
-                refuse("`listen` and `app` belong to `capture: explicit`; with redirect both are `number`".to_owned());
+            Capture::Redirect | Capture::Foreign if draft.listen.is_some() || draft.app.is_some() => {
+                refuse("`listen` and `app` belong to `capture: explicit`; otherwise both are `number`".to_owned());
+            }
+            // Without our proxy at the other end nothing says that a stream is opaque.
+            Capture::Foreign if draft.declared == Some(Protocol::Tcp) => {
+                refuse("with `capture: foreign` a port speaks HTTP1 or HTTP2".to_owned());
             }
             Capture::Explicit if mesh && port.listen == port.app => refuse(format!(
                 "proxy and app cannot both listen on {}; give `listen`, `app` or both",
                 port.listen
             )),
-            Capture::Explicit | Capture::Redirect => {}
+            Capture::Explicit | Capture::Redirect | Capture::Foreign => {}
         }
         if ports.iter().any(|other| other.number == port.number) {
             refuse(format!("port {} is given twice", port.number));
@@ -285,5 +298,49 @@ fn fault(place: &Place, path: &str, what: String) -> DocumentError {
         path: path.to_owned(),
         what,
         nearest: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use postern_policy::document::parse;
+
+    use super::*;
+
+    fn decode(spec: &str) -> Result<Workload, Vec<DocumentError>> {
+        let yaml = format!(
+            "apiVersion: postern.dev/v1alpha1\nkind: Workload\nmetadata: {{name: legacy, namespace: shop}}\nspec: {spec}\n"
+        );
+        let objects = parse("legacy.yaml", &yaml).unwrap();
+        Workload::decode(&objects[0], &TrustDomain::parse("cluster.local").unwrap())
+    }
+
+    #[test]
+    fn a_foreign_workload_has_an_identity_and_speaks_http() {
+        let foreign = decode("{serviceAccount: legacy, capture: foreign, ports: [{number: 8443, protocol: HTTP2}]}");
+        assert_eq!(foreign.unwrap().capture, Capture::Foreign);
+        for (spec, says) in [
+            ("{capture: foreign}", "needs `serviceAccount`"),
+            (
+                "{serviceAccount: legacy, mesh: false, capture: foreign}",
+                "cannot be `mesh: false`",
+            ),
+            (
+                "{serviceAccount: legacy, capture: foreign, ports: [{number: 25, protocol: TCP}]}",
+                "HTTP1 or HTTP2",
+            ),
+            (
+                "{serviceAccount: legacy, capture: foreign, ports: [{number: 80, listen: 81}]}",
+                "belong to `capture: explicit`",
+            ),
+            ("{serviceAccount: legacy, capture: foriegn}", "did you mean `foreign`"),
+        ] {
+            let errors = decode(spec).unwrap_err();
+            assert!(
+                errors.iter().any(|error| error.to_string().contains(says)),
+                "{spec}: {errors:?}"
+            );
+        }
     }
 }

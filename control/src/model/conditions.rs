@@ -85,7 +85,7 @@ impl Model {
             for ip in &document.addresses {
                 let ports: Vec<u16> = match document.capture {
                     Capture::Explicit => document.ports.iter().map(|port| port.listen).collect(),
-                    Capture::Redirect => vec![0],
+                    Capture::Redirect | Capture::Foreign => vec![0],
                 };
                 for port in ports {
                     if let Some(other) = taken.insert((*ip, port), name) {

@@ -214,12 +214,17 @@ fn endpoint(workload: &Workload, port: &Port, ip: IpAddr) -> Option<wire::Endpoi
     let document = &workload.document;
     let (spiffe_ids, instance, alpn, dial) = match &workload.standing {
         // Explicit: the proxy's own port. Captured: the app's, and the proxy is in between. (Both are `listen`.)
-        Standing::Meshed(id) => (
-            vec![id.to_string()],
-            document.name.clone(),
-            port.protocol.alpn(),
-            port.listen,
-        ),
+        Standing::Meshed(id) => {
+            let alpn = match document.capture {
+                Capture::Explicit | Capture::Redirect => port.protocol.alpn(),
+                Capture::Foreign => port.protocol.foreign_alpn(),
+            };
+            // Without any it would pass for unmeshed, and be called in clear.
+            if alpn.is_empty() {
+                return None;
+            }
+            (vec![id.to_string()], document.name.clone(), alpn, port.listen)
+        }
         Standing::Unmeshed => (Vec::new(), String::new(), Vec::new(), port.app),
         Standing::NoIdentity => return None,
     };

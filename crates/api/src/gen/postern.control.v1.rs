@@ -409,7 +409,8 @@ pub struct Endpoint {
     pub instance: ::prost::alloc::string::String,
     #[prost(enumeration = "Protocol", tag = "6")]
     pub protocol: i32,
-    /// Empty: the endpoint is not in the mesh.
+    /// What it agrees to: postern/\* (a proxy of ours), or h2 and http/1.1 (any SPIFFE peer). Empty: the endpoint is not in
+    /// the mesh.
     #[prost(string, repeated, tag = "7")]
     pub alpn: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "8")]
