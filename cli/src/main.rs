@@ -5,15 +5,27 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod demo;
+mod tether;
+
 #[derive(Debug, Parser)]
-#[command(name = "postern", version, about = "A guarded door for every workload: the Postern mesh")]
+#[command(
+    name = "postern",
+    version,
+    about = "A guarded door for every workload: the Postern mesh"
+)]
 struct Cli {
+    /// End when this process, our parent, ends: how the demo's processes never outlive it
+    #[arg(long, hide = true, value_name = "PID")]
+    tether: Option<i32>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A whole mesh on this machine, live: five services, their proxies, attacks at a key
+    Demo(demo::Args),
     /// The workload CA (the same as postern-ca)
     Ca(postern_ca::Args),
     /// Streams policy and destinations to proxies (the same as postern-control)
@@ -26,7 +38,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = Cli::parse();
+    // Before anything else: a parent that dies from here on takes us with it.
+    if let Some(parent) = cli.tether
+        && let Err(error) = tether::hold(parent)
+    {
+        eprintln!("postern: {error}");
+        return ExitCode::FAILURE;
+    }
+    match cli.command {
+        Command::Demo(args) => demo::run(args),
         Command::Ca(args) => postern_ca::run(args),
         Command::Control(args) => postern_control::run(args),
         Command::Proxy(args) => postern_proxy::run(args),
