@@ -11,8 +11,9 @@ def serve(port):
             print("received", envelope.content.decode(), flush=True)
             return "250 taken"
 
-    # An IPv6 socket on every address takes IPv4 as well.
-    Controller(Print(), hostname="::", port=int(port)).start()
+    # asyncio makes IPv6 sockets that take no IPv4.
+    for host in ("0.0.0.0", "::"):
+        Controller(Print(), hostname=host, port=int(port)).start()
     print("serving", flush=True)
     time.sleep(3600)
 

@@ -26,6 +26,7 @@ pub struct Mesh {
     ca_address: String,
     control_address: String,
     ca_arguments: Vec<String>,
+    control_arguments: Vec<String>,
 }
 
 impl Mesh {
@@ -55,7 +56,6 @@ impl Mesh {
             String::from_utf8_lossy(&init.stderr)
         );
         let ca_address = format!("{}:15012", pod.v4);
-        let text = |path: PathBuf| path.to_str().expect("temporary paths are UTF-8").to_owned();
         let ca_arguments: Vec<String> = [
             "ca",
             "serve",
@@ -73,22 +73,18 @@ impl Mesh {
         .collect();
         let mut ca = start(&pod, 0, &binary, "ca", &ca_arguments, &directory);
         ready(&mut ca, &directory.join("ca.json"));
-        let token = directory.join("control.token");
-        let control_id = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
-        fs::write(&token, create_token(&binary, &directory, control_id, "postern-control")).expect("writable");
         let control_address = format!("{}:15010", pod.v4);
-        let arguments: Vec<String> = ["control", "--ca", &ca_address, "--listen", &control_address]
+        let control_arguments: Vec<String> = ["control", "--ca", &ca_address, "--listen", &control_address]
             .iter()
             .map(ToString::to_string)
             .chain(["--trust-domain".into(), "cluster.local".into()])
             .chain(["--metrics-listen".into(), "127.0.0.1:15022".into()])
             .chain(["--directory".into(), text(directory.join("documents"))])
-            .chain(["--join-token-file".into(), text(token)])
+            .chain(["--join-token-file".into(), text(directory.join("control.token"))])
             .chain(["--view-socket".into(), text(directory.join("view.sock"))])
             .chain(["--ready-file".into(), text(directory.join("control.json"))])
             .collect();
-        let mut control = start(&pod, 0, &binary, "control", &arguments, &directory);
-        ready(&mut control, &directory.join("control.json"));
+        let control = start_control(&pod, &binary, &directory, &control_arguments);
         Self {
             pod,
             ca,
@@ -98,6 +94,7 @@ impl Mesh {
             ca_address,
             control_address,
             ca_arguments,
+            control_arguments,
         }
     }
 
@@ -168,10 +165,15 @@ impl Mesh {
         ready(&mut self.ca, &self.directory.join("ca.json"));
     }
 
-    /// The CA's address.
-    #[must_use]
-    pub fn ca_address(&self) -> &str {
-        &self.ca_address
+    /// Stops control as an outage would.
+    pub fn stop_control(&mut self) {
+        self.control.kill();
+    }
+
+    /// Starts control again, with a new token and the same directory and address.
+    pub fn start_control(&mut self) {
+        let _ = fs::remove_file(self.directory.join("control.json"));
+        self.control = start_control(&self.pod, &self.binary, &self.directory, &self.control_arguments);
     }
 
     /// Puts a capturing proxy into a pod for `ns/<namespace>/sa/<account>`, workload `name`, and waits until it is ready.
@@ -202,13 +204,29 @@ impl Mesh {
     /// If the token cannot be handed over.
     #[must_use]
     pub fn proxy(&self, pod: &Pod, namespace: &str, account: &str, name: &str, more: &[&str]) -> Process {
-        let state = self.directory.join(format!("proxy-{name}"));
+        self.hand_token(namespace, account, name);
+        self.proxy_again(pod, name, more)
+    }
+
+    /// Puts a new join token where the proxy of workload `name` looks for one.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    pub fn hand_token(&self, namespace: &str, account: &str, name: &str) {
+        let state = self.state_of(name);
         fs::create_dir_all(&state).expect("writable");
-        let token = state.join("token");
         let id = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
-        fs::write(&token, self.token(&id, name)).expect("writable");
+        fs::write(state.join("token"), self.token(&id, name)).expect("writable");
         crate::lab::sh(&format!("chown -R {PROXY_UID}:{PROXY_UID} {}", state.display()));
-        let text = |path: PathBuf| path.to_str().expect("temporary paths are UTF-8").to_owned();
+    }
+
+    /// Starts a proxy with whatever token its file holds, used or not; does not wait.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn proxy_again(&self, pod: &Pod, name: &str, more: &[&str]) -> Process {
+        let state = self.state_of(name);
         let arguments: Vec<String> = [
             "proxy",
             "run",
@@ -219,13 +237,9 @@ impl Mesh {
         ]
         .iter()
         .map(ToString::to_string)
-        .chain([
-            "--ca".into(),
-            self.ca_address.clone(),
-            "--control".into(),
-            self.control_address.clone(),
-        ])
-        .chain(["--join-token-file".into(), text(token)])
+        .chain(["--ca".into(), self.ca_address.clone()])
+        .chain(["--control".into(), self.control_address.clone()])
+        .chain(["--join-token-file".into(), text(state.join("token"))])
         .chain(["--metrics-listen".into(), "0.0.0.0:15020".into()])
         .chain(["--access-log-file".into(), text(state.join("access.log"))])
         .chain(more.iter().map(ToString::to_string))
@@ -240,15 +254,32 @@ impl Mesh {
         )
     }
 
+    fn state_of(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("proxy-{name}"))
+    }
+
     /// A proxy's access log, one JSON object a line.
     #[must_use]
     pub fn access_log(&self, name: &str) -> Vec<Value> {
-        fs::read_to_string(self.directory.join(format!("proxy-{name}/access.log")))
+        fs::read_to_string(self.state_of(name).join("access.log"))
             .unwrap_or_default()
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_str().expect("temporary paths are UTF-8").to_owned()
+}
+
+fn start_control(pod: &Pod, binary: &Path, directory: &Path, arguments: &[String]) -> Process {
+    let id = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
+    let token = create_token(binary, directory, id, "postern-control");
+    fs::write(directory.join("control.token"), token).expect("writable");
+    let mut control = start(pod, 0, binary, "control", arguments, directory);
+    ready(&mut control, &directory.join("control.json"));
+    control
 }
 
 fn start(pod: &Pod, uid: u32, binary: &Path, name: &str, arguments: &[String], directory: &Path) -> Process {

@@ -85,6 +85,23 @@ impl World {
         ))
     }
 
+    /// The line protocol's server, on cart's port 7000.
+    pub fn serve_lines(&self) -> Process {
+        let program = program("lines.py");
+        let mut server = self
+            .cart
+            .start_as_root("lines", &format!("python3 {program} serve 7000"));
+        let listens = "ss -tln | grep -q ':7000 '";
+        server.wait_for("listener", || self.cart.run(listens).status.success().then_some(()));
+        server
+    }
+
+    /// A client that keeps a stream to it open, dialling again whenever it ends.
+    pub fn hold_lines(&self, pod: &Pod) -> Process {
+        let program = program("lines.py");
+        pod.start_as_root("hold", &format!("python3 {program} hold {} 7000", self.cart.v4))
+    }
+
     pub fn write_page(&self, name: &str, content: &str) {
         fs::write(self.lab.directory().join("pages").join(name), content).unwrap();
     }
@@ -147,9 +164,11 @@ impl Capture {
         .collect();
         versions.sort();
         versions.dedup();
-        // Every connection between them begins with a TLS record.
+        // Every connection between them begins with a TLS handshake, or was there before and goes on with TLS records.
         let not_tls = tshark(
-            &format!("{of} && tcp.len > 0 && tcp.seq == 1 && !(tcp.payload[0] == 16)"),
+            &format!(
+                "{of} && tcp.len > 0 && tcp.seq == 1 && !(tcp.payload[0] == 16) && !(tcp.payload[0:3] == 17:03:03)"
+            ),
             "frame.number",
         );
         assert!(
@@ -163,7 +182,8 @@ impl Capture {
     }
 }
 
-fn documents(web: &Pod, cart: &Pod, mallory: &Pod) -> String {
+/// The namespace, its workloads, and who may call cart.
+pub fn documents(web: &Pod, cart: &Pod, mallory: &Pod) -> String {
     let workload = |name: &str, pod: &Pod, ports: &str| {
         format!(
             "---
