@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::RunArgs;
 use crate::flows::hex;
-use crate::snapshot::{Destination, Shared, Target};
+use crate::snapshot::{Destination, Door, Shared, Target};
 use crate::status::Status;
 
 /// Operators are few.
@@ -165,9 +165,11 @@ fn destination(target: &Target, destination: &Destination) -> Value {
         Destination::Meshed(service) => json!({"meshed": {
             "service": format!("{}.{}", service.name, service.namespace),
             "endpoints": service.endpoints.iter().map(|e| json!({
-                "address": e.address, "workload": &*e.workload, "meshed": e.meshed,
+                "address": e.address, "workload": &*e.workload, "mesh": e.door != Door::Open,
                 "spiffe_ids": e.expected.ids.iter().map(|id| id.as_str()).collect::<Vec<_>>()})).collect::<Vec<_>>()}}),
-        Destination::Unmeshed(addresses) => json!({"unmeshed": addresses}),
+        Destination::Unmeshed { service, addresses } => json!({"unmeshed": {
+            "service": &**service, "addresses": addresses,
+        }}),
         Destination::Outside => json!("outside"),
         Destination::Unreachable(failure, detail) => {
             json!({"unreachable": {"reason": failure.facts().reason, "detail": detail}})

@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::access_log::{AccessLog, Entry};
 use crate::inbound::authorize::Permit;
 use crate::metrics::{Finished, Route, RouteKey};
+use crate::outbound::originate::Riding;
 use crate::outcome::Failure;
 use crate::worker::Worker;
 
@@ -109,6 +110,7 @@ pub struct Exchange {
     would_deny: Cell<bool>,
     denial: OnceCell<Denial>,
     permit: OnceCell<Permit>,
+    riding: RefCell<Option<Rc<Riding>>>,
     half_closed: Cell<bool>,
     moved: Cell<Instant>,
     motion: [Cell<Motion>; 2],
@@ -133,6 +135,7 @@ impl Exchange {
             would_deny: Cell::new(false),
             denial: OnceCell::new(),
             permit: OnceCell::new(),
+            riding: RefCell::new(None),
             half_closed: Cell::new(false),
             moved: Cell::new(now),
             motion: [Cell::new(Motion::Idle), Cell::new(Motion::Idle)],
@@ -191,6 +194,17 @@ impl Exchange {
     #[must_use]
     pub fn permit(&self) -> Option<&Permit> {
         self.permit.get()
+    }
+
+    /// Outbound: keeps what its peer connection was admitted on, so that it ends with it.
+    pub fn rides(&self, riding: Option<&Rc<Riding>>) {
+        *self.riding.borrow_mut() = riding.cloned();
+    }
+
+    /// See [`Exchange::rides`].
+    #[must_use]
+    pub fn riding(&self) -> Option<Rc<Riding>> {
+        self.riding.borrow().clone()
     }
 
     /// The request's head.

@@ -1,9 +1,12 @@
 //! HTTP/1.1 and HTTP/2: one place for their limits, bodies, field hygiene and upgrades; both directions use it.
 
+pub mod answer;
 pub mod body;
 pub mod client;
 pub mod headers;
 pub mod server;
+pub mod shelf;
+pub mod target;
 pub mod upgrade;
 
 use std::future::Future;

@@ -5,7 +5,6 @@
 //!                                       -> opaque -> authorize -> relay -> app
 //! ```
 
-pub mod answer;
 pub mod authenticate;
 pub mod authorize;
 pub mod forward;
@@ -22,7 +21,6 @@ use postern_identity::tls::alpn;
 use postern_policy::Mode;
 
 use self::authenticate::Caller;
-use self::terminate::Transport;
 use crate::detect::{self, First};
 use crate::exchange::{Exchange, Way};
 use crate::http::Version;
@@ -31,7 +29,7 @@ use crate::metrics::{Direction, RouteKey};
 use crate::opaque;
 use crate::outcome::Failure;
 use crate::snapshot::{Port, Protocol};
-use crate::stream::{Rewound, Stream};
+use crate::stream::{Rewound, Stream, Transport};
 use crate::supervise::{Speaks, Supervisor};
 use crate::worker::Worker;
 

@@ -77,3 +77,29 @@ pub const PING_DEADLINE: Duration = Duration::from_secs(20);
 pub const MAX_CLIENT_HELLO: usize = 16 * 1024 + 5;
 /// Descriptors kept for the admin socket, probes, CA, control, logs and listeners, however many connections there are.
 pub const RESERVED_FDS: usize = 256;
+/// A new peer connection needs this much life left in both SVIDs, and a resting one is not used past it: more than
+/// [`EXPIRY_MARGIN`] and a [`SUPERVISE_TICK`], so that the other side never closes under a request.
+pub const USE_MARGIN: Duration = Duration::from_millis(1_000);
+/// Connections of one worker to one endpoint; past it requests wait for nobody and are refused.
+pub const MAX_PEER_CONNECTIONS: usize = 1_024;
+/// Endpoints that one request is offered to, where not a byte of it was sent.
+pub const MAX_TRIES: usize = 3;
+/// A connection that rested longer may have been closed by the other side meanwhile: a copy of the head is kept, and
+/// an idempotent request without a body goes out once more.
+pub const COPY_AFTER_REST: Duration = Duration::from_millis(2);
+/// Retries of sent requests stay below this share of requests.
+pub const RETRY_SHARE: f32 = 0.2;
+/// What a quiet worker may spend on retries at once.
+pub const RETRY_BURST: f32 = 10.0;
+/// Failures in a row before an endpoint is passed over.
+pub const EJECT_AFTER: u32 = 5;
+/// How long it is passed over the first time; doubled up to [`EJECT_MOST`].
+pub const EJECT_FOR: Duration = Duration::from_secs(1);
+/// See [`EJECT_FOR`].
+pub const EJECT_MOST: Duration = Duration::from_secs(30);
+/// Destinations that one connection of an app remembers; an explicit client names several.
+pub const ROUTES_PER_CONNECTION: usize = 8;
+/// Name lookups of destinations outside of the mesh (explicit mode).
+pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// What an in-process hop buffers each way: two TLS records.
+pub const IN_PROCESS_BUFFER: usize = 32 * 1024;

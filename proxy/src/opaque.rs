@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::exchange::{Exchange, Leg};
 use crate::limits::{COPY_BUFFER, COPY_ENOUGH};
+use crate::outbound::originate;
 use crate::outcome::Failure;
 
 thread_local! {
@@ -113,7 +114,14 @@ impl Direction {
                 },
                 State::Copying => match self.poll_copy(cx, source, sink) {
                     Poll::Ready(Ok(n)) => exchange.moved(self.leg, n),
-                    Poll::Ready(Err(Side::Source)) => return Err(source_gone),
+                    Poll::Ready(Err(Side::Source(error))) => {
+                        let refused = self.leg == Leg::Answer && originate::is_alert(&error);
+                        return Err(if refused {
+                            Failure::UpstreamHandshake(originate::REFUSED)
+                        } else {
+                            source_gone
+                        });
+                    }
                     Poll::Ready(Err(Side::Sink)) => return Err(sink_gone),
                     Poll::Pending => {
                         exchange.waits(self.leg, cx.waker());
@@ -183,7 +191,7 @@ impl Direction {
                 // A TLS source gives one record at a time: gather several for one write.
                 Poll::Ready(Ok(())) if buf.filled().len() - before >= COPY_ENOUGH && buf.remaining() > 0 => {}
                 Poll::Ready(Ok(())) => break,
-                Poll::Ready(Err(_)) if before == 0 => return Poll::Ready(Err(Side::Source)),
+                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(Side::Source(error))),
                 Poll::Pending if before == 0 => return Poll::Pending,
                 // What was read goes first; the next round meets the same end again.
                 Poll::Ready(Err(_)) | Poll::Pending => break,
@@ -208,7 +216,7 @@ impl Direction {
 
 /// Whose fault.
 enum Side {
-    Source,
+    Source(io::Error),
     Sink,
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_identity::{Expected, SharedTrust, SpiffeId, Svid};
@@ -44,6 +44,10 @@ pub struct Identity {
     pub client_h2: Arc<rustls::ClientConfig>,
     /// See `client_h1`.
     pub client_tcp: Arc<rustls::ClientConfig>,
+    /// HTTP/1.1 to a SPIFFE peer that is no sidecar of ours.
+    pub client_spiffe_h1: Arc<rustls::ClientConfig>,
+    /// HTTP/2 to such a peer.
+    pub client_spiffe_h2: Arc<rustls::ClientConfig>,
 }
 
 /// What may happen at this workload, of one revision.
@@ -98,6 +102,17 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// Do we read it, rather than move bytes?
+    #[must_use]
+    pub fn is_looked_into(self) -> bool {
+        match self {
+            Self::Detect | Self::Http1 | Self::Http2 => true,
+            Self::Tcp => false,
+        }
+    }
+}
+
 /// Where an app wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -113,7 +128,12 @@ pub enum Destination {
     /// In the mesh.
     Meshed(Service),
     /// Known, not in the mesh.
-    Unmeshed(Vec<SocketAddr>),
+    Unmeshed {
+        /// Its name, `service.namespace`.
+        service: Arc<str>,
+        /// Where it is.
+        addresses: Vec<SocketAddr>,
+    },
     /// Not control's to answer for.
     Outside,
     /// Must not be reached.
@@ -148,10 +168,21 @@ pub struct Endpoint {
     pub expected: Expected,
     /// What is spoken.
     pub protocol: Protocol,
-    /// Is it in the mesh? Otherwise plain bytes.
-    pub meshed: bool,
+    /// What answers there.
+    pub door: Door,
     /// For logs.
     pub workload: Arc<str>,
+}
+
+/// What answers at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// A sidecar of ours: `postern/*`.
+    Sidecar,
+    /// Mutual TLS of another make (Envoy, a program with an SVID): `h2`, `http/1.1` or no ALPN.
+    Spiffe,
+    /// Nothing: plain bytes.
+    Open,
 }
 
 /// The destinations that control has answered for, and the way to ask for more.
@@ -159,6 +190,7 @@ pub struct Endpoint {
 pub struct Destinations {
     known: ArcSwap<HashMap<Target, Arc<Known>>>,
     ranges: ArcSwapOption<Ranges>,
+    revision: AtomicU64,
     ask: mpsc::Sender<Ask>,
 }
 
@@ -185,6 +217,7 @@ impl Destinations {
         Self {
             known: ArcSwap::default(),
             ranges: ArcSwapOption::empty(),
+            revision: AtomicU64::new(0),
             ask,
         }
     }
@@ -235,11 +268,19 @@ impl Destinations {
             (target, Arc::new(Known { destination, used }))
         });
         self.known.store(Arc::new(carried.collect()));
+        self.revision.fetch_add(1, Ordering::Release);
+    }
+
+    /// Grows whenever anything known changes: while it does not, what was resolved holds.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// Replaces the ranges that control answers for.
     pub fn publish_ranges(&self, ranges: Ranges) {
         self.ranges.store(Some(Arc::new(ranges)));
+        self.revision.fetch_add(1, Ordering::Release);
     }
 
     /// One that nobody has used since it was last passed over here; `None` if all were used (then all are marked unused).

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// A transport below TLS.
 #[derive(Debug)]
@@ -28,7 +29,16 @@ impl Stream {
         }
     }
 
-    /// Makes the close a reset (RST) instead of a FIN: for refusals that must not look like an answer.
+    /// Our own end's address; `None` in process.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::InProcess(_) => None,
+        }
+    }
+
+    /// See [`Reset`].
     pub fn reset(self) {
         if let Self::Tcp(tcp) = self {
             // Zero linger never blocks; failing leaves an ordinary close.
@@ -37,45 +47,97 @@ impl Stream {
     }
 }
 
-macro_rules! either {
-    ($self:ident, $s:ident => $e:expr) => {
-        match $self.get_mut() {
-            Stream::Tcp($s) => $e,
-            Stream::InProcess($s) => $e,
+/// A stream that can end so that nobody takes what came for the whole.
+pub trait Reset {
+    /// Makes the close a reset (RST) instead of a FIN: for refusals that must not look like an answer, and for streams
+    /// that broke off.
+    fn reset(self);
+}
+
+impl Reset for Stream {
+    fn reset(self) {
+        Self::reset(self);
+    }
+}
+
+impl<S: Reset> Reset for Rewound<S> {
+    fn reset(self) {
+        self.inner.reset();
+    }
+}
+
+impl Reset for Transport {
+    fn reset(self) {
+        match self {
+            // TLS without close_notify already says that the stream broke off.
+            Self::Tls(_) => {}
+            Self::Plain(stream) => stream.reset(),
+        }
+    }
+}
+
+/// What bytes ride on, to a peer or from one.
+#[derive(Debug)]
+pub enum Transport {
+    /// Mutual TLS.
+    Tls(Box<TlsStream<Rewound<Stream>>>),
+    /// Plaintext, or TLS that is the app's own business.
+    Plain(Rewound<Stream>),
+}
+
+/// Both enums read and write as what they hold.
+macro_rules! read_and_write_as_either {
+    ($name:ident, $a:ident, $b:ident) => {
+        impl AsyncRead for $name {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::$a(s) => Pin::new(s).poll_read(cx, buf),
+                    Self::$b(s) => Pin::new(s).poll_read(cx, buf),
+                }
+            }
+        }
+
+        impl AsyncWrite for $name {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::$a(s) => Pin::new(s).poll_write(cx, buf),
+                    Self::$b(s) => Pin::new(s).poll_write(cx, buf),
+                }
+            }
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::$a(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+                    Self::$b(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+                }
+            }
+            fn is_write_vectored(&self) -> bool {
+                match self {
+                    Self::$a(s) => s.is_write_vectored(),
+                    Self::$b(s) => s.is_write_vectored(),
+                }
+            }
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::$a(s) => Pin::new(s).poll_flush(cx),
+                    Self::$b(s) => Pin::new(s).poll_flush(cx),
+                }
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::$a(s) => Pin::new(s).poll_shutdown(cx),
+                    Self::$b(s) => Pin::new(s).poll_shutdown(cx),
+                }
+            }
         }
     };
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, s => Pin::new(s).poll_write(cx, buf))
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, s => Pin::new(s).poll_write_vectored(cx, bufs))
-    }
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(s) => s.is_write_vectored(),
-            Self::InProcess(s) => s.is_write_vectored(),
-        }
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_shutdown(cx))
-    }
-}
+read_and_write_as_either!(Stream, Tcp, InProcess);
+read_and_write_as_either!(Transport, Tls, Plain);
 
 /// A stream whose first bytes were already read: they come first.
 #[derive(Debug)]

@@ -107,12 +107,16 @@ impl Supervisor {
             write_blocked: Cell::new(None),
             upgraded: Cell::new(false),
         });
-        let this = &worker.supervisor;
-        this.connections.borrow_mut().push(Rc::downgrade(&control));
-        if !this.running.replace(true) {
+        worker.supervisor.connections.borrow_mut().push(Rc::downgrade(&control));
+        Self::wake(worker);
+        control
+    }
+
+    /// Sees to it that resting connections are closed in time, also once nothing else lives.
+    pub(crate) fn wake(worker: &Rc<Worker>) {
+        if !worker.supervisor.running.replace(true) {
             tokio::task::spawn_local(run(Rc::clone(worker)));
         }
-        control
     }
 
     /// Looks at everything; false if nothing lives.
@@ -128,7 +132,8 @@ impl Supervisor {
         for control in connections.iter().filter_map(Weak::upgrade) {
             control.look(&pass);
         }
-        !connections.is_empty()
+        let (apps, peers) = (worker.apps.sweep(), worker.peers.sweep(&worker.shared, pass.clock));
+        !connections.is_empty() || apps || peers
     }
 }
 
@@ -319,6 +324,12 @@ impl Control {
         }
         if let Some(permit) = exchange.permit()
             && let Err(failure) = permit.still_holds(&pass.worker.shared, exchange)
+        {
+            exchange.cut_short(failure);
+            return;
+        }
+        if let Some(riding) = exchange.riding()
+            && let Err(failure) = riding.still_holds(&pass.worker.shared.trust.load(), pass.clock)
         {
             exchange.cut_short(failure);
             return;

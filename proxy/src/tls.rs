@@ -27,6 +27,8 @@ impl Identity {
             client_h1: client(alpn::POSTERN_H1)?,
             client_h2: client(alpn::POSTERN_H2)?,
             client_tcp: client(alpn::POSTERN_TCP)?,
+            client_spiffe_h1: client(alpn::HTTP_1_1)?,
+            client_spiffe_h2: client(alpn::H2)?,
             svid,
         })
     }

@@ -11,7 +11,7 @@ use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::AuthorizationPolicy;
 
 use crate::outcome::Failure;
-use crate::snapshot::{Destination, Endpoint, Port, Protocol, Ranges, Service, Target, Workload};
+use crate::snapshot::{Destination, Door, Endpoint, Port, Protocol, Ranges, Service, Target, Workload};
 
 /// What is wrong, for the acknowledgement that refuses it.
 pub(super) type Wrong = String;
@@ -77,7 +77,10 @@ pub(super) fn destination(answer: &wire::Destination) -> Result<Destination, Wro
         State::Meshed(meshed) => service(meshed).map(Destination::Meshed),
         State::Unmeshed(unmeshed) => {
             let addresses = unmeshed.addresses.iter().map(|a| socket_address(&a.ip, a.port));
-            addresses.collect::<Result<_, _>>().map(Destination::Unmeshed)
+            Ok(Destination::Unmeshed {
+                service: format!("{}.{}", unmeshed.service, unmeshed.namespace).into(),
+                addresses: addresses.collect::<Result<_, _>>()?,
+            })
         }
         State::Outside(wire::Outside {}) => Ok(Destination::Outside),
         State::Unreachable(unreachable) => {
@@ -116,7 +119,11 @@ fn endpoint(endpoint: &wire::Endpoint) -> Result<Arc<Endpoint>, Wrong> {
             instance,
         },
         protocol: protocol(endpoint.protocol())?,
-        meshed: !endpoint.alpn.is_empty(),
+        door: match &endpoint.alpn[..] {
+            [] => Door::Open,
+            spoken if spoken.iter().any(|alpn| alpn.starts_with("postern/")) => Door::Sidecar,
+            _ => Door::Spiffe,
+        },
         workload: format!("{}/{}", endpoint.namespace, endpoint.workload).into(),
     }))
 }

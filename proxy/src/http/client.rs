@@ -11,6 +11,7 @@ use super::{OnThisThread, Version};
 use crate::limits::{
     CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_LOCAL_RESETS, PING_DEADLINE, PING_INTERVAL, SEND_BUFFER, STREAM_WINDOW,
 };
+use crate::outbound::originate;
 use crate::outcome::Failure;
 
 /// One upstream connection's end for requests. The connection itself runs as a task of this thread and ends with it.
@@ -114,7 +115,9 @@ impl Sender {
 }
 
 fn failure_of(error: &hyper::Error) -> Failure {
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+    if originate::is_alert(error) {
+        Failure::UpstreamHandshake(originate::REFUSED)
+    } else if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
         Failure::BadAnswer
     } else if error.is_user() {
         // Our own body: its exchange knows the cause.

@@ -8,17 +8,16 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 
 use super::request::{self, HostCache};
-use super::terminate::Transport;
-use super::{Connection, answer, authorize, forward, sanitize};
+use super::{Connection, authorize, forward, sanitize};
 use crate::exchange::{Exchange, Head, Leg, Way};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort};
 use crate::http::upgrade::{self, Pending};
-use crate::http::{Version, headers};
+use crate::http::{Version, answer, headers, target};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
 use crate::snapshot::Protocol;
-use crate::stream::Rewound;
+use crate::stream::{Rewound, Transport};
 use crate::supervise::{Control, Speaks, Supervisor};
 
 /// One HTTP connection.
@@ -122,7 +121,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
         let permit = authorize::request(&serving.connection, &host.canonical, &exchange)?;
         let upgrade = sanitize::request(&mut parts.headers, &serving.connection.caller);
         let version = serving.app_version();
-        request::retarget(&mut parts.uri, &mut parts.headers, version)?;
+        target::retarget(&mut parts.uri, &mut parts.headers, version)?;
         parts.version = match version {
             Version::H1 => http::Version::HTTP_11,
             Version::H2 => http::Version::HTTP_2,

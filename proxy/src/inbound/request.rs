@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use http::header::{self, HeaderMap};
+use http::header;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Method, Version, request};
 use postern_policy::canonical::{CanonicalHost, CanonicalPath, CanonicalPathRef};
@@ -147,31 +147,5 @@ fn canonical_target(uri: &mut Uri) -> Result<(), Failure> {
     let mut parts = std::mem::take(uri).into_parts();
     parts.path_and_query = Some(path_and_query);
     *uri = Uri::from_parts(parts).map_err(|_| Failure::BadRequest(BadRequest::Target))?;
-    Ok(())
-}
-
-/// The target as the app's protocol wants it: origin-form for HTTP/1, absolute for HTTP/2.
-pub fn retarget(uri: &mut Uri, fields: &mut HeaderMap, to: crate::http::Version) -> Result<(), Failure> {
-    let bad = Failure::BadRequest(BadRequest::Target);
-    match to {
-        crate::http::Version::H1 => {
-            if uri.authority().is_some() || uri.scheme().is_some() {
-                let mut parts = http::uri::Parts::default();
-                parts.path_and_query = std::mem::take(uri).into_parts().path_and_query;
-                *uri = Uri::from_parts(parts).map_err(|_| bad)?;
-            }
-        }
-        crate::http::Version::H2 => {
-            let mut parts = std::mem::take(uri).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
-            let host = fields.remove(header::HOST);
-            if parts.authority.is_none() {
-                let host = host.ok_or(Failure::BadRequest(BadRequest::Host))?;
-                let authority = http::uri::Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes()));
-                parts.authority = Some(authority.map_err(|_| Failure::BadRequest(BadRequest::Host))?);
-            }
-            *uri = Uri::from_parts(parts).map_err(|_| bad)?;
-        }
-    }
     Ok(())
 }

@@ -1,34 +1,21 @@
 //! From a socket to a verified peer: mTLS where it is spoken, and the refusal of everything else.
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use postern_identity::Role;
 use postern_identity::tls;
 use rustls_pki_types::UnixTime;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::authenticate::Caller;
 use crate::detect::{self, First};
 use crate::limits::{DETECT_DEADLINE, HANDSHAKE_DEADLINE};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
-use crate::stream::{Rewound, Stream};
+use crate::stream::{Rewound, Stream, Transport};
 use crate::worker::Worker;
-
-/// What bytes ride on.
-#[derive(Debug)]
-pub enum Transport {
-    /// Mutual TLS.
-    Tls(Box<TlsStream<Rewound<Stream>>>),
-    /// Plaintext, or TLS that is the app's own business.
-    Plain(Rewound<Stream>),
-}
 
 /// What a permissive port found.
 #[derive(Debug)]
@@ -121,7 +108,7 @@ async fn shake_hands(
     let leaf = tls::peer_fingerprint(session).ok_or(Failure::Handshake("no_certificate"))?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
     let caller = Caller::verified(peer, identity.svid.id(), leaf);
-    Ok((Transport::Tls(Box::new(accepted)), caller, alpn))
+    Ok((Transport::Tls(Box::new(accepted.into())), caller, alpn))
 }
 
 fn failure_of(error: &io::Error) -> Failure {
@@ -135,45 +122,5 @@ fn failure_of(error: &io::Error) -> Failure {
         Some(rustls::Error::PeerIncompatible(_)) => Failure::Handshake("incompatible_tls"),
         Some(_) => Failure::Handshake("tls"),
         None => Failure::PeerGone,
-    }
-}
-
-macro_rules! either {
-    ($self:ident, $s:ident => $e:expr) => {
-        match $self.get_mut() {
-            Transport::Tls($s) => $e,
-            Transport::Plain($s) => $e,
-        }
-    };
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, s => Pin::new(s).poll_write(cx, buf))
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, s => Pin::new(s).poll_write_vectored(cx, bufs))
-    }
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tls(s) => s.is_write_vectored(),
-            Self::Plain(s) => s.is_write_vectored(),
-        }
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => Pin::new(s).poll_shutdown(cx))
     }
 }

@@ -1,4 +1,5 @@
-//! What a refused caller is told: status, reason and decision ID; never which policy, rule or address is behind it.
+//! What a refused caller is told: status, reason and decision ID; never which policy, rule or address is behind it. (Our
+//! own app, outbound, is also told a detail for people.)
 
 use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -14,20 +15,30 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// The answer to a request that failed. gRPC callers get it as trailers-only (HTTP 200).
 #[must_use]
 pub fn refusal(failure: Failure, grpc: bool, version: Version, decision_id: Option<&str>) -> Response<Body> {
-    let facts = failure.facts();
+    let reason = failure.facts().reason;
     let text = match decision_id {
-        Some(id) => format!("{} (decision {id})", facts.reason),
-        None => facts.reason.to_owned(),
+        Some(id) => format!("{reason} (decision {id})"),
+        None => reason.to_owned(),
     };
+    refusal_saying(failure, grpc, version, decision_id, &text)
+}
+
+/// The same with a text of the caller's choice.
+#[must_use]
+pub fn refusal_saying(
+    failure: Failure,
+    grpc: bool,
+    version: Version,
+    decision_id: Option<&str>,
+    text: &str,
+) -> Response<Body> {
+    let facts = failure.facts();
     let mut response = if grpc {
         let mut response = Response::new(Body::empty());
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(facts.grpc)));
-        // Reasons and IDs are printable ASCII without `%`: no escaping is due (gRPC over HTTP/2, Status-Message).
-        if let Ok(message) = HeaderValue::from_str(&text) {
-            fields.insert(GRPC_MESSAGE, message);
-        }
+        fields.insert(GRPC_MESSAGE, status_message(text));
         response
     } else {
         let mut response = Response::new(Body::full(format!("{text}\n").into()));
@@ -45,4 +56,16 @@ pub fn refusal(failure: Failure, grpc: bool, version: Version, decision_id: Opti
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// gRPC over HTTP/2, `Status-Message`: printable ASCII but for `%`; the rest is percent-encoded.
+fn status_message(text: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' | ..=0x1f | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
+            _ => encoded.push(char::from(byte)),
+        }
+    }
+    HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static("refused"))
 }

@@ -1,0 +1,246 @@
+//! To an endpoint: TCP connect (or a hop to ourselves, in process), mutual TLS, and the check that whoever answers is one
+//! that the destination may have. Nothing of a request is sent before that.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use postern_identity::tls;
+use postern_identity::{Role, Trust, VerifiedPeer};
+use rustls_pki_types::{ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::http::Version;
+use crate::inbound;
+use crate::limits::{CONNECT_DEADLINE, HANDSHAKE_DEADLINE, IN_PROCESS_BUFFER, USE_MARGIN};
+use crate::metrics::Direction;
+use crate::outcome::Failure;
+use crate::snapshot::{Door, Endpoint, Identity, Port, Protocol};
+use crate::stream::{Rewound, Stream, Transport};
+use crate::worker::Worker;
+
+/// What rides on a peer connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carries {
+    /// Requests.
+    Http(Version),
+    /// One opaque stream.
+    Bytes,
+}
+
+/// What a peer connection was admitted on: it is used no longer than that holds.
+#[derive(Debug)]
+pub struct Riding {
+    /// `None`: plain bytes to an endpoint outside of the mesh.
+    peer: Option<VerifiedPeer>,
+    /// The earlier end of both SVIDs.
+    end: Duration,
+    trust_revision: Cell<u64>,
+}
+
+impl Riding {
+    fn plain() -> Self {
+        Self {
+            peer: None,
+            end: Duration::MAX,
+            trust_revision: Cell::new(0),
+        }
+    }
+
+    /// Both ends are still believed.
+    pub(crate) fn still_holds(&self, trust: &Trust, clock: Duration) -> Result<(), Failure> {
+        let Some(peer) = &self.peer else { return Ok(()) };
+        if clock >= self.end {
+            return Err(Failure::PeerExpired);
+        }
+        if self.trust_revision.get() == trust.revision {
+            return Ok(());
+        }
+        match peer.still_holds(trust, UnixTime::since_unix_epoch(clock)) {
+            Ok(()) => {
+                self.trust_revision.set(trust.revision);
+                Ok(())
+            }
+            Err(_) => Err(Failure::PeerWithdrawn),
+        }
+    }
+
+    /// A request may still begin on it.
+    pub(crate) fn takes_requests(&self, trust: &Trust, clock: Duration) -> bool {
+        self.still_holds(trust, clock.saturating_add(USE_MARGIN)).is_ok()
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// An open, verified connection to `endpoint`.
+pub(crate) async fn open(
+    worker: &Rc<Worker>,
+    endpoint: &Endpoint,
+    identity: &Arc<Identity>,
+    carries: Carries,
+) -> Result<(Transport, Riding), Failure> {
+    if endpoint.door == Door::Open {
+        let stream = connect(endpoint.address).await?;
+        return Ok((Transport::Plain(Rewound::new(Bytes::new(), stream)), Riding::plain()));
+    }
+    let stream = match own_port(worker, endpoint, identity) {
+        Some(port) => {
+            let (ours, theirs) = tokio::io::duplex(IN_PROCESS_BUFFER);
+            // Our own inbound authorizes it like any other; it ends with either side of the pipe.
+            tokio::task::spawn_local(inbound::serve(Rc::clone(worker), Stream::InProcess(theirs), port));
+            Stream::InProcess(ours)
+        }
+        None => connect(endpoint.address).await?,
+    };
+    let result = shake_hands(worker, stream, endpoint, identity, carries).await;
+    let failure = result.as_ref().err().map(|failure| failure.facts().reason);
+    worker.metrics.handshake(Direction::Outbound, failure);
+    result
+}
+
+async fn shake_hands(
+    worker: &Worker,
+    stream: Stream,
+    endpoint: &Endpoint,
+    identity: &Identity,
+    carries: Carries,
+) -> Result<(Transport, Riding), Failure> {
+    let config = config_for(endpoint, identity, carries);
+    let offered = config.alpn_protocols.first().cloned().unwrap_or_default();
+    let stream = Rewound::new(Bytes::new(), stream);
+    // Identity is the URI SAN: the name is neither sent nor looked at.
+    let nobody = ServerName::IpAddress(endpoint.address.ip().into());
+    let connecting = TlsConnector::from(config).connect(nobody, stream);
+    let connected = tokio::time::timeout(HANDSHAKE_DEADLINE, connecting)
+        .await
+        .map_err(|_| Failure::UpstreamHandshake("handshake_timeout"))?
+        .map_err(|error| failure_of(&error))?;
+    let (_, session) = connected.get_ref();
+    match session.alpn_protocol() {
+        Some(agreed) if agreed == offered => {}
+        // Many servers agree on nothing unless told to; what they speak is declared.
+        None if endpoint.door == Door::Spiffe => {}
+        Some(_) | None => return Err(Failure::UpstreamHandshake("no_common_protocol")),
+    }
+    let trust = worker.shared.trust.load();
+    let peer = tls::peer_of(session, Role::Server, &trust, UnixTime::now())
+        .map_err(|error| Failure::UpstreamHandshake(error.reason()))?;
+    if !endpoint.expected.admits(&peer) {
+        tracing::warn!(
+            peer.id = %peer.id(),
+            dst.workload = &*endpoint.workload,
+            dst.address = %endpoint.address,
+            reason = "wrong_peer",
+            "whoever answers there is not who should; nothing was sent"
+        );
+        return Err(Failure::WrongPeer);
+    }
+    let end = peer.not_after().as_secs().min(identity.svid.not_after().as_secs());
+    let riding = Riding {
+        end: Duration::from_secs(end),
+        trust_revision: Cell::new(trust.revision),
+        peer: Some(peer),
+    };
+    if !riding.takes_requests(&trust, clock()) {
+        return Err(Failure::PeerExpired);
+    }
+    Ok((Transport::Tls(Box::new(connected.into())), riding))
+}
+
+fn config_for(endpoint: &Endpoint, identity: &Identity, carries: Carries) -> Arc<rustls::ClientConfig> {
+    let config = match (endpoint.door, endpoint.protocol, carries) {
+        (_, Protocol::Tcp, _) | (_, _, Carries::Bytes) => &identity.client_tcp,
+        (Door::Spiffe, _, Carries::Http(Version::H1)) => &identity.client_spiffe_h1,
+        (Door::Spiffe, _, Carries::Http(Version::H2)) => &identity.client_spiffe_h2,
+        (Door::Sidecar | Door::Open, _, Carries::Http(Version::H1)) => &identity.client_h1,
+        (Door::Sidecar | Door::Open, _, Carries::Http(Version::H2)) => &identity.client_h2,
+    };
+    Arc::clone(config)
+}
+
+/// Our own port, if the endpoint is ourselves: an app that calls its own service.
+fn own_port(worker: &Worker, endpoint: &Endpoint, identity: &Identity) -> Option<Port> {
+    let svid = &identity.svid;
+    if endpoint.expected.instance.is_none()
+        || endpoint.expected.instance.as_ref() != svid.instance()
+        || !endpoint.expected.ids.contains(svid.id())
+    {
+        return None;
+    }
+    let policy = worker.shared.policy.load();
+    let ports = &policy.as_ref()?.workload.ports;
+    // Explicit capture: the endpoint is where we listen ourselves.
+    if let Some(port) = ports.iter().find(|port| port.listen == endpoint.address) {
+        return Some(port.clone());
+    }
+    let declared = ports.iter().find(|port| port.number == endpoint.workload_port);
+    Some(Port {
+        name: declared.map_or_else(|| "".into(), |port| Arc::clone(&port.name)),
+        number: endpoint.workload_port,
+        protocol: declared.map_or(Protocol::Detect, |port| port.protocol),
+        listen: endpoint.address,
+        app: endpoint.address,
+    })
+}
+
+/// A TCP connection, within its deadline.
+pub(crate) async fn connect(address: SocketAddr) -> Result<Stream, Failure> {
+    let connected = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
+    let tcp = connected
+        .map_err(|_| Failure::ConnectTimeout)?
+        .map_err(|_| Failure::ConnectFailed)?;
+    // A request's last small segment must not wait for an acknowledgement.
+    let _ = tcp.set_nodelay(true);
+    Ok(Stream::Tcp(tcp))
+}
+
+fn failure_of(error: &io::Error) -> Failure {
+    if let Some(verdict) = tls::verify_error_in(error) {
+        return Failure::UpstreamHandshake(verdict.reason());
+    }
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => Failure::UpstreamHandshake("not_tls"),
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+            Failure::UpstreamHandshake("no_common_protocol")
+        }
+        Some(rustls::Error::AlertReceived(_)) => Failure::UpstreamHandshake(REFUSED),
+        Some(_) => Failure::UpstreamHandshake("tls"),
+        None => Failure::UpstreamGone,
+    }
+}
+
+/// The peer did not like our certificate. In TLS 1.3 its word comes with the first read after the handshake.
+pub(crate) const REFUSED: &str = "refused_by_peer";
+
+/// Is an alert behind this error?
+pub(crate) fn is_alert(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::AlertReceived(_)) = error.downcast_ref() {
+            return true;
+        }
+        // An `io::Error` shows its inner error through `get_ref`, not as its source.
+        if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+            && let Some(rustls::Error::AlertReceived(_)) = inner.downcast_ref()
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The identities that a route's metrics name as its destination.
+pub(crate) fn first_id(endpoints: &[Arc<Endpoint>]) -> Arc<str> {
+    let first = endpoints.iter().find_map(|endpoint| endpoint.expected.ids.first());
+    first.map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()))
+}
