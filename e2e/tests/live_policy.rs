@@ -68,7 +68,7 @@ fn a_policy_edit_holds_within_a_second_on_live_connections_and_fails_no_allowed_
     eventually("open streams", || {
         holds.iter().all(|hold| hold.output().contains("open")).then_some(())
     });
-    std::thread::sleep(EFFECT);
+    std::thread::sleep(EFFECT + WATCHED);
     let documents = world.mesh.documents();
     // A new denial, its end, the end of what allows, and its return.
     for change in 0..4 {

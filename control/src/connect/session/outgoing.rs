@@ -102,9 +102,10 @@ impl Session {
             return None;
         }
         subscription.sent = Some(answer.clone());
-        let version = self.version(wire::Kind::Destination, state.version);
         Some(Message::Destination(wire::Destination {
-            version,
+            // Each destination has a version of its own, and an answer changes only with the state. One counter for all of
+            // them would begin lower on the next stream than what this one gave to the last of several.
+            version: state.version,
             id,
             state: Some(answer),
         }))
