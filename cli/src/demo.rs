@@ -4,7 +4,7 @@
 //! world      private directory, CA, control, five proxies, five services: processes tied to this one
 //! attack     what mallory tries; canary says what arrived
 //! observe    control's pictures of the mesh
-//! screen     shows it live            headless   runs it for a while and judges (verdict)
+//! live       keys, model, screen       headless   runs it for a while and judges (verdict)
 //! ```
 //!
 //! Everything runs on the main thread: the kernel ends a tethered process with the thread that started it.
@@ -21,11 +21,18 @@ mod attack;
 mod authority;
 mod canary;
 mod child;
+mod denials;
 mod documents;
+mod edges;
 mod headless;
+mod keys;
+mod live;
+mod model;
 mod observe;
 mod ports;
 mod reasons;
+mod screen;
+mod terminal;
 mod verdict;
 mod world;
 
@@ -98,7 +105,7 @@ async fn live(args: Args, plan: Plan) -> Result<ExitCode, String> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err("this is no terminal; `postern demo --headless` needs none".to_owned());
     }
-    Err("no screen yet".to_owned())
+    live::run(plan, args.duration, interrupted).await
 }
 
 impl Args {

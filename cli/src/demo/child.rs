@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 /// How long a component may take until it is ready; a debug build on a loaded machine takes a tenth.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a state is looked at.
@@ -117,14 +115,6 @@ impl Child {
             name: self.name.clone(),
             what: error.to_string(),
         })
-    }
-
-    /// Asks it to end in good order.
-    pub(super) fn terminate(&self) {
-        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
-            // Gone already: that is what was wanted.
-            let _ = kill_process(pid, Signal::TERM);
-        }
     }
 
     /// Ends it at once, as an outage would.

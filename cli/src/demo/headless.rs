@@ -145,6 +145,9 @@ async fn collect(world: &World, mut pictures: Pictures, facts: &mut Facts) {
     let _ = timeout(REPORTS, complete).await;
     let last: Option<Arc<wire::Picture>> = pictures.borrow().clone();
     if let Some(picture) = last {
+        for event in picture.events.iter().filter(|event| event.level != "info") {
+            say(&format!("{}: {}", event.level, event.text));
+        }
         for workload in facts.statuses.keys() {
             facts
                 .under_mutual_tls

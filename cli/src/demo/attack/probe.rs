@@ -240,6 +240,8 @@ fn said(error: &(dyn std::error::Error + 'static)) -> String {
     let text = cause.to_string();
     match text.strip_prefix("received fatal alert: ") {
         Some(alert) => format!("TLS alert: {alert}"),
+        // rustls adds an address to read on at.
+        None if text.contains("close_notify") => "the connection was cut".to_owned(),
         None => text,
     }
 }
