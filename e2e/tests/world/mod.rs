@@ -259,9 +259,13 @@ pub fn nonce() -> String {
     format!("nonce-{}", String::from_utf8_lossy(&bytes).trim())
 }
 
-/// A Python that has these modules: `POSTERN_E2E_PYTHON`, else `python3`.
+/// A Python that has these modules: `POSTERN_E2E_PYTHON`, else what `e2e/install` made, else `python3`.
 pub fn python(modules: &[&str]) -> Option<String> {
-    let python = std::env::var("POSTERN_E2E_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let python = std::env::var("POSTERN_E2E_PYTHON").unwrap_or_else(|_| {
+        let made = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/e2e-python/bin/python");
+        let python = if Path::new(made).is_file() { made } else { "python3" };
+        python.to_owned()
+    });
     let imports = modules
         .iter()
         .map(|m| format!("import {m}"))
@@ -276,7 +280,7 @@ pub fn python(modules: &[&str]) -> Option<String> {
     }
     let wanted: Vec<String> = modules
         .iter()
-        .map(|m| format!("Python module {m} (POSTERN_E2E_PYTHON)"))
+        .map(|m| format!("Python module {m} (e2e/install)"))
         .collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
     let _ = postern_e2e::requires(&wanted, false);
