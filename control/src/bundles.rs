@@ -39,11 +39,18 @@ enum StreamError {
     NoBundle,
 }
 
+/// Our own SVID is a new one: a stream under it takes the place of the old, which the CA would end at its expiry.
+struct Renewed;
+
 /// Follows the CA for ever.
 pub(crate) async fn follow(hub: Arc<Hub>, own: Arc<Own>, address: String) -> Infallible {
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     loop {
-        let Err(error) = stream(&hub, &own, &address, &mut backoff).await;
+        let error = match stream(&hub, &own, &address, &mut backoff).await {
+            // The CA is as near as before: nobody needs to hear of it.
+            Ok(Renewed) => continue,
+            Err(error) => error,
+        };
         hub.set_ca_connected(false);
         hub.metrics.ca_connected(false);
         tracing::warn!(reason = "ca_stream", "{}", error_chain(&error));
@@ -51,8 +58,10 @@ pub(crate) async fn follow(hub: Arc<Hub>, own: Arc<Own>, address: String) -> Inf
     }
 }
 
-async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> Result<Infallible, StreamError> {
-    let config = tls::client_config(Some(&own.svid()), Arc::clone(&hub.trust), ALPN)?;
+async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> Result<Renewed, StreamError> {
+    let mut current = own.watch();
+    let svid = Arc::clone(&current.borrow_and_update());
+    let config = tls::client_config(Some(&svid), Arc::clone(&hub.trust), ALPN)?;
     let expected = Expected {
         ids: vec![ca_client::ca_id(&hub.trust_domain)?],
         instance: None,
@@ -65,7 +74,14 @@ async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> R
         .await?
         .into_inner();
     loop {
-        let update = updates.message().await?.ok_or(StreamError::Closed)?;
+        let update = tokio::select! {
+            // Dropping a half-read message is fine: the stream ends with it.
+            renewed = current.changed() => match renewed {
+                Ok(()) => return Ok(Renewed),
+                Err(_) => return Err(StreamError::Closed),
+            },
+            update = updates.message() => update?.ok_or(StreamError::Closed)?,
+        };
         take(hub, update)?;
         backoff.reset();
         hub.set_ca_connected(true);

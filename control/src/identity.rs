@@ -77,6 +77,10 @@ impl Own {
     pub(crate) fn svid(&self) -> Arc<Svid> {
         Arc::clone(&self.svid.borrow())
     }
+    /// The current one, and every one after it.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Svid>> {
+        self.svid.subscribe()
+    }
     fn replace(&self, svid: Svid) -> Result<(), OwnError> {
         self.server.store(server_config(&svid, &self.trust)?);
         self.svid.send_replace(Arc::new(svid));
