@@ -78,18 +78,21 @@ pub fn postern() -> PathBuf {
     BUILT.get_or_init(|| {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .args(["build", "-q", "-p", "postern", "--bin", "postern", "--manifest-path"])
-            .arg(manifest);
+        cargo.args(["build", "-q", "--bin", "postern"]);
+        if release {
+            cargo.args(["--release", "-p", "postern"]);
+        } else {
+            // The features that `cargo test --workspace` has built: with those of `-p postern` alone, most of the tree
+            // would be built once more. A test target brings the dev-dependencies' features in, and this one is small.
+            cargo.args(["--workspace", "--test", "generated"]);
+        }
+        cargo.arg("--manifest-path").arg(manifest);
         cargo
             .arg("--target-dir")
             .arg(profile_dir.parent().expect("a profile directory has a parent"));
-        if release {
-            cargo.arg("--release");
-        }
         assert!(
             cargo.status().is_ok_and(|status| status.success()),
-            "`cargo build -p postern` failed"
+            "`cargo build --bin postern` failed"
         );
     });
     profile_dir.join("postern")
