@@ -44,8 +44,9 @@ const WATCHED_LIFE: Duration = Duration::from_secs(60);
 const HEADLESS: Duration = Duration::from_secs(30);
 /// A headless run shows at least one renewal of each certificate: its life is this part of the run.
 const LIVES_IN_A_RUN: u32 = 3;
-/// The CA signs nothing shorter, and renewal at half of it must still be in time.
-const SHORTEST_LIFE: Duration = Duration::from_secs(2);
+/// A certificate loses up to a second to whole seconds, is renewed at 55 % of its life at the latest, and is not used by
+/// a proxy for anything new in its last second: with less life than this there would be a gap.
+const SHORTEST_LIFE: Duration = Duration::from_secs(6);
 /// What a headless run needs past the expiry of a certificate to attack with it.
 const AFTER_EXPIRY: Duration = Duration::from_secs(4);
 
@@ -61,9 +62,12 @@ pub(crate) struct Args {
     /// How the verdict of a headless run is shown
     #[arg(long, value_enum, default_value_t = Output::Text, requires = "headless")]
     output: Output,
-    /// How long certificates live [default: 1m; headless: a third of the run]
+    /// How long certificates live, 6s or more [default: 1m; headless: a third of the run]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     certificate_life: Option<Duration>,
+    /// Leave the private directory (logs, documents, the CA's store) in place
+    #[arg(long)]
+    keep: bool,
     /// Put cart in `discover`: its door records and lets everybody in. The verdict must notice
     #[arg(long, hide = true)]
     insecure_discover_cart: bool,
@@ -112,32 +116,31 @@ impl Args {
     fn plan(&self) -> Result<Plan, String> {
         let life = match (self.certificate_life, self.headless) {
             (Some(life), _) => life,
-            (None, true) => self.duration.unwrap_or(HEADLESS) / LIVES_IN_A_RUN,
+            (None, true) => (self.duration.unwrap_or(HEADLESS) / LIVES_IN_A_RUN).max(SHORTEST_LIFE),
             (None, false) => WATCHED_LIFE,
         };
         // Certificates count in whole seconds.
         let life = Duration::from_secs(life.as_secs());
         if life < SHORTEST_LIFE {
-            let least = SHORTEST_LIFE.as_secs();
             return Err(format!(
-                "certificates would live {} s, at least {least} s are needed: run longer (--for {}s or more) or give \
-                 --certificate-life",
-                life.as_secs(),
-                least * u64::from(LIVES_IN_A_RUN)
+                "--certificate-life {}: at least {} s are needed, or proxies run out of one before they have the next",
+                humantime::format_duration(life),
+                SHORTEST_LIFE.as_secs()
             ));
         }
         let duration = self.duration.unwrap_or(HEADLESS);
         if self.headless && life + AFTER_EXPIRY > duration {
             return Err(format!(
-                "--certificate-life {} does not fit into --for {}: a certificate must be renewed, and one must expire, \
-                 within the run; at most {} s would do",
+                "certificates that live {} do not fit into --for {}: one must expire within the run; --for {}s would do",
                 humantime::format_duration(life),
                 humantime::format_duration(duration),
-                duration.saturating_sub(AFTER_EXPIRY).as_secs()
+                (life + AFTER_EXPIRY).as_secs()
             ));
         }
         Ok(Plan {
             life,
+            access_log: self.headless,
+            keep: self.keep,
             discover_cart: self.insecure_discover_cart,
             bypass_cart: self.insecure_bypass_cart,
         })
@@ -192,20 +195,19 @@ mod tests {
     fn certificates_live_a_minute_on_the_screen_and_a_third_of_a_headless_run() {
         assert_eq!(plan(&[]).unwrap().life, Duration::from_secs(60));
         assert_eq!(plan(&["--headless"]).unwrap().life, Duration::from_secs(10));
-        assert_eq!(
-            plan(&["--headless", "--for", "12s"]).unwrap().life,
-            Duration::from_secs(4)
-        );
-        let given = plan(&["--headless", "--for", "12s", "--certificate-life", "3s"]);
-        assert_eq!(given.unwrap().life, Duration::from_secs(3));
+        assert_eq!(plan(&["--headless", "--for", "12s"]).unwrap().life, SHORTEST_LIFE);
+        let given = plan(&["--headless", "--for", "12s", "--certificate-life", "7s"]);
+        assert_eq!(given.unwrap().life, Duration::from_secs(7));
     }
 
     #[test]
     fn a_run_in_which_nothing_could_be_shown_is_refused_with_what_would_do() {
         let error = plan(&["--headless", "--for", "3s"]).unwrap_err();
-        assert!(error.contains("--for 6s or more"), "{error}");
+        assert!(error.contains("--for 10s would do"), "{error}");
         let error = plan(&["--headless", "--for", "12s", "--certificate-life", "1m"]).unwrap_err();
-        assert!(error.contains("at most 8 s would do"), "{error}");
+        assert!(error.contains("--for 64s would do"), "{error}");
+        let error = plan(&["--certificate-life", "5s"]).unwrap_err();
+        assert!(error.contains("at least 6 s"), "{error}");
         let error = plan(&["--output", "json"]).unwrap_err();
         assert!(error.contains("--headless"), "{error}");
     }

@@ -75,6 +75,9 @@ async fn live(run: Run, mut interrupted: watch::Receiver<bool>) -> Result<Facts,
         }
     };
     say("five services talk through their proxies");
+    if run.plan.keep {
+        say(&format!("kept: {}", world.directory().display()));
+    }
     let pictures = observe::watch(world.view_socket());
     let end = Instant::now() + run.duration;
     tokio::select! {

@@ -26,6 +26,10 @@ const RATE: u32 = 10;
 pub(super) struct Plan {
     /// How long certificates live.
     pub(super) life: Duration,
+    /// Do proxies write a line for each denial? (Somebody who watches for days would fill the memory with them.)
+    pub(super) access_log: bool,
+    /// The directory stays when the world ends.
+    pub(super) keep: bool,
     /// cart's door only records.
     pub(super) discover_cart: bool,
     /// web calls cart past both proxies.
@@ -86,7 +90,8 @@ pub(super) struct World {
 impl World {
     /// Starts everything.
     pub(super) async fn start(plan: Plan, progress: &Progress) -> Result<Self, WorldError> {
-        let directory = private_directory()?;
+        let mut directory = private_directory()?;
+        directory.disable_cleanup(plan.keep);
         let at = directory.path();
         let serving = serving()?;
         fs::create_dir(at.join("documents")).map_err(failed("create the directory of documents"))?;
@@ -101,7 +106,7 @@ impl World {
         tell(progress, "the CA");
         let (control, control_address) = start_control(at, &authority).await?;
         tell(progress, "control");
-        let proxies = start_proxies(at, &authority, &control_address, progress).await?;
+        let proxies = start_proxies(at, &authority, &control_address, plan, progress).await?;
         let mut world = Self {
             services: Vec::new(),
             proxies,
@@ -186,6 +191,11 @@ impl World {
         self.directory.path().join("view.sock")
     }
 
+    /// Where everything is.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// The file to edit.
     pub(super) fn policy_file(&self) -> PathBuf {
         self.directory.path().join("documents").join(POLICY_FILE)
@@ -207,11 +217,27 @@ impl World {
 
 /// Only we may look: it holds the CA's store, and tokens until they are used.
 fn private_directory() -> Result<TempDir, WorldError> {
-    tempfile::Builder::new()
-        .prefix("postern-demo-")
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir()
-        .map_err(failed("make a private directory"))
+    let make = |at: &Path| {
+        tempfile::Builder::new()
+            .prefix("postern-demo-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(at)
+    };
+    // Memory first: the CA syncs its store at every issuance, and certificates of seconds cannot wait for a busy disk.
+    let in_memory = match std::env::var_os("TMPDIR") {
+        Some(_) => None,
+        None => std::env::var_os("XDG_RUNTIME_DIR")
+            .into_iter()
+            .chain(["/dev/shm".into()])
+            .find_map(|at| {
+                // Not there, or not ours to write to: the next place will do.
+                make(Path::new(&at)).ok()
+            }),
+    };
+    match in_memory {
+        Some(directory) => Ok(directory),
+        None => make(&std::env::temp_dir()).map_err(failed("make a private directory")),
+    }
 }
 
 fn serving() -> Result<[Serving; 3], WorldError> {
@@ -264,6 +290,7 @@ async fn start_proxies(
     at: &Path,
     authority: &Authority,
     control: &str,
+    plan: Plan,
     progress: &Progress,
 ) -> Result<Vec<(&'static str, Proxy)>, WorldError> {
     let mut starting = Vec::new();
@@ -280,6 +307,7 @@ async fn start_proxies(
             &["--explicit-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"].map(str::to_owned),
             // Ten proxies' worth of workers would only take turns on a small machine.
             &["--workers", "1"].map(str::to_owned),
+            &["--access-log", if plan.access_log { "denied" } else { "off" }].map(str::to_owned),
             &["--access-log-file".to_owned(), text(&access_log)],
             &["--ready-file".to_owned(), text(&ready_file)],
         ]
