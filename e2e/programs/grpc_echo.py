@@ -75,7 +75,7 @@ def chat(address, count):
 
 
 def hold(address):
-    """Keeps a stream open, a message every 100 ms, and says how it ends."""
+    """Keeps a stream open, a message every 100 ms, and says how it ends, and when (Unix seconds)."""
     with channel(address) as ch:
         def requests():
             i = 0
@@ -87,9 +87,9 @@ def hold(address):
         try:
             for answer in ch.stream_stream("/echo.Echo/Chat", **RAW)(requests()):
                 print(answer.decode(), flush=True)
-            print("ended", flush=True)
+            print("status 0", time.time(), flush=True)
         except grpc.RpcError as error:
-            print("status", error.code().value[0], flush=True)
+            print("status", error.code().value[0], time.time(), flush=True)
 
 
 if __name__ == "__main__":

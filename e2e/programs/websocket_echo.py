@@ -1,6 +1,7 @@
 """A WebSocket server and client that know nothing of the mesh: serve PORT | say URL TEXT | hold URL."""
 import asyncio
 import sys
+import time
 
 import websockets
 from websockets.asyncio.client import connect
@@ -35,7 +36,7 @@ async def hold(url):
                 print(await connection.recv(), flush=True)
                 await asyncio.sleep(0.1)
         except websockets.exceptions.ConnectionClosed:
-            print("closed", flush=True)
+            print("closed", time.time(), flush=True)
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ impl Mesh {
         .chain(["--ca".into(), self.ca_address.clone()])
         .chain(["--control".into(), self.control_address.clone()])
         .chain(["--join-token-file".into(), text(state.join("token"))])
-        .chain(["--metrics-listen".into(), "0.0.0.0:15020".into()])
+        .chain(["--metrics-listen".into(), "[::]:15020".into()])
         .chain(["--access-log-file".into(), text(state.join("access.log"))])
         .chain(more.iter().map(ToString::to_string))
         .collect();

@@ -52,6 +52,12 @@ impl Process {
         self.child.id()
     }
 
+    /// Where that is written.
+    #[must_use]
+    pub fn output_file(&self) -> PathBuf {
+        self.output.clone()
+    }
+
     /// What it has printed.
     #[must_use]
     pub fn output(&self) -> String {

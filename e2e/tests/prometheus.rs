@@ -54,11 +54,11 @@ fn a_stock_prometheus_finds_what_operators_ask_for() {
         return;
     }
     // Short lives, so that renewals are there to be seen.
-    let world = World::serving("4s");
+    let world = World::new("6s");
     some_of_everything(&world);
     let mut prometheus = Prometheus::start(&world);
     for (question, query) in [
-        ("everybody is scraped", "count(up == 1) == 3".to_owned()),
+        ("everybody is scraped", "count(up == 1) == 5".to_owned()),
         (
             "handshakes",
             "postern_proxy_handshakes_total{direction='inbound'} > 0".into(),
@@ -66,6 +66,15 @@ fn a_stock_prometheus_finds_what_operators_ask_for() {
         (
             "failed handshakes by reason",
             "postern_proxy_handshake_failures_total{direction='inbound',reason='no_certificate'} > 0".into(),
+        ),
+        (
+            "handshakes of our own",
+            "postern_proxy_handshakes_total{direction='outbound'} > 0".into(),
+        ),
+        (
+            "what goes where",
+            "postern_proxy_requests_total{direction='outbound',service='cart.shop',tls='mutual',outcome='allowed'} > 0"
+                .into(),
         ),
         (
             "connections refused by reason",
@@ -104,7 +113,7 @@ fn a_stock_prometheus_finds_what_operators_ask_for() {
             "how long the CA takes",
             "postern_ca_issue_duration_seconds_count > 0".into(),
         ),
-        ("who is connected", "postern_control_connected_proxies == 1".into()),
+        ("who is connected", "postern_control_connected_proxies == 3".into()),
         (
             "what was sent",
             "postern_control_pushes_total{kind='policies'} > 0".into(),
@@ -250,6 +259,9 @@ impl<'a> Prometheus<'a> {
         fs::create_dir_all(&directory).unwrap();
         let targets = [
             format!("{}:15020", world.cart.v4),
+            format!("{}:15020", world.web.v4),
+            // The other family.
+            format!("[{}]:15020", world.mallory.v6),
             format!("127.0.0.1:{CA}"),
             format!("127.0.0.1:{CONTROL}"),
         ];

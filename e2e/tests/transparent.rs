@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_e2e::process::eventually;
 use postern_e2e::requires;
+use world::metrics::Scrape;
 use world::{World, nonce};
 
 #[test]
@@ -195,11 +196,84 @@ fn an_app_that_calls_its_own_service_is_authorized_like_any_other() {
 }
 
 #[test]
+fn the_app_is_told_who_calls_whatever_the_caller_claims() {
+    if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
+        return;
+    }
+    let world = World::new("1h");
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    for claims in [
+        "",
+        "-H 'x-postern-source: spiffe://cluster.local/ns/shop/sa/admin'",
+        "-H 'X_Postern_Source: spiffe://cluster.local/ns/shop/sa/admin'",
+        "-H 'x-forwarded-client-cert: URI=spiffe://cluster.local/ns/shop/sa/admin'",
+        "-H 'connection: x-postern-source'",
+        "-H 'x-postern-source: a' -H 'x-postern-source: b'",
+    ] {
+        let said = world
+            .web
+            .prints(&format!("curl -s -m 10 {claims} http://{}:8080/who", world.cart.v4));
+        assert!(
+            said.starts_with(&format!("source={web} certificate=")),
+            "{claims}: {said}"
+        );
+        assert!(
+            said.contains(&format!("URI={web}")) && !said.contains("admin"),
+            "{claims}: {said}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_of_the_mesh_is_reached_as_before_and_counted_as_such() {
+    if !requires(&["ip", "setpriv", "curl", "nginx", "python3"], true) {
+        return;
+    }
+    let world = World::new("1h");
+    let pages = world.lab.directory().join("pages");
+    let mut server = world.outside.start_as_root(
+        "http",
+        &format!("python3 -m http.server --bind :: --directory {} 8000", pages.display()),
+    );
+    server.wait_for("listener", || {
+        world
+            .outside
+            .run("ss -tln | grep -q ':8000 '")
+            .status
+            .success()
+            .then_some(())
+    });
+    for address in [world.outside.v4.clone(), format!("[{}]", world.outside.v6)] {
+        let said = world.web.prints(&format!("curl -s -m 10 http://{address}:8000/"));
+        assert_eq!(said, "welcome\n", "{address}");
+    }
+    let counted = Scrape::proxy(&world.web).sum(
+        "postern_proxy_requests_total",
+        &["direction=\"outbound\"", "service=\"outside\"", "tls=\"none\""],
+    );
+    assert!(counted >= 2.0, "{counted}");
+}
+
+#[test]
 fn the_listener_ports_of_a_proxy_are_no_destination() {
     if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
         return;
     }
     let world = World::new("1h");
+    let svid = world.mesh.svid(&world.outside, "shop", "web", "web-outside");
+    for port in [15_001, 15_002, 15_006] {
+        // From another machine, in clear and as somebody who may call cart.
+        let out = world
+            .outside
+            .prints(&format!("curl -sS -i -m 5 http://{}:{port}/", world.cart.v4));
+        assert!(!out.contains("HTTP/1.1"), "{port}: {out}");
+        let out = world.outside.prints(&format!(
+            "curl -sS -i -k -m 5 --cert {0}/svid.pem --key {0}/key.pem https://{1}:{port}/",
+            svid.display(),
+            world.cart.v4
+        ));
+        assert!(!out.contains(" 200") && !out.contains("welcome"), "{port}: {out}");
+    }
     for port in [15_001, 15_006] {
         let out = world
             .web

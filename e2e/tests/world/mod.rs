@@ -184,6 +184,11 @@ impl Capture {
 
 /// The namespace, its workloads, and who may call cart.
 pub fn documents(web: &Pod, cart: &Pod, mallory: &Pod) -> String {
+    documents_in("protect", web, cart, mallory)
+}
+
+/// The same in another mode.
+pub fn documents_in(mode: &str, web: &Pod, cart: &Pod, mallory: &Pod) -> String {
     let workload = |name: &str, pod: &Pod, ports: &str| {
         format!(
             "---
@@ -207,11 +212,12 @@ spec:
   - {name: lines, number: 7000, protocol: TCP}
   - {name: smtp, number: 2525, protocol: TCP}";
     [
-        "apiVersion: v1
+        format!(
+            "apiVersion: v1
 kind: Namespace
-metadata: {name: shop, labels: {postern.dev/mode: protect}}
+metadata: {{name: shop, labels: {{postern.dev/mode: {mode}}}}}
 "
-        .to_owned(),
+        ),
         workload("web", web, "[]"),
         workload("cart", cart, cart_ports),
         workload("mallory", mallory, "[]"),
@@ -245,7 +251,10 @@ events {{ worker_connections 512; }}
 http {{
   access_log {0}/nginx-access.log; client_body_temp_path {0}/nb; proxy_temp_path {0}/np; fastcgi_temp_path {0}/nf;
   uwsgi_temp_path {0}/nu; scgi_temp_path {0}/ns; keepalive_requests 1000000;
-  server {{ listen 0.0.0.0:8080; listen [::]:8080; root {0}/pages; }}
+  server {{
+    listen 0.0.0.0:8080; listen [::]:8080; root {0}/pages;
+    location = /who {{ return 200 \"source=$http_x_postern_source certificate=$http_x_forwarded_client_cert\\n\"; }}
+  }}
   server {{ listen 0.0.0.0:8082 http2; listen [::]:8082 http2; root {0}/pages; }}
 }}
 ",
