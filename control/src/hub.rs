@@ -140,7 +140,7 @@ impl Hub {
             tracing::info!(reason = "condition_cleared", "{condition}");
         }
         if previous.version != 0 && next.policy_version != previous.policy_version {
-            self.event("info", format!("policy {} is in force", next.policy_version));
+            self.event("info", "the changed policies are in force");
         }
         tracing::info!(
             version = next.version,
