@@ -37,7 +37,7 @@ pub(super) struct Edge {
     pub(super) denied_rate: f64,
     /// Since the start.
     pub(super) allowed: u64,
-    pub(super) denied: u64,
+    /// Since the start, by whoever of the two counted more.
     pub(super) failed: u64,
 }
 
@@ -46,6 +46,8 @@ struct Totals {
     allowed: u64,
     denied: u64,
     failed: u64,
+    /// Failed by the caller's count.
+    unsent: u64,
     latency: Vec<u64>,
 }
 
@@ -61,6 +63,10 @@ impl Edges {
         let mut totals: BTreeMap<Key, Totals> = BTreeMap::new();
         for flow in picture.flows.iter().filter_map(|view| view.flow.as_ref()) {
             if flow.direction() != wire::Direction::Inbound {
+                // What never arrived is known to the caller alone.
+                if flow.failed > 0 && !flow.destination.is_empty() {
+                    totals.entry(key(flow)).or_insert_with(Totals::none).unsent += flow.failed;
+                }
                 continue;
             }
             let sum = totals.entry(key(flow)).or_insert_with(Totals::none);
@@ -117,8 +123,8 @@ impl Edges {
             p99_us: recent.iter().any(|n| *n > 0).then(|| quantile(&recent, 0.99)),
             denied_rate: rate(totals.denied, before.denied),
             allowed: totals.allowed,
-            denied: totals.denied,
-            failed: totals.failed,
+            // A failure that both saw counts once.
+            failed: totals.failed.max(totals.unsent),
         }
     }
 
@@ -140,6 +146,7 @@ impl Totals {
             allowed: 0,
             denied: 0,
             failed: 0,
+            unsent: 0,
             latency: vec![0; LATENCY_BUCKETS],
         }
     }
@@ -239,5 +246,19 @@ mod tests {
         picture.flows[0].flow.as_mut().unwrap().direction = wire::Direction::Outbound as i32;
         edges.take(&picture);
         assert!(edges.now().is_empty());
+    }
+
+    #[test]
+    fn what_failed_at_the_caller_shows_on_the_edge_that_it_would_have_taken() {
+        let mut edges = Edges::default();
+        let mut both = picture(0, "web", 5, 0);
+        both.flows.extend(picture(0, "web", 5, 0).flows);
+        let outbound = both.flows[1].flow.as_mut().unwrap();
+        outbound.direction = wire::Direction::Outbound as i32;
+        outbound.failed = 3;
+        edges.take(&both);
+        let now = edges.now();
+        assert_eq!(now.len(), 1);
+        assert_eq!((now[0].allowed, now[0].failed), (5, 3));
     }
 }

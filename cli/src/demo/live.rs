@@ -288,6 +288,6 @@ impl<'a> Live<'a> {
 
     fn not_tried(&mut self, attack: Attack, why: String) {
         self.note("error", format!("{}: {why}", attack.title()));
-        self.shown.model.attacks.insert(attack, Tried::NotTried(why));
+        self.shown.model.attacks.insert(attack, Tried::Prevented(why));
     }
 }

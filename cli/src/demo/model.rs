@@ -30,7 +30,7 @@ pub(super) enum Tried {
     /// Judged by the services' notes.
     Done(Fate, Vec<Attempt>),
     /// It could not be tried: why.
-    NotTried(String),
+    Prevented(String),
 }
 
 /// See the module.

@@ -41,7 +41,7 @@ fn told(attack: Attack, model: &Model, theme: Theme) -> (Span<'static>, Option<S
             None => (Span::styled(format!("{:<10}", "-"), theme.dim()), None),
         },
         Some(Tried::Trying) => (Span::raw(format!("{:<10}", "trying")), None),
-        Some(Tried::NotTried(why)) => (Span::styled("not tried ", theme.warning()), Some(why.clone())),
+        Some(Tried::Prevented(why)) => (Span::styled("not tried ", theme.warning()), Some(why.clone())),
         Some(Tried::Done(Fate::Refused, attempts)) => (
             Span::styled(format!("{:<10}", "refused"), theme.good()),
             heard(attempts),

@@ -42,7 +42,7 @@ fn line(workload: &wire::WorkloadView, now_ms: i64, width: usize, theme: Theme) 
         Span::raw(format!("{:>6} s", (left + 999) / 1_000))
     };
     let renewals = if left > 0 && share(left, whole) < LATE {
-        Span::styled(" not renewed", theme.warning())
+        Span::styled("   overdue", theme.warning())
     } else {
         Span::styled(format!(" {:>4}x new", certificate.renewals), theme.dim())
     };
