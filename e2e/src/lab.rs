@@ -75,7 +75,7 @@ impl Lab {
         }
     }
 
-    /// A new pod.
+    /// A new pod. Like pods everywhere it has a default route, though nothing answers there.
     ///
     /// # Panics
     /// If `ip` fails.
@@ -88,7 +88,8 @@ impl Lab {
              ip -n {id}-sw link add v{host} type veth peer name eth0 netns {ns} && \
              ip -n {id}-sw link set v{host} master br0 up && \
              ip -n {ns} addr add {v4}/24 dev eth0 && ip -n {ns} addr add {v6}/64 dev eth0 nodad && \
-             ip -n {ns} link set eth0 up"
+             ip -n {ns} link set eth0 up && \
+             ip -n {ns} route add default dev eth0 && ip -n {ns} -6 route add default dev eth0"
         ));
         self.pods.push(ns.clone());
         Pod {

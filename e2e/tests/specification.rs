@@ -21,7 +21,11 @@ struct Promise {
 fn every_promise_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let promises = promises(&fs::read_to_string(root.join("SPECIFICATION.md")).unwrap());
-    assert!(promises.len() > 50, "{} promises: the list was not read", promises.len());
+    assert!(
+        promises.len() > 50,
+        "{} promises: the list was not read",
+        promises.len()
+    );
     let mut faults = Vec::new();
     let mut ids = BTreeSet::new();
     for promise in &promises {

@@ -12,10 +12,14 @@ use world::{World, nonce};
 
 #[test]
 fn curl_and_nginx_talk_over_ipv4_and_ipv6_and_only_tls_1_3_crosses_the_wire() {
-    if !requires(&["ip", "setpriv", "curl", "nginx", "wrk", "dumpcap", "tshark"], true) {
+    let programs = [
+        "ip", "setpriv", "curl", "nginx", "wrk", "dumpcap", "tshark", "python3", "ss",
+    ];
+    if !requires(&programs, true) {
         return;
     }
     let world = World::new("1h");
+    let _lines = world.serve_lines();
     let capture = world.capture_wire();
     let secret = nonce();
     world.write_page("secret.txt", &secret);
@@ -28,6 +32,19 @@ fn curl_and_nginx_talk_over_ipv4_and_ipv6_and_only_tls_1_3_crosses_the_wire() {
             "wrk -c 8 -t 1 -d 1 -H 'x-nonce: {secret}' http://{address}:8080/secret.txt"
         ));
         assert!(wrk.contains("Requests/sec") && !wrk.contains("Non-2xx"), "{wrk}");
+        let body = world.web.prints(&format!(
+            "curl -s -m 10 --http2-prior-knowledge -H 'x-nonce: {secret}' http://{address}:8082/secret.txt"
+        ));
+        assert_eq!(body.trim(), secret, "HTTP/2 through {address}");
+    }
+    for address in [&world.cart.v4, &world.cart.v6] {
+        // A stream that is no HTTP, closed by its client first.
+        let echo = format!(
+            "import socket; s = socket.create_connection(('{address}', 7000)); s.sendall(b'{secret}\\n'); \
+             s.shutdown(socket.SHUT_WR); print(s.makefile().read())"
+        );
+        let said = world.web.prints(&format!("python3 -c \"{echo}\""));
+        assert_eq!(said.trim(), format!("echo {secret}"));
     }
     let (versions, plain) = capture.finish(&world);
     assert_eq!(versions, ["0x0304"], "TLS 1.3 only");
@@ -255,6 +272,81 @@ fn what_is_not_of_the_mesh_is_reached_as_before_and_counted_as_such() {
 }
 
 #[test]
+fn a_service_address_leads_to_its_workloads_port() {
+    if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
+        return;
+    }
+    let world = World::new("1h");
+    world.mesh.write(
+        "service.yaml",
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: basket, namespace: shop}
+spec:
+  clusterIPs: [10.99.0.1, 'fd99::1']
+  selector: {app: cart}
+  ports: [{name: http, port: 80, targetPort: http}]
+",
+    );
+    for address in ["10.99.0.1", "[fd99::1]"] {
+        let call = format!("curl -s -m 2 http://{address}/");
+        eventually("the new Service", || {
+            (world.web.prints(&call) == "welcome\n").then_some(())
+        });
+        let denied = world.mallory.prints(&format!("curl -s -i -m 10 http://{address}/"));
+        assert!(denied.starts_with("HTTP/1.1 403"), "{denied}");
+    }
+    let answer = world.web.prints("curl -sS -i -m 10 http://10.99.0.1:81/");
+    assert!(!answer.contains("HTTP/1.1 200"), "it has no such port: {answer}");
+}
+
+#[test]
+fn no_token_or_key_is_in_anything_that_anybody_prints() {
+    if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
+        return;
+    }
+    let mut world = World::new("1h");
+    world.mesh.hand_token("shop", "web", "web");
+    let token = std::fs::read_to_string(world.lab.directory().join("mesh/proxy-web/token")).unwrap();
+    // Used, and then used again, which is refused.
+    for outcome in ["first SVID for", "of no use"] {
+        world.client_proxies.remove(0).kill();
+        world
+            .client_proxies
+            .insert(0, world.mesh.proxy_again(&world.web, "web", &[]));
+        let web = &mut world.client_proxies[0];
+        let (log, before) = (web.output_file(), web.output().matches(outcome).count());
+        web.wait_for(outcome, || {
+            let said = std::fs::read_to_string(&log).unwrap();
+            (said.matches(outcome).count() > before).then_some(())
+        });
+    }
+    let mut printed = String::new();
+    for file in files(world.lab.directory())
+        .iter()
+        .filter(|f| f.extension().is_some_and(|e| e == "log"))
+    {
+        printed.push_str(&std::fs::read_to_string(file).unwrap_or_default());
+    }
+    for (pod, port) in [
+        (&world.web, 15_020),
+        (&world.mesh.pod, 15_021),
+        (&world.mesh.pod, 15_022),
+    ] {
+        printed.push_str(&Scrape::of(pod, port).0);
+    }
+    assert!(printed.contains("first SVID for"), "the logs were read");
+    // postern-join.1.<id>.<secret>.<root>: all but the secret may be shown.
+    let secret = token.split('.').nth(3).unwrap();
+    assert!(
+        secret.len() > 40 && !printed.contains(secret),
+        "a token's secret was printed"
+    );
+    assert!(!printed.contains("PRIVATE KEY"));
+}
+
+#[test]
 fn the_listener_ports_of_a_proxy_are_no_destination() {
     if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
         return;
@@ -329,6 +421,13 @@ fn run(pod: &postern_e2e::lab::Pod, shell: &str) -> String {
         String::from_utf8_lossy(&out.stdout),
         String::from_utf8_lossy(&out.stderr)
     )
+}
+
+fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
 }
 
 fn server_says(world: &World, log: &str, word: &str) -> Option<()> {

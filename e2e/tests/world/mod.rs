@@ -137,19 +137,10 @@ impl Capture {
             "ip.addr", world.web.v4, "ipv6.addr", world.web.v6
         );
         let tshark = |filter: &str, field: &str| {
+            let as_tls = [8_080, 8_082, 7_000].map(|port| format!("-dtcp.port=={port},tls"));
             let out = Command::new("tshark")
-                .args([
-                    "-r",
-                    &file.to_string(),
-                    "-d",
-                    "tcp.port==8080,tls",
-                    "-Y",
-                    filter,
-                    "-T",
-                    "fields",
-                    "-e",
-                    field,
-                ])
+                .args(as_tls)
+                .args(["-r", &file.to_string(), "-Y", filter, "-T", "fields", "-e", field])
                 .output()
                 .unwrap();
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
