@@ -42,9 +42,10 @@ pub(crate) fn text(args: &Args, results: &Results) -> String {
         if Some(&row.kind) == args.subjects.first() {
             let _ = writeln!(
                 out,
-                "\n{:<12}{:>24}{:>8}{:>22}{:>10}{:>9}{:>9}{:>12}",
+                "\n{:<12}{:>24}{:>14}{:>8}{:>20}{:>10}{:>9}{:>9}{:>12}",
                 format!("{} conns", row.connections),
                 "CPU us/request",
+                "each",
                 "user",
                 "of HAProxy",
                 "req/s",
@@ -57,9 +58,16 @@ pub(crate) fn text(args: &Args, results: &Results) -> String {
         let has_proxies = row.kind != Kind::Direct;
         let _ = writeln!(
             out,
-            "{:<12}{:>24}{:>8}{:>22}{:>10}{:>9}{:>9}{:>12}",
+            "{:<12}{:>24}{:>14}{:>8}{:>20}{:>10}{:>9}{:>9}{:>12}",
             row.kind.as_str(),
             cpu.filter(|_| has_proxies).map_or("-".into(), |s| spread(s, 1)),
+            row.spread(Sample::cpu_us_at_client)
+                .zip(row.spread(Sample::cpu_us_at_server))
+                .filter(|_| has_proxies)
+                .map_or("-".into(), |(client, server)| format!(
+                    "{:.1} + {:.1}",
+                    client.median, server.median
+                )),
             row.spread(Sample::user_share)
                 .filter(|_| has_proxies)
                 .map_or("-".into(), |s| format!("{:.0} %", s.median * 100.0)),
@@ -160,6 +168,8 @@ impl Row<'_> {
             "subject": self.kind.as_str(),
             "connections": self.connections,
             "cpu_us_per_request": figure(Sample::cpu_us_per_request),
+            "cpu_us_at_client": figure(Sample::cpu_us_at_client),
+            "cpu_us_at_server": figure(Sample::cpu_us_at_server),
             "cpu_user_share": figure(Sample::user_share),
             "cpu_of_haproxy": self.of_haproxy.map(as_json),
             "requests_per_second": figure(Sample::requests_per_second),
@@ -167,13 +177,6 @@ impl Row<'_> {
             "p99_us": figure(|s| s.counted.p99 as f64),
             "rss_under_load": self.samples.last().map(|s| kib(&s.memory)),
         })
-    }
-}
-
-impl Sample {
-    /// Of the CPU time by the clock tick, what was spent in user mode.
-    fn user_share(&self) -> f64 {
-        self.cpu.user as f64 / (self.cpu.user + self.cpu.system) as f64
     }
 }
 

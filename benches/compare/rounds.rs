@@ -1,5 +1,6 @@
 //! Interleaved rounds: whatever disturbs the machine disturbs all subjects alike.
 
+use std::ops::Add as _;
 use std::time::Duration;
 
 use crate::Flaw;
@@ -21,8 +22,8 @@ pub(crate) struct Sample {
     pub(crate) connections: u32,
     pub(crate) round: u32,
     pub(crate) counted: Counted,
-    /// Of the pair's processes, during the load.
-    pub(crate) cpu: Cpu,
+    /// Of each process of the pair, during the load.
+    pub(crate) cpu: Vec<Cpu>,
     /// Of each process, in the middle of the load.
     pub(crate) memory: Vec<Memory>,
 }
@@ -68,7 +69,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<Results, Flaw> {
             for subject in turn {
                 let sample = measure(world, args, subject, connections, round)?;
                 eprintln!(
-                    "pair: round {}, {connections} connections, {}: {:.1} us/request, {:.0} requests/s",
+                    "pair: round {}, {connections} connections, {}: {:.1} us of CPU per request, {:.0} requests/s",
                     round + 1,
                     subject.kind.as_str(),
                     sample.cpu_us_per_request(),
@@ -93,7 +94,12 @@ fn measure(world: &World, args: &Args, subject: &Subject, connections: u32, roun
     let mut memory = Ok(Vec::new());
     let before = subject.cpu()?;
     let counted = load(args.time(), &mut || memory = subject.memory())?;
-    let cpu = subject.cpu()? - before;
+    let after = subject.cpu()?;
+    let cpu = after
+        .into_iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect();
     went_through(subject, &counted_before, counted.requests, connections)?;
     Ok(Sample {
         kind: subject.kind,
@@ -153,9 +159,29 @@ fn read_idle(world: &World) -> Result<Vec<Idle>, Flaw> {
 }
 
 impl Sample {
-    /// Of the whole pair.
+    /// Of the whole pair; 0 for a direct run.
     pub(crate) fn cpu_us_per_request(&self) -> f64 {
-        self.cpu.nanoseconds as f64 / 1e3 / self.counted.requests as f64
+        self.cpu_us_at_client() + self.cpu_us_at_server()
+    }
+
+    /// Of the client's proxy.
+    pub(crate) fn cpu_us_at_client(&self) -> f64 {
+        self.us_per_request(self.cpu.first())
+    }
+
+    /// Of the server's proxy.
+    pub(crate) fn cpu_us_at_server(&self) -> f64 {
+        self.us_per_request(self.cpu.get(1))
+    }
+
+    fn us_per_request(&self, cpu: Option<&Cpu>) -> f64 {
+        cpu.map_or(0.0, |cpu| cpu.nanoseconds as f64 / 1e3 / self.counted.requests as f64)
+    }
+
+    /// Of the CPU time by the clock tick, what was spent in user mode.
+    pub(crate) fn user_share(&self) -> f64 {
+        let all = self.cpu.iter().copied().fold(Cpu::default(), Cpu::add);
+        all.user as f64 / (all.user + all.system) as f64
     }
 
     /// As wrk saw them.
@@ -188,13 +214,19 @@ mod tests {
                 microseconds: 2_000_000,
                 ..Counted::default()
             },
-            cpu: Cpu {
-                nanoseconds: 1_500_000_000,
-                ..Cpu::default()
-            },
+            cpu: [(900_000_000, 10), (600_000_000, 20)]
+                .map(|(nanoseconds, user)| Cpu {
+                    nanoseconds,
+                    user,
+                    system: 45,
+                })
+                .to_vec(),
             memory: Vec::new(),
         };
         assert!((sample.cpu_us_per_request() - 30.0).abs() < 1e-9);
+        assert!((sample.cpu_us_at_client() - 18.0).abs() < 1e-9);
+        assert!((sample.cpu_us_at_server() - 12.0).abs() < 1e-9);
+        assert!((sample.user_share() - 0.25).abs() < 1e-9);
         assert!((sample.requests_per_second() - 25_000.0).abs() < 1e-9);
     }
 }

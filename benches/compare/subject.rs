@@ -35,11 +35,9 @@ pub(crate) struct Hop {
 }
 
 impl Subject {
-    /// CPU time of all its proxies so far.
-    pub(crate) fn cpu(&self) -> io::Result<Cpu> {
-        self.proxies
-            .iter()
-            .try_fold(Cpu::default(), |sum, pid| Ok(sum + Cpu::of(*pid)?))
+    /// CPU time of each proxy so far.
+    pub(crate) fn cpu(&self) -> io::Result<Vec<Cpu>> {
+        self.proxies.iter().map(|pid| Cpu::of(*pid)).collect()
     }
 
     /// Memory of each proxy now.
