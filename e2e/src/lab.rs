@@ -40,7 +40,11 @@ impl Lab {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
-        let id = format!("pt{}x{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        if number == 0 {
+            remove_abandoned();
+        }
+        let id = format!("pt{}x{number}", std::process::id());
         let directory = tempfile::Builder::new()
             .prefix("postern-lab-")
             .tempdir()
@@ -111,13 +115,13 @@ impl Drop for Lab {
 }
 
 impl Pod {
-    /// A command inside the pod, as `uid`.
+    /// A command inside the pod, as `uid`. It ends with the thread that started it, should that be killed.
     pub fn command(&self, uid: u32, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]);
+        command.args(["netns", "exec", &self.namespace, "setpriv", "--pdeathsig", "KILL"]);
         if uid != 0 {
             let uid = uid.to_string();
-            command.args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+            command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
         }
         command.arg(program);
         command
@@ -160,6 +164,22 @@ impl Pod {
             String::from_utf8_lossy(&out.stdout),
             String::from_utf8_lossy(&out.stderr)
         )
+    }
+}
+
+/// Removes the namespaces of test runs that were killed: `pt<process id>x...`, and no such process.
+fn remove_abandoned() {
+    let list = Command::new("ip").args(["netns", "list"]).output();
+    let list = list.map_or_else(|_| Vec::new(), |out| out.stdout);
+    for line in String::from_utf8_lossy(&list).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        let owner = name.strip_prefix("pt").and_then(|rest| rest.split_once('x'));
+        let Some(owner) = owner.and_then(|(owner, _)| owner.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{owner}")).exists() {
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
     }
 }
 

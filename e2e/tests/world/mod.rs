@@ -237,7 +237,7 @@ spec:
 
 fn nginx_configuration(directory: &Path) -> String {
     format!(
-        "daemon off; error_log {0}/nginx-error.log; pid {0}/nginx.pid; worker_processes 1; user root;
+        "daemon off; master_process off; error_log {0}/nginx-error.log; pid {0}/nginx.pid; user root;
 events {{ worker_connections 512; }}
 http {{
   access_log {0}/nginx-access.log; client_body_temp_path {0}/nb; proxy_temp_path {0}/np; fastcgi_temp_path {0}/nf;
