@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+
+// The system's monotonic clock, which tests may move.
+use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
 use crate::inbound::authorize::Permit;

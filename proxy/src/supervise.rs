@@ -7,10 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_identity::VerifiedPeer;
 use rustls_pki_types::UnixTime;
+// The system's monotonic clock, which tests may move.
+use tokio::time::Instant;
 
 use crate::drain::Phase;
 use crate::exchange::Exchange;
