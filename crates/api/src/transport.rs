@@ -226,7 +226,7 @@ pub struct RefusedHandshake {
     pub source: io::Error,
 }
 
-/// Accepts TLS connections, handshaking [`MAX_HANDSHAKES`] at a time, each within its deadline. `config` is asked per
+/// Accepts TLS connections, handshaking `MAX_HANDSHAKES` at a time, each within its deadline. `config` is asked per
 /// connection (a clone of an `Arc`), so that a renewed SVID serves at once. Refused handshakes go to `refused`.
 pub fn incoming(
     listener: TcpListener,

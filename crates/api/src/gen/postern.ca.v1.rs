@@ -80,7 +80,7 @@ pub struct CreateJoinTokenRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenResponse {
-    /// postern-join.1.<id>.<secret>.<sha256 of the root>, base64url without padding in each part.
+    /// `postern-join.1.<id>.<secret>.<sha256 of the root>`, base64url without padding in each part.
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
