@@ -165,6 +165,23 @@ impl Mesh {
         ready(&mut self.ca, &self.directory.join("ca.json"));
     }
 
+    /// Puts a new issuing certificate in place.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    pub fn rotate(&self) {
+        let done = Command::new(&self.binary)
+            .args(["ca", "rotate", "--admin-socket"])
+            .arg(self.directory.join("ca.sock"))
+            .output()
+            .expect("postern runs");
+        assert!(
+            done.status.success(),
+            "ca rotate: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
     /// Stops control as an outage would.
     pub fn stop_control(&mut self) {
         self.control.kill();

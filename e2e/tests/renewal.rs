@@ -75,6 +75,42 @@ fn ten_second_certificates_are_renewed_under_load_and_no_request_is_lost() {
 }
 
 #[test]
+fn a_new_issuer_is_put_in_place_under_load_and_no_request_is_lost() {
+    if !requires(&PROGRAMS, true) {
+        return;
+    }
+    let world = World::new("30s");
+    let http1 = world.load(&world.web, "--h1", 8_080, 4, 25, 8);
+    let http2 = world.load(&world.web, "", 8_082, 2, 50, 8);
+    let renewals = || {
+        [&world.web, &world.cart, &world.mallory]
+            .map(|pod| Scrape::proxy(pod).sum("postern_proxy_certificate_renewals_total", &[]))
+    };
+    let before = renewals();
+    let epoch = || Scrape::of(&world.mesh.pod, 15_021).sum("postern_ca_issuer_epoch", &[]);
+    let first = epoch();
+    world.mesh.rotate();
+    assert!(epoch() > first, "another issuer signs");
+    eventually("everybody to hold a certificate of the new issuer", || {
+        renewals()
+            .iter()
+            .zip(before)
+            .all(|(now, before)| *now > before)
+            .then_some(())
+    });
+    for (name, load) in [("HTTP/1.1", http1), ("HTTP/2", http2)] {
+        let sent = load.finish();
+        let lost: Vec<&Sent> = sent.iter().filter(|sent| sent.status != 200).collect();
+        assert!(
+            lost.is_empty(),
+            "{name}: {} of {} lost: {lost:?}",
+            lost.len(),
+            sent.len()
+        );
+    }
+}
+
+#[test]
 fn an_outage_of_the_ca_costs_nothing_until_expiry_then_fails_closed_and_is_over_within_two_seconds() {
     if !requires(&PROGRAMS, true) {
         return;

@@ -111,6 +111,52 @@ fn an_identity_without_a_rule_gets_403_with_a_decision_id_that_the_access_log_an
 }
 
 #[test]
+fn no_spelling_of_a_denied_path_gets_past_us_to_a_real_nginx() {
+    if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
+        return;
+    }
+    let world = World::new("1h");
+    for path in [
+        "/admin",
+        "/admin/",
+        "/admin/index.html",
+        "/admin?x",
+        "/admin%3fx",
+        "//admin/",
+        "/./admin/",
+        "/x/../admin/",
+        "/admin/x/../",
+        "/%61dmin/",
+        "/%2e/admin/",
+        "/x/%2e%2e/admin/",
+        "/x/.%2E/admin/",
+        "/%2fadmin/",
+        "/x%2f..%2fadmin/",
+        "/x/..%2fadmin/",
+        "/admin%2f",
+        "/admin%2findex.html",
+        "/admin;x/",
+        "/x/..;/admin/",
+        "/admin%00/",
+        "/admin%20/",
+        "/\\\\admin/",
+        "/%5cadmin/",
+        "/%2561dmin/",
+        "/admin/.",
+        "/admin#x",
+    ] {
+        let answer = world.web.prints(&format!(
+            "curl -sS -i -m 10 --path-as-is 'http://{}:8080{path}'",
+            world.cart.v4
+        ));
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        assert!(["400", "403", "404"].contains(&status), "{path}: {answer}");
+        assert!(!answer.contains("admin\n"), "{path}: {answer}");
+    }
+    assert_eq!(world.code(&world.web, 8_080, "/"), "200");
+}
+
+#[test]
 fn grpc_streams_both_ways_with_trailers_and_a_denial_is_status_7() {
     let Some(python) = world::python(&["grpc"]) else { return };
     if !requires(&["ip", "setpriv", "curl", "nginx"], true) {
