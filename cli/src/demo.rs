@@ -22,6 +22,7 @@ mod authority;
 mod canary;
 mod child;
 mod denials;
+mod directory;
 mod documents;
 mod edges;
 mod headless;

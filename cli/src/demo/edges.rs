@@ -14,6 +14,9 @@ const QUANTILE_WINDOW_MS: i64 = 10_000;
 /// Pictures come each half second, and when something happens.
 const MAX_PICTURES: usize = 128;
 
+/// An opaque protocol's name.
+const TCP: &str = "TCP";
+
 /// What makes an edge, as the receiving proxy saw it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -123,8 +126,12 @@ impl Edges {
             p99_us: recent.iter().any(|n| *n > 0).then(|| quantile(&recent, 0.99)),
             denied_rate: rate(totals.denied, before.denied),
             allowed: totals.allowed,
-            // A failure that both saw counts once.
-            failed: totals.failed.max(totals.unsent),
+            // A failure that both saw counts once. An opaque protocol has no status: to the caller a refusal is a
+            // connection that broke.
+            failed: totals.failed.max(match key.protocol {
+                TCP => totals.unsent.saturating_sub(totals.denied),
+                _ => totals.unsent,
+            }),
         }
     }
 
@@ -166,7 +173,7 @@ fn key(flow: &wire::Flow) -> Key {
         protocol: match flow.protocol() {
             wire::Protocol::Http1 => "HTTP/1.1",
             wire::Protocol::Http2 => "HTTP/2",
-            wire::Protocol::Tcp => "TCP",
+            wire::Protocol::Tcp => TCP,
             wire::Protocol::Detect | wire::Protocol::Unspecified => "?",
         },
         mutual_tls: flow.mutual_tls,
@@ -260,5 +267,20 @@ mod tests {
         let now = edges.now();
         assert_eq!(now.len(), 1);
         assert_eq!((now[0].allowed, now[0].failed), (5, 3));
+    }
+
+    #[test]
+    fn a_refused_stream_is_no_failure_though_its_caller_saw_it_break() {
+        let mut edges = Edges::default();
+        let mut both = picture(0, "mallory", 0, 3);
+        both.flows.extend(picture(0, "mallory", 0, 0).flows);
+        for view in &mut both.flows {
+            view.flow.as_mut().unwrap().protocol = wire::Protocol::Tcp as i32;
+        }
+        let outbound = both.flows[1].flow.as_mut().unwrap();
+        outbound.direction = wire::Direction::Outbound as i32;
+        outbound.failed = 3;
+        edges.take(&both);
+        assert_eq!(edges.now()[0].failed, 0);
     }
 }

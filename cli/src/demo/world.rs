@@ -6,15 +6,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::authority::{Authority, AuthorityError};
 use super::child::{Child, ChildError};
+use super::directory::Directory;
 use super::documents::{self, POLICY_FILE, Serving, TRUST_DOMAIN, WORKLOADS, WORLD_FILE, spiffe_id};
 use super::ports;
 
@@ -84,14 +83,13 @@ pub(super) struct World {
     /// The CA.
     pub(super) authority: Authority,
     serving: [Serving; 3],
-    directory: TempDir,
+    directory: Directory,
 }
 
 impl World {
     /// Starts everything.
     pub(super) async fn start(plan: Plan, progress: &Progress) -> Result<Self, WorldError> {
-        let mut directory = private_directory()?;
-        directory.disable_cleanup(plan.keep);
+        let directory = Directory::make(plan.keep).map_err(failed("make a private directory"))?;
         let at = directory.path();
         let serving = serving()?;
         fs::create_dir(at.join("documents")).map_err(failed("create the directory of documents"))?;
@@ -212,31 +210,6 @@ impl World {
             service.process.check()?;
         }
         Ok(())
-    }
-}
-
-/// Only we may look: it holds the CA's store, and tokens until they are used.
-fn private_directory() -> Result<TempDir, WorldError> {
-    let make = |at: &Path| {
-        tempfile::Builder::new()
-            .prefix("postern-demo-")
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(at)
-    };
-    // Memory first: the CA syncs its store at every issuance, and certificates of seconds cannot wait for a busy disk.
-    let in_memory = match std::env::var_os("TMPDIR") {
-        Some(_) => None,
-        None => std::env::var_os("XDG_RUNTIME_DIR")
-            .into_iter()
-            .chain(["/dev/shm".into()])
-            .find_map(|at| {
-                // Not there, or not ours to write to: the next place will do.
-                make(Path::new(&at)).ok()
-            }),
-    };
-    match in_memory {
-        Some(directory) => Ok(directory),
-        None => make(&std::env::temp_dir()).map_err(failed("make a private directory")),
     }
 }
 
