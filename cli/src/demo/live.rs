@@ -15,7 +15,6 @@ use super::model::{Model, Stage, Tried};
 use super::observe::{self, Pictures};
 use super::screen::{self, Theme};
 use super::terminal::{self, Terminal, Told};
-use super::verdict;
 use super::world::{Plan, World};
 
 /// Gauges run down this smoothly.
@@ -193,8 +192,8 @@ impl<'a> Live<'a> {
     fn hear(&mut self, report: Report) {
         match report {
             Report::Attacked(attack, attempts, statuses) => {
-                let fate = verdict::fate(&attempts, &statuses);
-                self.shown.model.attacks.insert(attack, Tried::Done(fate, attempts));
+                let judged = Tried::judged(attempts, &statuses);
+                self.shown.model.attacks.insert(attack, judged);
             }
             Report::NoVerdict(attack, why) => self.not_tried(attack, why),
             Report::Statuses(statuses) => self.shown.model.heard(&statuses),

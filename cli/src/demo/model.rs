@@ -6,7 +6,7 @@ use std::sync::Arc;
 use postern_api::control::v1 as wire;
 
 use super::attack::{Attack, Attempt};
-use super::canary::Statuses;
+use super::canary::{self, Statuses};
 use super::denials::Denials;
 use super::edges::Edges;
 use super::verdict::{self, Fate};
@@ -33,6 +33,14 @@ pub(super) enum Tried {
     Prevented(String),
 }
 
+impl Tried {
+    /// By the services' notes. What got through stands first: that is what is shown.
+    pub(super) fn judged(mut attempts: Vec<Attempt>, statuses: &Statuses) -> Self {
+        attempts.sort_by_key(|attempt| !attempt.passed(canary::reached(statuses)));
+        Self::Done(verdict::fate(&attempts, statuses), attempts)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -44,7 +52,7 @@ pub(super) struct Model {
     /// Until the certificate of the last attack expires, seconds.
     pub(super) ageing_seconds: Option<u64>,
     /// By service: requests that nobody vouched for.
-    pub(super) past_the_proxy: BTreeMap<&'static str, u64>,
+    pub(super) unvouched: BTreeMap<&'static str, u64>,
     pub(super) ca_runs: bool,
     pub(super) policy_file: String,
     pub(super) help: bool,
@@ -63,7 +71,7 @@ impl Model {
             denials: Denials::default(),
             attacks: BTreeMap::new(),
             ageing_seconds: None,
-            past_the_proxy: BTreeMap::new(),
+            unvouched: BTreeMap::new(),
             ca_runs: false,
             policy_file: String::new(),
             help: false,
@@ -82,8 +90,8 @@ impl Model {
     /// Takes what the services say: attacks are judged again, for a request may arrive late.
     pub(super) fn heard(&mut self, statuses: &Statuses) {
         for tried in self.attacks.values_mut() {
-            if let Tried::Done(fate, attempts) = tried {
-                *fate = verdict::fate(attempts, statuses);
+            if let Tried::Done(_, attempts) = tried {
+                *tried = Tried::judged(std::mem::take(attempts), statuses);
             }
         }
         let anonymous = |workload: &'static str| {
@@ -91,7 +99,7 @@ impl Model {
             let count = reached.by_caller.get("").copied().unwrap_or_default();
             (count > 0).then_some((workload, count))
         };
-        self.past_the_proxy = ["cart", "payments"].into_iter().filter_map(anonymous).collect();
+        self.unvouched = ["cart", "payments"].into_iter().filter_map(anonymous).collect();
     }
 
     /// Something that we did, or that happened to us.
@@ -165,6 +173,6 @@ mod tests {
             panic!("it was done");
         };
         assert_eq!(*fate, Fate::Passed);
-        assert_eq!(model.past_the_proxy["cart"], 1);
+        assert_eq!(model.unvouched["cart"], 1);
     }
 }

@@ -52,11 +52,12 @@ fn told(attack: Attack, model: &Model, theme: Theme) -> (Span<'static>, Option<S
     }
 }
 
-/// What was heard first, and how many tries there were.
+/// What was tried first (what got through stands first), what came of it, and how many tries there were.
 fn heard(attempts: &[Attempt]) -> Option<String> {
     let first = attempts.first()?;
+    let told = format!("{}: {}", first.what, first.heard);
     Some(match attempts.len() {
-        1 => first.heard.clone(),
-        tries => format!("{} tries; {}", tries, first.heard),
+        1 => told,
+        tries => format!("{told}; {tries} tries"),
     })
 }

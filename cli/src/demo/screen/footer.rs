@@ -44,13 +44,13 @@ fn mind(model: &Model, width: usize, theme: Theme) -> Line<'static> {
         return Line::styled(cut(&text, width), theme.bad());
     }
     let past: Vec<String> = model
-        .past_the_proxy
+        .unvouched
         .iter()
         .map(|(service, count)| format!("{service} {count}"))
         .collect();
     if !past.is_empty() {
         let text = format!(
-            "REQUESTS THAT CAME PAST A PROXY, counted by the apps: {}",
+            "REQUESTS THAT NO PROXY VOUCHED FOR, counted by the apps: {}",
             past.join(", ")
         );
         return Line::styled(cut(&text, width), theme.bad());

@@ -26,7 +26,7 @@ const TEXT: [&str; 18] = [
     "is in force within a second, a broken file changes nothing and is reported.",
     "Without network namespaces a local user can dial an app's port directly;",
     "the apps count such requests, and the bottom line would tell.",
-    "Any of ? h closes this.",
+    "? closes this.",
 ];
 
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, theme: Theme) {

@@ -172,7 +172,7 @@ fn without_colour_no_cell_has_one_and_nothing_is_lost() {
 #[test]
 fn a_larger_screen_shows_what_attackers_heard_and_a_wide_one_whole_identities() {
     let (lines, _) = drawn(&running(), (120, 40), Theme::new(false, true));
-    line(&lines, &["1 no certificate", "refused", "TLS alert"]);
+    line(&lines, &["1 no certificate", "refused", "TLS to cart: TLS"]);
     line(&lines, &["🔒", "mTLS"]);
     let (lines, _) = drawn(&running(), (140, 40), Theme::new(false, true));
     line(
@@ -200,9 +200,9 @@ fn a_dead_ca_a_refused_file_and_a_bypass_are_told_in_words() {
     model.ca_runs = false;
     let (lines, _) = drawn(&model, (80, 24), Theme::new(false, false));
     line(&lines, &["CA DOWN"]);
-    model.past_the_proxy.insert("cart", 7);
+    model.unvouched.insert("cart", 7);
     let (lines, _) = drawn(&model, (80, 24), Theme::new(false, false));
-    line(&lines, &["PAST A PROXY", "cart 7"]);
+    line(&lines, &["NO PROXY VOUCHED FOR", "cart 7"]);
     let mut bad = picture(1_021_000, 200);
     bad.bad_files = vec![wire::BadFile {
         file: "policy.yaml".to_owned(),

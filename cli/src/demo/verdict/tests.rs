@@ -136,7 +136,7 @@ fn one_request_that_nobody_vouched_for_keeps_mutual_tls_below_a_hundred() {
 }
 
 #[test]
-fn a_caller_that_claims_an_identity_past_the_proxy_is_not_believed() {
+fn a_caller_that_claims_an_identity_unvouched_is_not_believed() {
     let mut facts = good();
     facts.under_mutual_tls.insert("cart", 4);
     assert!(only_why(&facts).contains("70 %"));
