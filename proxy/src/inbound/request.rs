@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Version, request};
 use postern_policy::canonical::{CanonicalHost, CanonicalPath, CanonicalPathRef};
 
 use crate::http::headers;
+use crate::limits::MAX_HEADERS;
 use crate::outcome::{BadRequest, Failure};
 
 /// The last host of a connection: the next request nearly always names the same.
@@ -37,6 +38,10 @@ pub fn check(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host, Fail
         return Err(Failure::BadRequest(BadRequest::Field));
     }
     let host = effective_host(parts, hosts)?;
+    // hyper counts HTTP/1's; HTTP/2 knows only a size.
+    if parts.headers.len() > MAX_HEADERS {
+        return Err(Failure::BadRequest(BadRequest::Field));
+    }
     canonical_target(&mut parts.uri)?;
     Ok(host)
 }
