@@ -1,0 +1,444 @@
+//! HTTP/2 from peers that mean harm.
+
+use bytes::Bytes;
+use http::Method;
+use postern_proxy::limits::{MAX_LOCAL_RESETS, MAX_STREAMS};
+use postern_proxy::snapshot::Protocol;
+
+use crate::world::h2::{
+    CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, block, frame, grpc_app, pseudo, read_frame, request,
+};
+use crate::world::{Canary, Conn, POLICY, Shop, run, soon, until};
+
+/// A raw connection, greeted.
+async fn greeted(shop: &Shop) -> Conn {
+    let mut conn = shop.web(b"postern/h2").await;
+    conn.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+    conn
+}
+
+/// Frames until one of these kinds comes, or the end.
+async fn next_of(conn: &mut Conn, kinds: &[u8]) -> Option<Frame> {
+    loop {
+        let frame = soon("a frame", read_frame(&mut conn.io)).await?;
+        if kinds.contains(&frame.kind) {
+            return Some(frame);
+        }
+    }
+}
+
+/// What became of one stream with these fields: reset or answered, and with what.
+async fn fate(shop: &Shop, fields: &[(&str, &[u8])]) -> Option<Frame> {
+    let mut conn = greeted(shop).await;
+    conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(fields)))
+        .await;
+    next_of(&mut conn, &[RST_STREAM, GOAWAY, HEADERS]).await
+}
+
+#[test]
+fn h2_08_malformed_pseudo_fields_and_fields_of_http_1_are_stream_errors() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let without = |name: &str| pseudo("/a").into_iter().filter(|(n, _)| *n != name).collect::<Vec<_>>();
+        let with = |name: &'static str, value: &'static [u8]| {
+            let mut fields = pseudo("/a");
+            fields.push((name, value));
+            fields
+        };
+        let first = |name: &'static str, value: &'static [u8]| {
+            let mut fields = pseudo("/a");
+            fields.insert(0, (name, value));
+            fields
+        };
+        type Fields<'a> = Vec<(&'a str, &'a [u8])>;
+        let cases: Vec<(&str, Fields<'_>)> = vec![
+            ("no method", without(":method")),
+            ("no path", without(":path")),
+            ("no scheme", without(":scheme")),
+            ("two methods", with(":method", b"GET")),
+            ("two paths", with(":path", b"/b")),
+            ("two authorities", with(":authority", b"cart")),
+            ("an unknown one", with(":magic", b"1")),
+            ("one of answers", with(":status", b"200")),
+            ("a late one", first("x", b"1")),
+            ("connection", with("connection", b"close")),
+            ("keep-alive", with("keep-alive", b"1")),
+            ("proxy-connection", with("proxy-connection", b"1")),
+            ("transfer-encoding", with("transfer-encoding", b"chunked")),
+            ("upgrade", with("upgrade", b"websocket")),
+            ("te", with("te", b"gzip")),
+            ("upper case", with("X-Upper", b"1")),
+            ("a space in a name", with("x y", b"1")),
+            ("a colon in a name", with("x:y", b"1")),
+            ("no name", with("", b"1")),
+            ("CR LF in a value", with("x", b"1\r\nx-postern-source: forged")),
+            ("LF in a value", with("x", b"1\n2")),
+            ("NUL in a value", with("x", b"1\x002")),
+            (
+                "CR LF in a path",
+                vec![
+                    (":method", b"GET"),
+                    (":scheme", b"http"),
+                    (":authority", b"cart"),
+                    (":path", b"/a HTTP/1.1\r\nX: y"),
+                ],
+            ),
+            (
+                "a space in a path",
+                vec![
+                    (":method", b"GET"),
+                    (":scheme", b"http"),
+                    (":authority", b"cart"),
+                    (":path", b"/a b"),
+                ],
+            ),
+            (
+                "an empty path",
+                vec![
+                    (":method", b"GET"),
+                    (":scheme", b"http"),
+                    (":authority", b"cart"),
+                    (":path", b""),
+                ],
+            ),
+            (
+                "CR LF in the method",
+                vec![
+                    (":method", b"GET /x HTTP/1.1\r\nX:"),
+                    (":scheme", b"http"),
+                    (":authority", b"cart"),
+                    (":path", b"/a"),
+                ],
+            ),
+            (
+                "CR LF in the authority",
+                vec![
+                    (":method", b"GET"),
+                    (":scheme", b"http"),
+                    (":authority", b"cart\r\nx: y"),
+                    (":path", b"/a"),
+                ],
+            ),
+            ("a length beyond the end", with("content-length", b"5")),
+        ];
+        for (case, fields) in cases {
+            let ended = fate(&shop, &fields).await;
+            // A stream error, or the connection's: never an answer of the app.
+            let refused = ended
+                .as_ref()
+                .is_none_or(|frame| frame.kind != HEADERS || is_refusal(frame));
+            assert!(refused, "{case}: {ended:?}");
+            assert_eq!(shop.app.connections(), 0, "{case}");
+        }
+        shop.probe().await;
+    });
+}
+
+/// An HPACK block that begins with a status of the 4xx: indexed 400 or 404, or a literal.
+fn is_refusal(frame: &Frame) -> bool {
+    matches!(frame.payload.first(), Some(0x8c | 0x8d))
+        || frame.payload.windows(3).any(|window| window.starts_with(b"4"))
+}
+
+#[test]
+fn h2_08_a_target_or_authority_that_means_two_things_is_a_400() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        for (case, fields) in [
+            ("a path without a slash", [("GET", "http", "cart", "a")]),
+            ("an asterisk", [("OPTIONS", "http", "cart", "*")]),
+            ("an absolute path", [("GET", "http", "cart", "http://other/a")]),
+            ("another scheme", [("GET", "ftp", "cart", "/a")]),
+            ("userinfo", [("GET", "http", "me@cart", "/a")]),
+            ("an empty authority", [("GET", "http", "", "/a")]),
+            ("a path in the authority", [("GET", "http", "cart/b", "/a")]),
+        ] {
+            let (method, scheme, authority, path) = fields[0];
+            let fields = [
+                (":method", method.as_bytes()),
+                (":scheme", scheme.as_bytes()),
+                (":authority", authority.as_bytes()),
+                (":path", path.as_bytes()),
+            ];
+            let ended = fate(&shop, &fields).await;
+            assert!(
+                ended
+                    .as_ref()
+                    .is_none_or(|frame| frame.kind != HEADERS || is_refusal(frame)),
+                "{case}: {ended:?}"
+            );
+            assert_eq!(shop.app.connections(), 0, "{case}");
+        }
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        for host in ["other", "cart:81", "cart, other"] {
+            let mut differing = crate::world::h2::get("/a");
+            differing.headers_mut().insert("host", host.parse().unwrap());
+            assert_eq!(client.request(differing).await.unwrap().status, 400, "{host}");
+        }
+        let mut alike = crate::world::h2::get("/a");
+        alike.headers_mut().insert("host", "cart".parse().unwrap());
+        assert_eq!(client.request(alike).await.unwrap().status, 200);
+        assert_eq!(shop.app.only().all("host"), ["cart"]);
+    });
+}
+
+#[test]
+fn h2_08_connect_is_refused() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let plain: [(&str, &[u8]); 2] = [(":method", b"CONNECT"), (":authority", b"cart:22")];
+        let extended: [(&str, &[u8]); 5] = [
+            (":method", b"CONNECT"),
+            (":protocol", b"websocket"),
+            (":scheme", b"http"),
+            (":authority", b"cart"),
+            (":path", b"/ws"),
+        ];
+        for fields in [&plain[..], &extended] {
+            let ended = fate(&shop, fields).await;
+            assert!(
+                ended
+                    .as_ref()
+                    .is_none_or(|frame| frame.kind != HEADERS || is_refusal(frame)),
+                "{ended:?}"
+            );
+        }
+        assert_eq!(shop.app.connections(), 0);
+        shop.probe().await;
+    });
+}
+
+#[test]
+fn h2_08_a_body_that_differs_from_its_length_is_never_whole_at_the_app() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        for (length, body) in [("4", "hello"), ("6", "hello")] {
+            let mut conn = greeted(&shop).await;
+            let mut fields = pseudo("/a");
+            fields[0].1 = b"POST";
+            fields.push(("content-length", length.as_bytes()));
+            let mut bytes = frame(HEADERS, END_HEADERS, 1, &block(&fields));
+            bytes.extend(frame(DATA, END_STREAM, 1, body.as_bytes()));
+            conn.send(bytes).await;
+            let ended = next_of(&mut conn, &[RST_STREAM, GOAWAY, HEADERS]).await;
+            assert!(
+                ended
+                    .as_ref()
+                    .is_none_or(|frame| frame.kind != HEADERS || is_refusal(frame)),
+                "{length}: {ended:?}"
+            );
+        }
+        until("the app was let go", || shop.app.open() == 0).await;
+        assert!(
+            shop.app.requests().iter().all(|request| !request.whole),
+            "{:#?}",
+            shop.app.requests()
+        );
+        shop.probe().await;
+    });
+}
+
+#[test]
+fn h2_02_rapid_resets_end_the_connection_and_the_app_sees_next_to_nothing() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let mut conn = greeted(&shop).await;
+        let block = block(&pseudo("/a"));
+        let mut sent = 0;
+        'flood: for burst in 0..100_u32 {
+            let mut bytes = Vec::new();
+            for n in 0..100 {
+                let stream = 2 * (100 * burst + n) + 1;
+                bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block));
+                bytes.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+            }
+            if conn.try_send(bytes).await.is_err() {
+                break 'flood;
+            }
+            sent += 100;
+            tokio::task::yield_now().await;
+            if shop.cart.serving() == 0 {
+                break;
+            }
+        }
+        assert!(sent <= 1_000, "{sent} resets were taken");
+        if let Some(end) = next_of(&mut conn, &[GOAWAY]).await {
+            // ENHANCE_YOUR_CALM
+            assert_eq!(end.error_code(), 11);
+        }
+        until("it has ended", || shop.cart.serving() == 0).await;
+        let most = MAX_STREAMS as usize * 11 / 10;
+        assert!(shop.app.connections() <= most, "{}", shop.app.connections());
+        shop.probe().await;
+    });
+}
+
+/// Resets that come once each request is with the app: a client that cancels, however often. Work that it caused is
+/// cancelled too, and never more than the stream limit runs at once.
+#[test]
+fn h2_02_slow_resets_cancel_their_work_at_the_app() {
+    run(async {
+        let app = Canary::serving(|mut stream, canary, connection| async move {
+            let mut read = Vec::new();
+            let request = canary.read(&mut stream, &mut read, connection).await.unwrap();
+            canary.saw(request);
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
+        })
+        .await;
+        let shop = Shop::before(app, Protocol::Http1, POLICY).await;
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        for n in 0..150 {
+            let (answer, mut send) = client.send.send_request(crate::world::h2::get("/a"), true).unwrap();
+            until("the app has it", || shop.app.requests().len() == n + 1).await;
+            send.send_reset(h2::Reason::CANCEL);
+            drop(answer);
+            until("it is cancelled", || shop.app.open() == 0).await;
+        }
+    });
+}
+
+#[test]
+fn h2_03_resets_that_bad_frames_provoke_end_the_connection_at_their_bound() {
+    run(async {
+        type Bad = fn(u32) -> Vec<u8>;
+        let cases: [(&str, Bad); 4] = [
+            ("WINDOW_UPDATE of 0", |stream| frame(WINDOW_UPDATE, 0, stream, &[0; 4])),
+            ("WINDOW_UPDATE past the most", |stream| {
+                frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes())
+            }),
+            ("DATA after the end", |stream| frame(DATA, 0, stream, b"x")),
+            ("HEADERS after the end", |stream| {
+                frame(HEADERS, END_HEADERS, stream, &block(&pseudo("/a")))
+            }),
+        ];
+        for (case, bad) in cases {
+            // It never answers, so that streams stay open.
+            let app = Canary::serving(|mut stream, _, _| async move {
+                let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await;
+            })
+            .await;
+            let shop = Shop::before(app, Protocol::Http1, POLICY).await;
+            let mut conn = greeted(&shop).await;
+            let block = block(&pseudo("/a"));
+            let mut streams = 0;
+            for n in 0..4_000_u32 {
+                let stream = 2 * n + 1;
+                let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, stream, &block);
+                bytes.extend(bad(stream));
+                if conn.try_send(bytes).await.is_err() || shop.cart.serving() == 0 {
+                    break;
+                }
+                streams += 1;
+                if n % 16 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            until("it has ended", || shop.cart.serving() == 0).await;
+            assert!(streams <= 4 * MAX_LOCAL_RESETS, "{case}: {streams}");
+            until("the app was let go", || shop.app.open() == 0).await;
+        }
+    });
+}
+
+#[test]
+fn h2_04_a_flood_of_continuations_ends_the_connection() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let mut conn = greeted(&shop).await;
+        conn.send(frame(HEADERS, END_STREAM, 1, &block(&pseudo("/a")))).await;
+        let filler = block(&[("x", &[b'x'; 1_000])]);
+        let mut sent = 0;
+        while sent < 10_000 && conn.try_send(frame(CONTINUATION, 0, 1, &filler)).await.is_ok() {
+            sent += 1;
+            if shop.cart.serving() == 0 {
+                break;
+            }
+        }
+        until("it has ended", || shop.cart.serving() == 0).await;
+        assert!(sent < 10_000);
+        assert_eq!(shop.app.connections(), 0);
+        shop.probe().await;
+    });
+}
+
+#[test]
+fn h2_05_floods_that_are_never_read_back_are_bounded() {
+    run(async {
+        type Flood = fn(u32) -> Vec<u8>;
+        let floods: [(&str, Flood); 3] = [
+            ("PING", |_| frame(PING, 0, 0, &[7; 8])),
+            ("SETTINGS", |_| frame(SETTINGS, 0, 0, &[])),
+            ("empty DATA", |n| {
+                if n == 0 {
+                    let mut fields = pseudo("/a");
+                    fields[0].1 = b"POST";
+                    frame(HEADERS, END_HEADERS, 1, &block(&fields))
+                } else {
+                    frame(DATA, 0, 1, &[])
+                }
+            }),
+        ];
+        for (case, flood) in floods {
+            let shop = Shop::with(Protocol::Http1, POLICY).await;
+            let mut conn = greeted(&shop).await;
+            let mut n = 0;
+            let flooding = async {
+                // Ends when the connection does, or stands once the proxy does not read on.
+                while n < 200_000 {
+                    let bytes: Vec<u8> = (0..100).flat_map(|k| flood(n + k)).collect();
+                    n += 100;
+                    if conn.try_send(bytes).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(2), flooding).await;
+            println!("{case}: {n} frames were taken, {} connections", shop.cart.serving());
+            shop.probe().await;
+        }
+    });
+}
+
+#[test]
+fn h2_07_a_malformed_header_block_is_a_connection_error() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        for garbage in [
+            // Index 0; an index past the table; a table size past the bound; a truncated literal; bad Huffman padding.
+            &b"\x80"[..],
+            b"\xff\xff\xff\xff\x0f",
+            b"\x3f\xff\xff\xff\x0f",
+            b"\x10\x7f",
+            b"\x10\x81\x00\x81\x00",
+        ] {
+            let mut conn = greeted(&shop).await;
+            conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, garbage)).await;
+            let end = next_of(&mut conn, &[GOAWAY, HEADERS, RST_STREAM]).await;
+            assert!(
+                end.as_ref().is_none_or(|frame| frame.kind == GOAWAY),
+                "{garbage:?}: {end:?}"
+            );
+        }
+        assert_eq!(shop.app.connections(), 0);
+        shop.probe().await;
+    });
+}
+
+#[test]
+fn h2_10_a_client_that_goes_away_takes_its_requests_with_it() {
+    run(async {
+        let shop = Shop::before(grpc_app().await, Protocol::Http2, POLICY).await;
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        let (answer, mut send) = client.send.send_request(request(Method::POST, "/a"), false).unwrap();
+        send.send_data(Bytes::from_static(b"x"), false).unwrap();
+        let _answer = soon("a head", answer).await.unwrap();
+        client.ended.abort();
+        until("it is over", || shop.cart.serving() == 0).await;
+        let failed = || {
+            shop.cart
+                .metric("postern_proxy_requests_total", &["outcome=\"failed\""])
+        };
+        until("it is counted", || failed() == 1).await;
+    });
+}

@@ -1,0 +1,18 @@
+//! Black-box tests of the inbound path: raw sockets in front, a canary behind. Named after the rows of the adversarial
+//! catalogue that they hold.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod bounds;
+mod deadlines;
+mod drain;
+mod framing;
+mod http2;
+mod hygiene;
+mod live_policy;
+mod messages;
+mod path;
+mod smuggling;
+mod tls;

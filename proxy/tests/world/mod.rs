@@ -1,0 +1,179 @@
+//! One test's world: an authority that mints good and hostile certificates, proxies on real sockets, a canary behind
+//! them that keeps every byte, and clients that send exactly what a test says.
+//!
+//! Everything runs on one thread, as a worker does; what a test started ends with its runtime.
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub, clippy::unwrap_used)] // Each test binary uses its part.
+
+pub mod authority;
+pub mod canary;
+pub mod client;
+pub mod h2;
+pub mod proxy;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postern_proxy::snapshot::Protocol;
+use tokio::task::LocalSet;
+
+pub use self::authority::{Authority, Card, hostile_client};
+pub use self::canary::{Canary, Received};
+pub use self::client::{Answer, Conn};
+pub use self::proxy::{Proxy, endpoint, meshed};
+
+pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+pub const MALLORY: &str = "spiffe://cluster.local/ns/shop/sa/mallory";
+
+/// No test takes longer; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a state may take to come.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// The web may do anything but see what is secret.
+pub const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  action: ALLOW
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: secret, namespace: shop}
+spec:
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/secret, /secret/*]}}]
+";
+
+/// Only the web, by identity alone.
+pub const WEB_ONLY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  action: ALLOW
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+";
+
+/// Runs a test on a worker's kind of runtime.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    // In real time: tests move the runtime's clock.
+    let (over, hangs) = tokio::sync::oneshot::channel::<()>();
+    let (done, finished) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if finished.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let _ = over.send(());
+        }
+    });
+    let patient = async {
+        tokio::select! {
+            () = test => {}
+            Ok(()) = hangs => panic!("the test hangs"),
+        }
+    };
+    LocalSet::new().block_on(&runtime, patient);
+    drop(done);
+}
+
+/// Waits until `state` holds.
+pub async fn until(what: &str, mut state: impl FnMut() -> bool) {
+    let waiting = async {
+        while !state() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(SOON, waiting).await;
+    assert!(waited.is_ok(), "never came true: {what}");
+}
+
+/// `future`, which must be ready soon.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("took too long: {what}"),
+    }
+}
+
+/// Moves the runtime's clock: what waits for a deadline within `span` finds it passed. Sockets are quiet meanwhile.
+pub async fn pass(span: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(span).await;
+    tokio::time::resume();
+}
+
+/// The web calls the cart: one inbound proxy before one canary.
+pub struct Shop {
+    pub authority: Authority,
+    pub cart: Proxy,
+    pub app: Canary,
+    /// Where the cart's peers dial.
+    pub door: SocketAddr,
+}
+
+impl Shop {
+    /// An HTTP app that answers 200 with its request's path.
+    pub async fn new() -> Self {
+        Self::with(Protocol::Detect, POLICY).await
+    }
+
+    pub async fn with(protocol: Protocol, policy: &str) -> Self {
+        Self::before(Canary::start().await, protocol, policy).await
+    }
+
+    pub async fn before(app: Canary, protocol: Protocol, policy: &str) -> Self {
+        let authority = Authority::new("cluster.local");
+        let cart = Proxy::new(&authority, CART, "cart-1");
+        let door = cart.door(80, protocol, app.address).await;
+        cart.policy(policy);
+        Self {
+            authority,
+            cart,
+            app,
+            door,
+        }
+    }
+
+    /// An mTLS connection of the web.
+    pub async fn web(&self, alpn: &[u8]) -> Conn {
+        self.connect(WEB, alpn).await
+    }
+
+    pub async fn connect(&self, id: &str, alpn: &[u8]) -> Conn {
+        Conn::tls(self.door, self.authority.client(id, alpn)).await.unwrap()
+    }
+
+    /// An HTTP/1.1 connection of the web.
+    pub async fn h1(&self) -> Conn {
+        self.web(b"postern/h1").await
+    }
+
+    /// A well-behaved neighbour's request goes through, and everything before it has been dealt with.
+    pub async fn probe(&self) {
+        let mut neighbour = self.h1().await;
+        let before = self.app.count();
+        neighbour.send("GET /probe HTTP/1.1\r\nHost: cart\r\n\r\n").await;
+        let answer = neighbour.answer().await;
+        assert_eq!(answer.status, 200, "a neighbour is not served: {answer:?}");
+        let seen = self.app.since(before);
+        assert_eq!(seen.len(), 1, "the app saw more than the neighbour: {seen:#?}");
+        assert_eq!(seen.last().unwrap().target, "/probe");
+        assert_eq!(
+            self.cart
+                .worker
+                .metrics
+                .panics
+                .load(std::sync::atomic::Ordering::Relaxed),
+            0
+        );
+    }
+}
