@@ -4,9 +4,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::client::{field, find};
 
@@ -123,7 +126,12 @@ impl Canary {
     }
 
     /// HTTP/1.1, one request after the other.
-    pub async fn serve(&self, mut stream: TcpStream, connection: usize, reply: &dyn Fn(&Received) -> Reply) {
+    pub async fn serve(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        connection: usize,
+        reply: &dyn Fn(&Received) -> Reply,
+    ) {
         let mut read = Vec::new();
         while let Some(request) = self.read(&mut stream, &mut read, connection).await {
             let whole = request.whole;
@@ -136,14 +144,24 @@ impl Canary {
     }
 
     /// The next request; `None` at the end.
-    pub async fn read(&self, stream: &mut TcpStream, read: &mut Vec<u8>, connection: usize) -> Option<Received> {
+    pub async fn read(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        read: &mut Vec<u8>,
+        connection: usize,
+    ) -> Option<Received> {
         let mut request = self.read_head(stream, read, connection).await?;
         request.whole = !request.method.is_empty() && self.read_body(stream, read, &mut request).await.is_some();
         Some(request)
     }
 
     /// The next request's head.
-    pub async fn read_head(&self, stream: &mut TcpStream, read: &mut Vec<u8>, connection: usize) -> Option<Received> {
+    pub async fn read_head(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        read: &mut Vec<u8>,
+        connection: usize,
+    ) -> Option<Received> {
         let head_end = loop {
             if let Some(end) = find(read, b"\r\n\r\n") {
                 break end + 4;
@@ -168,7 +186,12 @@ impl Canary {
     }
 
     /// Its body, into it.
-    pub async fn read_body(&self, stream: &mut TcpStream, read: &mut Vec<u8>, request: &mut Received) -> Option<()> {
+    pub async fn read_body(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        read: &mut Vec<u8>,
+        request: &mut Received,
+    ) -> Option<()> {
         if field(&request.fields, "transfer-encoding").is_some() {
             loop {
                 let line = self.line(stream, read).await?;
@@ -206,7 +229,7 @@ impl Canary {
         Some(())
     }
 
-    async fn line(&self, stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<String> {
+    async fn line(&self, stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> Option<String> {
         loop {
             if let Some(end) = find(read, b"\r\n") {
                 let line: Vec<u8> = read.drain(..end + 2).collect();
@@ -218,17 +241,37 @@ impl Canary {
         }
     }
 
-    async fn more(&self, stream: &mut TcpStream, read: &mut Vec<u8>) -> bool {
-        let mut buf = [0; 16 * 1024];
-        match stream.read(&mut buf).await {
+    async fn more(&self, stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> bool {
+        read.reserve(16 * 1024);
+        match stream.read_buf(read).await {
             Ok(0) | Err(_) => false,
             Ok(n) => {
                 self.counted(n);
-                read.extend_from_slice(&buf[..n]);
                 true
             }
         }
     }
+}
+
+/// A peer that speaks TLS by itself: `serve` gets what is inside.
+pub async fn tls_peer<F>(
+    config: Arc<rustls::ServerConfig>,
+    serve: impl Fn(TlsStream<TcpStream>, Canary, usize) -> F + 'static,
+) -> Canary
+where
+    F: Future<Output = ()> + 'static,
+{
+    let serve = Rc::new(serve);
+    Canary::serving(move |stream, canary, connection| {
+        let accepting = TlsAcceptor::from(Arc::clone(&config)).accept(stream);
+        let serve = Rc::clone(&serve);
+        async move {
+            if let Ok(stream) = accepting.await {
+                serve(stream, canary, connection).await;
+            }
+        }
+    })
+    .await
 }
 
 /// 200 with a text.

@@ -103,14 +103,8 @@ impl Conn {
     }
 
     async fn more(&mut self) -> bool {
-        let mut buf = [0; 16 * 1024];
-        match self.io.read(&mut buf).await {
-            Ok(0) | Err(_) => false,
-            Ok(n) => {
-                self.read.extend_from_slice(&buf[..n]);
-                true
-            }
-        }
+        self.read.reserve(16 * 1024);
+        matches!(self.io.read_buf(&mut self.read).await, Ok(1..))
     }
 
     /// The next answer; the connection must not end before it is whole.

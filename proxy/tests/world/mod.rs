@@ -14,13 +14,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use postern_proxy::snapshot::Protocol;
+use postern_proxy::snapshot::{Door, Endpoint, Protocol, Target};
 use tokio::task::LocalSet;
 
 pub use self::authority::{Authority, Card, hostile_client};
 pub use self::canary::{Canary, Received};
 pub use self::client::{Answer, Conn};
-pub use self::proxy::{Proxy, endpoint, meshed};
+pub use self::proxy::{Proxy, endpoint, meshed, named};
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 pub const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
@@ -75,6 +75,8 @@ pub fn run(test: impl Future<Output = ()>) {
             let _ = over.send(());
         }
     });
+    // A test holds all of its futures: too much for a thread's stack, in an unoptimized build.
+    let test = Box::pin(test);
     let patient = async {
         tokio::select! {
             () = test => {}
@@ -110,6 +112,80 @@ pub async fn pass(span: Duration) {
     tokio::time::advance(span).await;
     tokio::time::resume();
 }
+
+/// The web's app calls the cart's through both proxies.
+pub struct Pair {
+    pub authority: Authority,
+    pub web: Proxy,
+    pub cart: Proxy,
+    pub app: Canary,
+    pub door: SocketAddr,
+    /// Where the web's app finds its proxy.
+    pub explicit: SocketAddr,
+}
+
+impl Pair {
+    pub async fn new(protocol: Protocol) -> Self {
+        Self::before(Canary::start().await, protocol).await
+    }
+
+    pub async fn before(app: Canary, protocol: Protocol) -> Self {
+        Self::with(app, protocol, if protocol == Protocol::Tcp { WEB_ONLY } else { POLICY }).await
+    }
+
+    pub async fn with(app: Canary, protocol: Protocol, policy: &str) -> Self {
+        let Shop {
+            authority,
+            cart,
+            app,
+            door,
+        } = Shop::before(app, protocol, policy).await;
+        let web = Proxy::new(&authority, WEB, "web-1");
+        web.policy("");
+        let cart_is = endpoint(door, CART, Some("cart-1"), protocol, Door::Sidecar);
+        web.knows(named("cart.shop", 80), meshed(protocol, vec![cart_is]));
+        let explicit = web.explicit().await;
+        Self {
+            authority,
+            web,
+            cart,
+            app,
+            door,
+            explicit,
+        }
+    }
+
+    /// The web's app, at the explicit port.
+    pub async fn client(&self) -> Conn {
+        Conn::plain(self.explicit).await
+    }
+
+    /// The same, in a tunnel to the cart.
+    pub async fn tunnel(&self) -> Conn {
+        let mut conn = self.client().await;
+        conn.send("CONNECT cart.shop:80 HTTP/1.1\r\nHost: cart.shop:80\r\n\r\n")
+            .await;
+        let opened = conn.answer_to("HEAD").await;
+        assert_eq!(opened.status, 200);
+        conn
+    }
+
+    /// A connection that was captured on its way to the cart.
+    pub async fn captured(&self, protocol: Protocol) -> Conn {
+        let original: SocketAddr = "10.96.0.1:80".parse().unwrap();
+        let cart_is = endpoint(self.door, CART, Some("cart-1"), protocol, Door::Sidecar);
+        self.web
+            .knows(Target::Address(original), meshed(protocol, vec![cart_is]));
+        Conn::plain(self.web.captured(original).await).await
+    }
+
+    /// What the web's proxy does with one endpoint in the cart's place.
+    pub fn instead(&self, protocol: Protocol, endpoints: Vec<Endpoint>) {
+        self.web.knows(named("cart.shop", 80), meshed(protocol, endpoints));
+    }
+}
+
+pub const GET: &str = "GET http://cart.shop/a HTTP/1.1\r\nHost: cart.shop\r\n\r\n";
 
 /// The web calls the cart: one inbound proxy before one canary.
 pub struct Shop {

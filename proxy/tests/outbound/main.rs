@@ -1,0 +1,13 @@
+//! Black-box tests of the outbound path: our app in front, through both proxies to a canary, or to peers that are not
+//! what they should be.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod explicit;
+mod oneself;
+mod peers;
+mod pool;
+mod retry;
+mod streams;
