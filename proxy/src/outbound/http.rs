@@ -255,6 +255,8 @@ impl Serving {
         let (mut parts, incoming) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers, false);
         parts.extensions.clear();
+        // Each hop speaks its own version (RFC 9110 section 6.2): chunked, a broken answer never looks whole.
+        parts.version = http::Version::HTTP_11;
         let body = Body::incoming(incoming, exchange, Leg::Answer).holding(Box::new(in_flight));
         Response::from_parts(parts, body)
     }
