@@ -20,6 +20,7 @@ pub fn retarget(uri: &mut Uri, fields: &mut HeaderMap, to: Version) -> Result<()
                 let mut parts = http::uri::Parts::default();
                 parts.path_and_query = from.path_and_query;
                 *uri = Uri::from_parts(parts).map_err(|_| bad)?;
+                join_cookies(fields).map_err(|_| bad)?;
             }
         }
         Version::H2 => {
@@ -33,6 +34,20 @@ pub fn retarget(uri: &mut Uri, fields: &mut HeaderMap, to: Version) -> Result<()
             }
             *uri = Uri::from_parts(parts).map_err(|_| bad)?;
         }
+    }
+    Ok(())
+}
+
+/// HTTP/2 may split `Cookie`; elsewhere it stands once (RFC 9113 section 8.2.3).
+fn join_cookies(fields: &mut HeaderMap) -> Result<(), header::InvalidHeaderValue> {
+    let mut crumbs = fields.get_all(header::COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for crumb in std::iter::once(second).chain(crumbs) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(crumb.as_bytes());
+        }
+        fields.insert(header::COOKIE, HeaderValue::from_bytes(&joined)?);
     }
     Ok(())
 }
