@@ -151,7 +151,8 @@ async fn shake_hands(
         peer: Some(peer),
     };
     if !riding.takes_requests(&trust, clock()) {
-        return Err(Failure::PeerExpired);
+        // The upstream's fault, not a caller's.
+        return Err(Failure::UpstreamHandshake("peer_expired"));
     }
     Ok((Transport::Tls(Box::new(connected.into())), riding))
 }
