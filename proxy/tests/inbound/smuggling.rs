@@ -417,3 +417,49 @@ spec:
         assert_eq!(shop.app.only().method, "GET");
     });
 }
+
+#[test]
+fn z_04_the_case_and_the_trailing_dot_of_a_host_change_no_decision() {
+    run(async {
+        let shop = Shop::with(
+            postern_proxy::snapshot::Protocol::Http1,
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all, namespace: shop}
+spec:
+  action: ALLOW
+  rules: [{}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: admin, namespace: shop}
+spec:
+  action: DENY
+  rules:
+  - to: [{operation: {hosts: [admin.shop, 'admin.shop:*']}}]
+",
+        )
+        .await;
+        for host in [
+            "admin.shop",
+            "ADMIN.shop",
+            "Admin.Shop:80",
+            "admin.shop.",
+            "admin.shop.:80",
+            "admin.shop:8080",
+        ] {
+            for target in ["/a".to_owned(), format!("http://{host}/a")] {
+                let mut conn = shop.h1().await;
+                conn.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+                    .await;
+                let status = conn.answer().await.status;
+                assert!(matches!(status, 400 | 403), "{target} at {host}: {status}");
+            }
+        }
+        let mut conn = shop.h1().await;
+        conn.send("GET /a HTTP/1.1\r\nHost: shop\r\n\r\n").await;
+        assert_eq!(conn.answer().await.status, 200);
+        shop.app.only();
+    });
+}

@@ -6,6 +6,7 @@
 mod world;
 
 mod explicit;
+mod limits;
 mod oneself;
 mod peers;
 mod pool;

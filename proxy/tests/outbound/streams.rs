@@ -217,6 +217,7 @@ fn an_answer_that_the_peer_breaks_off_is_never_whole() {
             let request = canary.read(&mut stream, &mut read, connection).await.unwrap();
             let answer: &[u8] = match request.target.as_str() {
                 "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+                "/1.0" => b"HTTP/1.0 200 OK\r\n\r\nhello",
                 "/chunks" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
                 // Its end would be the end of the stream: without close_notify anybody could have cut it.
                 _ => b"HTTP/1.1 200 OK\r\n\r\nhello",
@@ -230,7 +231,7 @@ fn an_answer_that_the_peer_breaks_off_is_never_whole() {
         .await;
         let end = endpoint(peer.address, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar);
         pair.instead(Protocol::Http1, vec![end]);
-        for path in ["/length", "/chunks", "/to-the-end"] {
+        for path in ["/length", "/chunks", "/to-the-end", "/1.0"] {
             let mut conn = pair.client().await;
             conn.send(format!("GET http://cart.shop{path} HTTP/1.1\r\nHost: x\r\n\r\n"))
                 .await;
@@ -243,7 +244,7 @@ fn an_answer_that_the_peer_breaks_off_is_never_whole() {
             assert!(!whole, "{path}: {head:?} {rest:?}");
         }
         until("counted", || {
-            pair.web.metric("postern_proxy_requests_total", &["outcome=\"failed\""]) == 3
+            pair.web.metric("postern_proxy_requests_total", &["outcome=\"failed\""]) == 4
         })
         .await;
     });
