@@ -14,17 +14,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::world::h2::{Client, get, grpc_app, request};
 use crate::world::{Canary, Conn, POLICY, Shop, WEB_ONLY, pass, run, soon, until};
 
-const A_SECOND: Duration = Duration::from_secs(1);
+/// What real time may pass in a test on a busy machine before its deadline is near.
+const SLACK: Duration = Duration::from_secs(3);
 /// Longer than the supervisor's tick.
 const A_LOOK: Duration = Duration::from_millis(400);
 
-/// Alive a second before the deadline, ended soon after it.
+/// Alive a while before the deadline, ended soon after it.
 async fn ends_at(conn: &mut Conn, deadline: Duration) -> Vec<u8> {
     // What was sent has to be read before the clock moves.
     assert!(conn.is_quiet(A_LOOK).await, "ended at once");
-    pass(deadline - A_SECOND).await;
+    pass(deadline - SLACK).await;
     assert!(conn.is_quiet(A_LOOK).await, "ended before its time");
-    pass(A_SECOND).await;
+    pass(SLACK).await;
     conn.rest().await
 }
 
@@ -36,12 +37,12 @@ fn h1_13_a_head_that_never_ends_is_cut_at_the_head_deadline() {
         conn.send("GET /a HTTP/1.1\r\nHost: cart\r\n").await;
         assert!(conn.is_quiet(A_LOOK).await);
         // A byte now and then buys no time.
-        for _ in 0..8 {
+        for _ in 0..6 {
             pass(Duration::from_secs(1)).await;
             conn.send("X").await;
             assert!(conn.is_quiet(Duration::from_millis(20)).await, "cut too early");
         }
-        pass(Duration::from_secs(2)).await;
+        pass(Duration::from_secs(4)).await;
         let rest = conn.rest().await;
         assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{rest:?}");
         assert_eq!(shop.app.connections(), 0);
@@ -96,7 +97,7 @@ fn h1_13_a_byte_now_and_then_is_progress() {
         conn.send("POST /a HTTP/1.1\r\nHost: cart\r\nContent-Length: 5\r\n\r\n")
             .await;
         for byte in ["h", "e", "l", "l", "o"] {
-            pass(BODY_PROGRESS_DEADLINE - A_SECOND).await;
+            pass(BODY_PROGRESS_DEADLINE - SLACK).await;
             let before = shop.app.bytes();
             conn.send(byte).await;
             until("it arrives", || shop.app.bytes() > before).await;
@@ -120,10 +121,10 @@ fn h1_13_a_reader_that_stops_is_cut_at_the_progress_deadline() {
         conn.send("GET /big HTTP/1.1\r\nHost: cart\r\n\r\n").await;
         assert_eq!(conn.head().await.status, 200);
         tokio::time::sleep(A_LOOK).await;
-        pass(BODY_PROGRESS_DEADLINE - A_SECOND).await;
+        pass(BODY_PROGRESS_DEADLINE - SLACK).await;
         tokio::time::sleep(A_LOOK).await;
         assert_eq!(shop.cart.serving(), 1, "cut too early");
-        pass(A_SECOND).await;
+        pass(SLACK).await;
         until("it is cut", || shop.cart.serving() == 0 && shop.app.open() == 0).await;
         assert!(conn.rest().await.len() < size);
     });
@@ -165,10 +166,10 @@ fn h2_06_a_zero_window_holds_a_bounded_amount_and_ends_at_the_idle_deadline() {
         }
         // The app is slowed down: its sockets are full, ours hold no more than a buffer for each.
         assert!(shop.app.open() >= 100);
-        pass(IDLE_DEADLINE - A_SECOND).await;
+        pass(IDLE_DEADLINE - SLACK).await;
         tokio::time::sleep(A_LOOK).await;
         assert_eq!(shop.cart.serving(), 1, "cut too early");
-        pass(A_SECOND).await;
+        pass(SLACK).await;
         until("it is cut", || shop.cart.serving() == 0 && shop.app.open() == 0).await;
         drop(streams);
     });
@@ -239,10 +240,10 @@ fn a_connection_to_the_app_rests_no_longer_than_the_pool_allows() {
         let mut conn = shop.h1().await;
         conn.send("GET /a HTTP/1.1\r\nHost: cart\r\n\r\n").await;
         assert_eq!(conn.answer().await.status, 200);
-        pass(POOL_IDLE - A_SECOND).await;
+        pass(POOL_IDLE - SLACK).await;
         tokio::time::sleep(A_LOOK).await;
         assert_eq!(shop.app.open(), 1);
-        pass(A_SECOND).await;
+        pass(SLACK).await;
         until("it is closed", || shop.app.open() == 0).await;
     });
 }

@@ -221,10 +221,14 @@ impl Conn {
         std::mem::take(&mut self.read)
     }
 
-    /// Everything until it ends, or until it has been quiet for a moment; and whether it ended.
+    /// Everything until it ends, or until it has been quiet for a moment after an answer that does not say `close`; and
+    /// whether it ended.
     pub async fn until_quiet(&mut self) -> (Vec<u8>, bool) {
         let ended = loop {
-            match tokio::time::timeout(Duration::from_millis(200), self.more()).await {
+            let read = String::from_utf8_lossy(&self.read).to_lowercase();
+            let owed = read.is_empty() || read.contains("connection: close");
+            let patience = if owed { super::SOON } else { Duration::from_millis(200) };
+            match tokio::time::timeout(patience, self.more()).await {
                 Ok(true) => {}
                 Ok(false) => break true,
                 Err(_) => break false,

@@ -27,7 +27,7 @@ pub const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 pub const MALLORY: &str = "spiffe://cluster.local/ns/shop/sa/mallory";
 
 /// No test takes longer; one that does hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a state may take to come.
 pub const SOON: Duration = Duration::from_secs(5);
 
