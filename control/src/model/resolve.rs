@@ -223,7 +223,12 @@ fn endpoint(workload: &Workload, port: &Port, ip: IpAddr) -> Option<wire::Endpoi
             if alpn.is_empty() {
                 return None;
             }
-            (vec![id.to_string()], document.name.clone(), alpn, port.listen)
+            // An SVID that is not ours names no instance.
+            let instance = match document.capture {
+                Capture::Explicit | Capture::Redirect => document.name.clone(),
+                Capture::Foreign => String::new(),
+            };
+            (vec![id.to_string()], instance, alpn, port.listen)
         }
         Standing::Unmeshed => (Vec::new(), String::new(), Vec::new(), port.app),
         Standing::NoIdentity => return None,
