@@ -56,15 +56,35 @@ impl Drop for Way {
     }
 }
 
-/// What the log says about a request. Clones share their bytes with the request.
+/// What policy and the log are told of a request.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// Its method.
     pub method: http::Method,
     /// Its target as forwarded.
-    pub uri: http::Uri,
+    pub target: Target,
     /// The one effective authority, canonical.
     pub host: Rc<str>,
+}
+
+/// A request's target.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Shares its bytes with the request.
+    Uri(http::Uri),
+    /// The path alone.
+    Path(Box<str>),
+}
+
+impl Head {
+    /// The target's path, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match &self.target {
+            Target::Uri(uri) => uri.path(),
+            Target::Path(path) => path,
+        }
+    }
 }
 
 /// Why policy said no (or would have), for the log; made only then.
@@ -334,7 +354,7 @@ impl Drop for Exchange {
                 route: &self.way.key,
                 peer_address: self.way.peer_address,
                 method: head.map_or("", |head| head.method.as_str()),
-                path: head.map_or("", |head| head.uri.path()),
+                path: head.map_or("", Head::path),
                 host: head.map_or("", |head| &head.host),
                 decision_id: denial.map(|denial| &*denial.decision_id),
                 policy: denial.and_then(|denial| denial.policy.as_deref()),

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+pub mod h1;
 pub mod headers;
 pub mod server;
 pub mod shelf;

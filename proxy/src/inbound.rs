@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod forward;
 pub mod http;
+mod relay;
 pub mod request;
 pub mod sanitize;
 pub mod terminate;

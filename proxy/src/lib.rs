@@ -33,6 +33,7 @@ pub mod outbound;
 pub mod outcome;
 mod process;
 pub mod redirect;
+mod scratch;
 pub mod snapshot;
 pub mod status;
 pub mod stream;

@@ -103,3 +103,17 @@ pub const ROUTES_PER_CONNECTION: usize = 8;
 pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
 /// What an in-process hop buffers each way: two TLS records.
 pub const IN_PROCESS_BUFFER: usize = 32 * 1024;
+/// The line that says a chunk's size, with its extension, which nobody uses.
+pub const MAX_CHUNK_LINE: usize = 256;
+/// Trailer fields of a chunked body.
+pub const MAX_TRAILERS: usize = 32;
+/// Bytes of a trailer section.
+pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
+/// Interim answers (1xx) to one request.
+pub const MAX_INTERIM: u32 = 8;
+/// After an answer that ends a connection with request bytes unread, so many are still read, lest a reset overtakes it.
+pub const LINGER_BYTES: usize = 256 * 1024;
+/// And for so long.
+pub const LINGER_DEADLINE: Duration = Duration::from_secs(1);
+/// One read of an HTTP/1 connection that waits for a head.
+pub const HEAD_READ: usize = 16 * 1024;

@@ -1,7 +1,6 @@
 //! Bytes both ways, with half-close. An idle stream holds no buffer: reads go through one scratch buffer per thread,
 //! and only what the sink did not take at once is kept.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,13 +9,10 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::exchange::{Exchange, Leg};
-use crate::limits::{COPY_BUFFER, COPY_ENOUGH};
+use crate::limits::COPY_ENOUGH;
 use crate::outbound::originate;
 use crate::outcome::Failure;
-
-thread_local! {
-    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-}
+use crate::scratch;
 
 /// Copies until both directions have ended, one of them fails, or the exchange is cut short.
 pub async fn relay<A, B>(mut client: A, mut upstream: B, exchange: &Exchange) -> Result<(), Failure>
@@ -161,12 +157,7 @@ impl Direction {
         S: AsyncRead + Unpin,
         D: AsyncWrite + Unpin,
     {
-        let mut scratch = SCRATCH
-            .take()
-            .unwrap_or_else(|| vec![0; COPY_BUFFER].into_boxed_slice());
-        let result = self.read_and_write(cx, source, sink, &mut scratch);
-        SCRATCH.set(Some(scratch));
-        result
+        scratch::with(|scratch| self.read_and_write(cx, source, sink, scratch))
     }
 
     fn read_and_write<S, D>(

@@ -14,6 +14,7 @@ pub mod forward;
 pub mod http;
 pub mod originate;
 pub mod pool;
+mod relay;
 pub mod resolve;
 
 use std::net::SocketAddr;
@@ -74,8 +75,13 @@ where
     serve_as(worker, client, carries, target, address).await;
 }
 
-async fn serve_as<IO>(worker: &Rc<Worker>, client: IO, carries: Carries, target: Target, address: Option<SocketAddr>)
-where
+async fn serve_as<IO>(
+    worker: &Rc<Worker>,
+    client: Rewound<IO>,
+    carries: Carries,
+    target: Target,
+    address: Option<SocketAddr>,
+) where
     IO: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     match carries {

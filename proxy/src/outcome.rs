@@ -91,6 +91,8 @@ pub enum BadRequest {
     Framing,
     /// A field name or value that may not be forwarded.
     Field,
+    /// More or larger fields than we take.
+    TooLarge,
 }
 
 /// What follows from a [`Failure`].
@@ -131,6 +133,7 @@ impl Failure {
             Self::BadRequest(BadRequest::Target) => facts(Blame::Peer, 400, 3, true, "bad_target", Level::WARN),
             Self::BadRequest(BadRequest::Framing) => facts(Blame::Peer, 400, 3, true, "bad_framing", Level::WARN),
             Self::BadRequest(BadRequest::Field) => facts(Blame::Peer, 400, 3, true, "bad_field", Level::WARN),
+            Self::BadRequest(BadRequest::TooLarge) => facts(Blame::Peer, 431, 8, true, "head_too_large", Level::WARN),
             Self::BadPath(error) => facts(Blame::Peer, 400, 3, false, error.reason(), Level::WARN),
             Self::HeadTimeout => facts(Blame::Peer, 408, 4, true, "head_timeout", Level::INFO),
             Self::BodyTimeout => facts(Blame::Peer, 408, 4, true, "body_timeout", Level::INFO),

@@ -151,6 +151,15 @@ impl<S> Rewound<S> {
     pub fn new(first: Bytes, inner: S) -> Self {
         Self { first, inner }
     }
+    /// The same with `bytes` before everything else.
+    #[must_use]
+    pub fn preceded_by(self, mut bytes: Vec<u8>) -> Self {
+        bytes.extend_from_slice(&self.first);
+        Self {
+            first: bytes.into(),
+            inner: self.inner,
+        }
+    }
     /// The stream below; what was not replayed is lost.
     pub fn into_inner(self) -> S {
         self.inner

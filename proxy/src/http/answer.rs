@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http::Version;
 use crate::http::body::Body;
+use crate::http::h1::fields;
 use crate::http::headers::DECISION_ID;
 use crate::outcome::Failure;
 
@@ -68,4 +69,30 @@ fn status_message(text: &str) -> HeaderValue {
         }
     }
     HeaderValue::from_str(&encoded).unwrap_or(HeaderValue::from_static("refused"))
+}
+
+/// The bytes of one of our own answers on HTTP/1.1.
+#[must_use]
+pub(crate) fn as_h1(response: Response<Body>, close: bool, to_head: bool) -> Vec<u8> {
+    let (parts, body) = response.into_parts();
+    let body = body.into_full();
+    let mut out = Vec::with_capacity(256 + body.len());
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(parts.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(parts.status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in parts.headers.iter().filter(|(name, _)| **name != CONNECTION) {
+        fields::write(&mut out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    if close {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    out.extend_from_slice(b"content-length: ");
+    fields::write_number(&mut out, body.len() as u64);
+    out.extend_from_slice(b"\r\n\r\n");
+    if !to_head {
+        out.extend_from_slice(&body);
+    }
+    out
 }

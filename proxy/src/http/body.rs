@@ -80,6 +80,14 @@ impl Body {
         self
     }
 
+    /// The bytes of an answer of our own; nothing of one that is received.
+    pub(crate) fn into_full(mut self) -> Bytes {
+        match &mut self.kind {
+            Kind::Full(bytes) => std::mem::take(bytes),
+            Kind::Empty | Kind::Incoming(_) => Bytes::new(),
+        }
+    }
+
     fn failure_of_source(leg: Leg) -> Failure {
         match leg {
             Leg::Request => Failure::PeerGone,

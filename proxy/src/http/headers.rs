@@ -152,37 +152,42 @@ pub fn wanted_upgrade(fields: &HeaderMap) -> bool {
     named && one && !h2c && !http
 }
 
-/// Removes from trailers what must stand in the head or nowhere (RFC 9110 section 6.5.1), and identity in any form.
+/// May not stand in trailers: it belongs into the head or nowhere (RFC 9110 section 6.5.1), or is identity in any form.
+/// `name` is lower case.
+#[must_use]
+pub fn is_forbidden_trailer(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "connection"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "authorization"
+            | "cookie"
+            | "set-cookie"
+            | "content-encoding"
+            | "content-type"
+            | "content-range"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+            | "expect"
+            | "forwarded"
+            | "x-real-ip"
+            | "max-forwards"
+            | "cache-control"
+    ) || name.starts_with("x-forwarded-")
+        || kind_of(name) != Kind::Plain
+}
+
+/// Removes what [`is_forbidden_trailer`].
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let forbidden: SmallVec<[HeaderName; 2]> = trailers
         .keys()
-        .filter(|name| {
-            matches!(
-                name.as_str(),
-                "host"
-                    | "content-length"
-                    | "transfer-encoding"
-                    | "connection"
-                    | "te"
-                    | "trailer"
-                    | "upgrade"
-                    | "authorization"
-                    | "cookie"
-                    | "set-cookie"
-                    | "content-encoding"
-                    | "content-type"
-                    | "content-range"
-                    | "keep-alive"
-                    | "proxy-connection"
-                    | "proxy-authorization"
-                    | "expect"
-                    | "forwarded"
-                    | "x-real-ip"
-                    | "max-forwards"
-                    | "cache-control"
-            ) || name.as_str().starts_with("x-forwarded-")
-                || kind_of(name.as_str()) != Kind::Plain
-        })
+        .filter(|name| is_forbidden_trailer(name.as_str()))
         .cloned()
         .collect();
     for name in forbidden {

@@ -138,7 +138,7 @@ where
 /// hyper has answered 400, 414 or 431 already where there was something to answer.
 fn failure_of(error: &hyper::Error) -> Failure {
     if error.is_parse_too_large() {
-        Failure::BadRequest(BadRequest::Field)
+        Failure::BadRequest(BadRequest::TooLarge)
     } else if error.is_parse() {
         Failure::BadRequest(BadRequest::Framing)
     } else if error.is_user() {

@@ -49,9 +49,16 @@ struct Connection<T> {
     _open: Rc<Open>,
 }
 
-/// Counts a connection until the last handle on it is gone.
+/// Counts a connection until it is gone.
 #[derive(Debug)]
-struct Open(Rc<Cell<usize>>);
+pub(super) struct Open(Rc<Cell<usize>>);
+
+impl Open {
+    pub(super) fn count(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -103,12 +110,11 @@ impl<T> Shelf<T> {
     /// Takes a new connection in, and leases it.
     #[must_use]
     pub fn admit(self: &Rc<Self>, sender: Sender, admitted: T) -> Lease<T> {
-        self.open.set(self.open.get() + 1);
         let connection = Connection {
             sender,
             streams: Rc::default(),
             admitted: Rc::new(admitted),
-            _open: Rc::new(Open(Rc::clone(&self.open))),
+            _open: Rc::new(Open::count(&self.open)),
         };
         if let Some(shared) = connection.share() {
             self.put(shared);

@@ -104,7 +104,7 @@ impl Permit {
             (Some(host), Some(head)) => {
                 method = head.method.as_str();
                 // `request::check` made it so: the path is a fixed point.
-                let path = match CanonicalPathRef::check(head.uri.path()) {
+                let path = match CanonicalPathRef::check(head.path()) {
                     Ok(Some(path)) => path,
                     Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
                     Err(error) => return Err((Failure::BadPath(error), None)),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use http::{Request, Response};
@@ -15,9 +16,11 @@ use crate::exchange::Exchange;
 use crate::http::Version;
 use crate::http::body::Body;
 use crate::http::client;
+use crate::http::h1::resting::{self, Resting, Upstream};
 use crate::http::shelf::{self, Shelf};
 use crate::limits::CONNECT_DEADLINE;
 use crate::outcome::Failure;
+use crate::stream::{Rewound, Stream, Transport};
 
 /// A connection to our app; it is admitted on nothing that could expire.
 pub type Lease = shelf::Lease<()>;
@@ -29,6 +32,8 @@ type Key = (SocketAddr, Version);
 #[derive(Debug, Default)]
 pub struct AppPool {
     shelves: RefCell<HashMap<Key, Rc<Shelf<()>>>>,
+    /// Of the HTTP/1 relay.
+    relayed: RefCell<HashMap<SocketAddr, Rc<Resting<()>>>>,
 }
 
 impl AppPool {
@@ -40,8 +45,56 @@ impl AppPool {
     pub(crate) fn sweep(&self) -> bool {
         let mut shelves = self.shelves.borrow_mut();
         shelves.retain(|_, shelf| shelf.sweep(|()| true) || Rc::strong_count(shelf) > 1 || shelf.open() > 0);
-        shelves.values().any(|shelf| shelf.open() > 0)
+        let mut relayed = self.relayed.borrow_mut();
+        relayed.retain(|_, resting| {
+            resting.sweep(|()| true);
+            Rc::strong_count(resting) > 1 || resting.open() > 0
+        });
+        shelves.values().any(|shelf| shelf.open() > 0) || relayed.values().any(|resting| resting.open() > 0)
     }
+
+    fn resting(&self, app: SocketAddr) -> Rc<Resting<()>> {
+        Rc::clone(self.relayed.borrow_mut().entry(app).or_default())
+    }
+}
+
+/// A permit that was consumed for one relayed request.
+#[derive(Debug)]
+pub(super) struct Admitted(());
+
+/// Lets a request through to the relay: consumes its permit, which the exchange keeps.
+pub(super) fn admit(permit: Permit, exchange: &Exchange) -> Admitted {
+    exchange.admit(permit);
+    Admitted(())
+}
+
+/// The relay's connection to our app.
+#[derive(Debug)]
+pub(crate) struct AppLease(resting::Lease<()>);
+
+impl Upstream for AppLease {
+    fn io(&mut self) -> &mut Transport {
+        self.0.io()
+    }
+    fn rested(&self) -> Option<Duration> {
+        self.0.rested()
+    }
+    fn answered(&self) {}
+    fn failed(&self) {}
+    fn give_back(self) {
+        self.0.give_back();
+    }
+}
+
+/// The app's side of a relayed request.
+pub(super) async fn relay(connection: &Connection, _: &Admitted, fresh: bool) -> Result<AppLease, Failure> {
+    let resting = connection.worker.apps.resting(connection.port.app);
+    if !fresh && let Some(lease) = resting.take(|()| true) {
+        return Ok(AppLease(lease));
+    }
+    let tcp = connect(connection.port.app).await?;
+    let io = Transport::Plain(Rewound::new(bytes::Bytes::new(), Stream::Tcp(tcp)));
+    Ok(AppLease(resting.admit(io, ())))
 }
 
 async fn connect(app: SocketAddr) -> Result<TcpStream, Failure> {

@@ -9,11 +9,11 @@ use hyper::service::service_fn;
 
 use super::request::{self, HostCache};
 use super::{Connection, authorize, forward, sanitize};
-use crate::exchange::{Exchange, Head, Leg, Way};
+use crate::exchange::{Exchange, Head, Leg, Target, Way};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort};
 use crate::http::upgrade::{self, Pending};
-use crate::http::{Version, answer, headers, target};
+use crate::http::{Version, answer, h1, headers, target};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
 use crate::snapshot::Protocol;
@@ -21,11 +21,11 @@ use crate::stream::{Rewound, Transport};
 use crate::supervise::{Control, Speaks, Supervisor};
 
 /// One HTTP connection.
-struct Serving {
-    connection: Rc<Connection>,
-    control: Rc<Control>,
+pub(super) struct Serving {
+    pub(super) connection: Rc<Connection>,
+    pub(super) control: Rc<Control>,
     version: Version,
-    hosts: HostCache,
+    pub(super) hosts: HostCache,
     way: OnceCell<Rc<Way>>,
     upgrading: RefCell<Option<Pending>>,
 }
@@ -46,6 +46,16 @@ pub async fn serve(connection: Rc<Connection>, transport: Rewound<Transport>, ve
         way: OnceCell::new(),
         upgrading: RefCell::new(None),
     });
+    let transport = if version == Version::H1 && serving.app_version() == Version::H1 {
+        match h1::serve(transport, &control, &*serving).await {
+            // What is rare is hyper's; it reads again what the relay has read.
+            Ok(h1::Ended::Other(transport, unread)) => transport.preceded_by(unread),
+            Ok(h1::Ended::Closed) => return,
+            Err(failure) => return serving.ended(failure),
+        }
+    } else {
+        transport
+    };
     let of_requests = Rc::clone(&serving);
     let service = service_fn(move |request| handle(Rc::clone(&of_requests), request));
     let ended = server::serve(transport, version, &control, service).await;
@@ -70,7 +80,7 @@ pub async fn serve(connection: Rc<Connection>, transport: Rewound<Transport>, ve
 }
 
 impl Serving {
-    fn way(&self) -> &Rc<Way> {
+    pub(super) fn way(&self) -> &Rc<Way> {
         self.way.get_or_init(|| {
             let protocol = match self.version {
                 Version::H1 => Protocol::Http1,
@@ -109,7 +119,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     let checked = request::check(&mut parts, &serving.hosts);
     let head = Head {
         method: parts.method.clone(),
-        uri: parts.uri.clone(),
+        target: Target::Uri(parts.uri.clone()),
         host: checked
             .as_ref()
             .map_or_else(|_| Rc::from(""), |host| Rc::clone(&host.shown)),

@@ -10,13 +10,14 @@ use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Method, Version, request};
 use postern_policy::canonical::{CanonicalHost, CanonicalPath, CanonicalPathRef};
 
+use crate::http::h1::head::RequestHead;
 use crate::http::headers;
 use crate::limits::MAX_HEADERS;
 use crate::outcome::{BadRequest, Failure};
 
 /// The last host of a connection: the next request nearly always names the same.
 #[derive(Debug, Default)]
-pub struct HostCache(RefCell<Option<(HeaderValue, Host)>>);
+pub struct HostCache(RefCell<Option<(Box<str>, Host)>>);
 
 /// The one effective authority.
 #[derive(Debug, Clone)]
@@ -91,14 +92,14 @@ fn effective_host(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host,
         // RFC 9112 section 3.2: HTTP/1.1 without Host is refused, absolute-form or not.
         (None, Some(authority)) if parts.version == Version::HTTP_2 => {
             let value = HeaderValue::from_str(authority).map_err(|_| bad)?;
-            let host = hosts.host_of(&value)?;
+            let host = hosts.host_of(authority)?;
             parts.headers.insert(header::HOST, value);
             return Ok(host);
         }
         (None, _) => return Err(bad),
-        (Some(field), None) => hosts.host_of(field)?,
+        (Some(field), None) => hosts.host_of(field.to_str().map_err(|_| bad)?)?,
         (Some(field), Some(authority)) => {
-            let host = hosts.host_of(field)?;
+            let host = hosts.host_of(field.to_str().map_err(|_| bad)?)?;
             let other = CanonicalHost::parse(authority).map_err(|_| bad)?;
             if other != *host.canonical {
                 return Err(bad);
@@ -110,15 +111,14 @@ fn effective_host(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host,
 }
 
 impl HostCache {
-    fn host_of(&self, field: &HeaderValue) -> Result<Host, Failure> {
+    /// The authority that `text` names.
+    fn host_of(&self, text: &str) -> Result<Host, Failure> {
         if let Some((known, host)) = &*self.0.borrow()
-            && known == field
+            && **known == *text
         {
             return Ok(host.clone());
         }
-        let bad = Failure::BadRequest(BadRequest::Host);
-        let text = field.to_str().map_err(|_| bad)?;
-        let canonical = CanonicalHost::parse(text).map_err(|_| bad)?;
+        let canonical = CanonicalHost::parse(text).map_err(|_| Failure::BadRequest(BadRequest::Host))?;
         let shown = match canonical.port() {
             Some(port) => Cow::Owned(format!("{}:{port}", canonical.name())),
             None => Cow::Borrowed(canonical.name()),
@@ -127,9 +127,30 @@ impl HostCache {
             shown: shown.as_ref().into(),
             canonical: Rc::new(canonical),
         };
-        *self.0.borrow_mut() = Some((field.clone(), host.clone()));
+        *self.0.borrow_mut() = Some((text.into(), host.clone()));
         Ok(host)
     }
+}
+
+/// A head of the relay: its one host, and the path that is decided on and forwarded. Framing was settled by the parser.
+pub(super) fn check_relayed<'a>(
+    head: &RequestHead<'_, 'a>,
+    hosts: &HostCache,
+) -> Result<(Host, Cow<'a, str>), Failure> {
+    let host = hosts.host_of(head.host.ok_or(Failure::BadRequest(BadRequest::Host))?)?;
+    // Fragments never go over the wire (RFC 9112 section 3.2); whoever sends one wants two readers to disagree.
+    if head.query().contains('#') {
+        return Err(Failure::BadRequest(BadRequest::Target));
+    }
+    let path = match CanonicalPathRef::check(head.path()) {
+        Ok(Some(_)) => Cow::Borrowed(head.path()),
+        Ok(None) => {
+            let canonical = CanonicalPath::parse(head.path()).map_err(Failure::BadPath)?;
+            Cow::Owned(canonical.as_str().to_owned())
+        }
+        Err(error) => return Err(Failure::BadPath(error)),
+    };
+    Ok((host, path))
 }
 
 /// Rebuilds the target only if its path is not canonical yet.

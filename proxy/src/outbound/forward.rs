@@ -8,6 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
+use super::balance::Load;
 use super::originate::Riding;
 use super::pool::{Group, Lease};
 use super::resolve::Route;
@@ -50,8 +51,7 @@ pub(super) async fn request(
             }
         };
         let started = Instant::now();
-        group.load.began();
-        let counted = Counted(group);
+        let counted = Counted::begin(group);
         let mut in_flight = InFlight { lease, counted };
         let rested = in_flight.lease.rested();
         exchange.rides(in_flight.lease.admitted());
@@ -61,7 +61,7 @@ pub(super) async fn request(
             .and_then(|_| copy_of(&request));
         let error = match in_flight.lease.send(request).await {
             Ok(response) => {
-                in_flight.counted.0.load.answered(started.elapsed());
+                in_flight.counted.load().answered(started.elapsed());
                 return Ok((response, in_flight));
             }
             Err(error) => error,
@@ -71,7 +71,7 @@ pub(super) async fn request(
             (Some(unsent), _) if rested.is_some() => *unsent,
             (None, Some(copy)) if error.failure == Failure::UpstreamGone && worker.peers.retries.spend() => copy,
             _ => {
-                in_flight.counted.0.load.failed(Instant::now());
+                in_flight.counted.load().failed(Instant::now());
                 return Err(error.failure);
             }
         };
@@ -93,7 +93,7 @@ fn readdress(request: &mut Request<Body>, group: &Group) -> Result<(), Failure> 
 }
 
 /// Another endpoint may do better where this one was not even reached.
-fn may_try_another(route: &Route, tried: &[usize], failure: Failure) -> bool {
+pub(super) fn may_try_another(route: &Route, tried: &[usize], failure: Failure) -> bool {
     let unreached = matches!(
         failure,
         Failure::ConnectFailed
@@ -131,8 +131,20 @@ pub(super) struct OpenStream {
     _counted: Counted,
 }
 
+/// A request or stream, counted at its endpoint.
 #[derive(Debug)]
-struct Counted(Rc<Group>);
+pub(super) struct Counted(Rc<Group>);
+
+impl Counted {
+    pub(super) fn begin(group: Rc<Group>) -> Self {
+        group.load.began();
+        Self(group)
+    }
+
+    pub(super) fn load(&self) -> &Load {
+        &self.0.load
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -149,11 +161,10 @@ pub(super) async fn open_stream(worker: &Rc<Worker>, route: &Route) -> Result<Op
         match group.stream(worker).await {
             Ok((transport, riding)) => {
                 group.load.answered(started.elapsed());
-                group.load.began();
                 return Ok(OpenStream {
                     transport,
                     riding,
-                    _counted: Counted(group),
+                    _counted: Counted::begin(group),
                 });
             }
             Err(failure) => {

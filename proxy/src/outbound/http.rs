@@ -14,17 +14,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::forward::{self, InFlight, OpenStream};
 use super::originate::Carries;
 use super::resolve::{self, Nowhere, Route};
-use crate::exchange::{Exchange, Head, Leg};
+use crate::exchange::{self, Exchange, Head, Leg};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort, Upgraded};
 use crate::http::upgrade::{self, Pending};
-use crate::http::{Version, answer, headers};
+use crate::http::{Version, answer, h1, headers};
 use crate::limits::ROUTES_PER_CONNECTION;
 use crate::metrics::Direction;
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::Target;
+use crate::stream::{Reset, Rewound};
 use crate::supervise::{Control, Speaks, Supervisor};
 use crate::worker::Worker;
+
+/// Why a destination is refused that would loop.
+const THIS_PROXY: &str = "that is this proxy itself";
 
 /// Where the requests of a connection go.
 #[derive(Debug)]
@@ -66,13 +70,13 @@ pub(super) struct Serving {
 /// Serves one connection to its end, or until a CONNECT was answered: then the rest is the caller's.
 pub(super) async fn serve<IO>(
     worker: &Rc<Worker>,
-    client: IO,
+    client: Rewound<IO>,
     version: Version,
     aim: Aim,
     address: Option<SocketAddr>,
-) -> Option<(Upgraded<IO>, Tunnel)>
+) -> Option<(Upgraded<Rewound<IO>>, Tunnel)>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     let speaks = match version {
         Version::H1 => Speaks::Http1,
@@ -89,6 +93,18 @@ where
         host: RefCell::new("".into()),
         after: RefCell::new(None),
     });
+    let client = match (version, &serving.aim) {
+        (Version::H1, Aim::Fixed(_)) => match h1::serve(client, &control, &*serving).await {
+            // What is rare is hyper's; it reads again what the relay has read.
+            Ok(h1::Ended::Other(client, unread)) => client.preceded_by(unread),
+            Ok(h1::Ended::Closed) => return None,
+            Err(failure) => {
+                serving.broke_off(failure);
+                return None;
+            }
+        },
+        (Version::H1 | Version::H2, _) => client,
+    };
     let of_requests = Rc::clone(&serving);
     let service = service_fn(move |request| handle(Rc::clone(&of_requests), request));
     let ended = server::serve(client, version, &control, service).await;
@@ -112,10 +128,7 @@ where
                 }
                 Some(After::Tunnel(Tunnel::Inner(_))) | None => {}
             }
-            match failure {
-                Failure::PeerGone | Failure::Draining => {}
-                other => worker.metrics.refused_connection(Direction::Outbound, other),
-            }
+            serving.broke_off(failure);
             None
         }
     }
@@ -128,13 +141,13 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     }
     let grpc = headers::is_grpc(&parts.headers);
     let resolved = match serving.target(&mut parts) {
-        Ok(target) => serving.route(target).await,
+        Ok(target) => serving.route(&target).await,
         Err(failure) => return Ok(answer::refusal(failure, grpc, serving.version, None)),
     };
     let head = Head {
         method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        host: serving.shown_host(&parts),
+        target: exchange::Target::Uri(parts.uri.clone()),
+        host: serving.shown_host(host_of(&parts)),
     };
     let route = match resolved {
         Ok(route) => route,
@@ -157,7 +170,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     };
     Ok(match forwarded {
         Ok((response, in_flight)) => serving.answer(response, in_flight, upgrade, grpc, exchange),
-        Err(failure) => serving.refuse(failure, grpc, &exchange, ""),
+        Err(failure) => serving.refuse(failure, grpc, &exchange),
     })
 }
 
@@ -170,6 +183,18 @@ fn clean(fields: &mut HeaderMap) -> bool {
 }
 
 impl Serving {
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// A connection that broke outside of any request.
+    fn broke_off(&self, failure: Failure) {
+        match failure {
+            Failure::PeerGone | Failure::Draining => {}
+            other => self.worker.metrics.refused_connection(Direction::Outbound, other),
+        }
+    }
+
     /// Where this request goes; a named target's authority becomes `Host` (RFC 9112 section 3.2.2).
     fn target(&self, parts: &mut request::Parts) -> Result<Target, Failure> {
         let bad = Failure::BadRequest(BadRequest::Target);
@@ -190,12 +215,12 @@ impl Serving {
     }
 
     /// The route of this connection to `target`: remembered while nothing about it changes.
-    async fn route(&self, target: Target) -> Result<Rc<Route>, Nowhere> {
+    pub(super) async fn route(&self, target: &Target) -> Result<Rc<Route>, Nowhere> {
         let known = self
             .routes
             .borrow()
             .iter()
-            .find(|route| route.is_current(&self.worker, &target))
+            .find(|route| route.is_current(&self.worker, target))
             .cloned();
         if let Some(known) = known {
             return Ok(known);
@@ -207,12 +232,12 @@ impl Serving {
         {
             return Err(Nowhere {
                 failure: Failure::UnknownDestination,
-                detail: "that is this proxy itself".to_owned(),
+                detail: THIS_PROXY.to_owned(),
                 way: Rc::clone(&route.way),
             });
         }
         let mut routes = self.routes.borrow_mut();
-        routes.retain(|known| !known.leads_where(&target));
+        routes.retain(|known| !known.leads_where(target));
         if routes.len() >= ROUTES_PER_CONNECTION {
             routes.remove(0);
         }
@@ -221,15 +246,7 @@ impl Serving {
     }
 
     /// For the log; the next request nearly always names the same.
-    fn shown_host(&self, parts: &request::Parts) -> Rc<str> {
-        let text = match parts.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => parts
-                .headers
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .unwrap_or(""),
-        };
+    pub(super) fn shown_host(&self, text: &str) -> Rc<str> {
         let mut known = self.host.borrow_mut();
         if **known != *text {
             *known = text.into();
@@ -249,7 +266,7 @@ impl Serving {
             if upgrade && self.version == Version::H1 {
                 return self.switch(response, &exchange);
             }
-            return self.refuse(Failure::BadAnswer, grpc, &exchange, "");
+            return self.refuse(Failure::BadAnswer, grpc, &exchange);
         }
         exchange.answered(response.status());
         let (mut parts, incoming) = response.into_parts();
@@ -280,21 +297,20 @@ impl Serving {
         *self.after.borrow_mut() = Some(after);
     }
 
-    fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>, detail: &str) -> Response<Body> {
+    fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>) -> Response<Body> {
+        self.refuse_saying(failure, grpc, exchange, failure.facts().reason)
+    }
+
+    fn refuse_saying(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>, text: &str) -> Response<Body> {
         exchange.fail(failure);
-        let reason = failure.facts().reason;
-        let text = match detail {
-            "" => reason.to_owned(),
-            detail => format!("{reason}: {detail}"),
-        };
-        let response = answer::refusal_saying(failure, grpc, self.version, None, &text);
+        let response = answer::refusal_saying(failure, grpc, self.version, None, text);
         exchange.answered(response.status());
         response.map(|body| body.watched_to_end(Rc::clone(exchange)))
     }
 
     fn nowhere(&self, nowhere: &Nowhere, grpc: bool, head: Option<Head>) -> Response<Body> {
         let exchange = Exchange::begin(Rc::clone(&nowhere.way), head);
-        self.refuse(nowhere.failure, grpc, &exchange, &nowhere.detail)
+        self.refuse_saying(nowhere.failure, grpc, &exchange, &nowhere.text())
     }
 
     /// CONNECT on the explicit port. Bytes that we look into are looked at inside the tunnel; for all others the peer's
@@ -302,8 +318,8 @@ impl Serving {
     async fn connect(&self, parts: &request::Parts) -> Response<Body> {
         let head = || Head {
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            host: self.shown_host(parts),
+            target: exchange::Target::Uri(parts.uri.clone()),
+            host: self.shown_host(host_of(parts)),
         };
         let target = match (&self.aim, parts.uri.authority()) {
             (Aim::Named(_), Some(authority)) => authority
@@ -328,12 +344,7 @@ impl Serving {
         if let Aim::Named(Some(ours)) = self.aim
             && route.leads_to(ours)
         {
-            return self.refuse(
-                Failure::UnknownDestination,
-                false,
-                &exchange,
-                "that is this proxy itself",
-            );
+            return self.refuse_saying(Failure::UnknownDestination, false, &exchange, THIS_PROXY);
         }
         self.control.carries(&exchange);
         let opening = exchange.unless_cut(forward::open_stream(&self.worker, &route)).await;
@@ -342,8 +353,19 @@ impl Serving {
                 self.then(After::Tunnel(Tunnel::Opened(route, opened, exchange)));
                 Response::new(Body::empty())
             }
-            Err(failure) => self.refuse(failure, false, &exchange, ""),
+            Err(failure) => self.refuse(failure, false, &exchange),
         }
+    }
+}
+
+fn host_of(parts: &request::Parts) -> &str {
+    match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts
+            .headers
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or(""),
     }
 }
 

@@ -15,6 +15,7 @@ use super::balance::{Budget, Load};
 use super::originate::{self, Carries, Riding};
 use crate::http::Version;
 use crate::http::client;
+use crate::http::h1::resting::{self, Resting};
 use crate::http::shelf::{self, Shelf};
 use crate::limits::{MAX_PEER_CONNECTIONS, USE_MARGIN};
 use crate::outcome::Failure;
@@ -55,6 +56,8 @@ pub struct Group {
     identity: Arc<Identity>,
     carries: Carries,
     shelf: Rc<Shelf<Riding>>,
+    /// Of the HTTP/1 relay.
+    resting: Rc<Resting<Riding>>,
     waiting: Waiting,
     /// What balancing knows of it.
     pub load: Load,
@@ -81,6 +84,7 @@ impl Pool {
                 identity: Arc::clone(identity),
                 carries,
                 shelf: Rc::default(),
+                resting: Rc::default(),
                 waiting: RefCell::new(None),
                 load: Load::default(),
             })
@@ -93,11 +97,11 @@ impl Pool {
         let trust = shared.trust.load();
         let mut groups = self.groups.borrow_mut();
         groups.retain(|_, group| {
-            group.shelf.sweep(|riding| riding.takes_requests(&trust, clock))
-                || Rc::strong_count(group) > 1
-                || group.shelf.open() > 0
+            group.shelf.sweep(|riding| riding.takes_requests(&trust, clock));
+            group.resting.sweep(|riding| riding.takes_requests(&trust, clock));
+            Rc::strong_count(group) > 1 || group.open() > 0
         });
-        groups.values().any(|group| group.shelf.open() > 0)
+        groups.values().any(|group| group.open() > 0)
     }
 }
 
@@ -123,8 +127,12 @@ impl Group {
         }
     }
 
+    fn open(&self) -> usize {
+        self.shelf.open() + self.resting.open()
+    }
+
     fn check_may_dial(&self, now: Duration) -> Result<(), Failure> {
-        if self.shelf.open() >= MAX_PEER_CONNECTIONS {
+        if self.open() >= MAX_PEER_CONNECTIONS {
             return Err(Failure::Overloaded);
         }
         let own_end = Duration::from_secs(self.identity.svid.not_after().as_secs());
@@ -170,6 +178,23 @@ impl Group {
         let dialled = self.dial(worker).await;
         dialling.done(dialled.as_ref().map(|_| ()).map_err(|failure| *failure));
         dialled
+    }
+
+    /// A connection for one request of the HTTP/1 relay. `fresh`: only a new one will do.
+    pub(super) async fn relayed(&self, worker: &Rc<Worker>, fresh: bool) -> Result<resting::Lease<Riding>, Failure> {
+        let now = originate::clock();
+        if !fresh {
+            let trust = worker.shared.trust.load();
+            if let Some(lease) = self.resting.take(|riding| riding.takes_requests(&trust, now)) {
+                return Ok(lease);
+            }
+        }
+        self.check_may_dial(now)?;
+        // On the heap: a connection that only ever uses what rests does not carry a handshake's state.
+        let opening = Box::pin(originate::open(worker, &self.endpoint, &self.identity, self.carries));
+        let (transport, riding) = opening.await?;
+        Supervisor::wake(worker);
+        Ok(self.resting.admit(transport, riding))
     }
 
     /// A connection for one opaque stream; nobody else will ride on it.

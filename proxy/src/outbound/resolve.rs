@@ -46,6 +46,17 @@ pub struct Nowhere {
     pub(super) way: Rc<Way>,
 }
 
+impl Nowhere {
+    /// What our app is told.
+    pub(super) fn text(&self) -> String {
+        let reason = self.failure.facts().reason;
+        match self.detail.as_str() {
+            "" => reason.to_owned(),
+            detail => format!("{reason}: {detail}"),
+        }
+    }
+}
+
 /// Who may answer.
 #[derive(Debug)]
 enum Ends {
@@ -227,6 +238,11 @@ impl Route {
             worker.peers.group(end, &self.identity, carries)
         });
         Ok((at, Rc::clone(group)))
+    }
+
+    /// Every endpoint takes HTTP/1 as it comes.
+    pub(super) fn speaks_http1(&self) -> bool {
+        self.carries == Carries::Http(Version::H1) && self.ends.all().iter().all(|end| end.protocol != Protocol::Http2)
     }
 
     /// It is (or was) this target's.

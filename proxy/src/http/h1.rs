@@ -1,0 +1,466 @@
+//! Our own HTTP/1.1 relay: one head is read, decided on and written anew, bodies are moved in their framing, both legs on
+//! one task. It is the hot path; whatever is rare (HTTP/1.0, upgrades, CONNECT, absolute-form targets, an HTTP/2 upstream)
+//! is handed to hyper behind the same seam, with every byte that was read.
+//!
+//! ```text
+//! next head -> RequestHead (strict) -> Service::begin (checks, decides, writes the head) -> Service::open (upstream)
+//!           -> Turn: request half >--> upstream, answer half <--< upstream -> next head
+//! ```
+
+pub mod fields;
+pub mod framing;
+pub mod head;
+pub mod resting;
+mod transfer;
+mod turn;
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+use self::framing::Body;
+use self::head::{RequestHead, Scanned};
+use self::resting::Upstream;
+use self::transfer::Half;
+use self::turn::{Turn, TurnError};
+use super::{Version, answer};
+use crate::exchange::{Exchange, Leg};
+use crate::limits::{HEAD_READ, LINGER_BYTES, LINGER_DEADLINE, MAX_HEAD_BYTES};
+use crate::outcome::{BadRequest, Failure};
+use crate::scratch;
+use crate::stream::Reset;
+use crate::supervise::{Control, Signal};
+
+/// How a relayed connection ended.
+#[derive(Debug)]
+pub(crate) enum Ended<IO> {
+    /// In good order.
+    Closed,
+    /// What comes next is not for the relay: the stream, and what was read from it.
+    Other(IO, Vec<u8>),
+}
+
+/// A request that goes no further.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) failure: Failure,
+    /// Empty: the failure's reason.
+    pub(crate) text: String,
+    /// What it is recorded as, if it came that far.
+    pub(crate) exchange: Option<Rc<Exchange>>,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            text: String::new(),
+            exchange: None,
+        }
+    }
+}
+
+/// What a direction does with requests.
+pub(crate) trait Service {
+    /// What is settled before a head is looked at (outbound: where it goes).
+    type Prepared;
+    /// What lets one request through.
+    type Ticket;
+    /// A connection to where it goes.
+    type Upstream: Upstream;
+
+    /// Runs before each request.
+    async fn prepare(&self) -> Result<Self::Prepared, Refused>;
+    /// Is the upstream one for the relay?
+    fn relays(&self, prepared: &Self::Prepared) -> bool;
+    /// Checks and decides on a head, and writes its fields but for framing into `out`.
+    fn begin(
+        &self,
+        prepared: &Self::Prepared,
+        head: &RequestHead<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(Rc<Exchange>, Self::Ticket), Refused>;
+    /// A connection to the upstream; `fresh`: not one that has rested.
+    async fn open(
+        &self,
+        prepared: &Self::Prepared,
+        ticket: &Self::Ticket,
+        exchange: &Rc<Exchange>,
+        fresh: bool,
+    ) -> Result<Self::Upstream, Failure>;
+    /// May a repeatable request be sent once more?
+    fn may_repeat(&self) -> bool;
+    /// Fields that only we may set are taken out of answers.
+    fn cleans_answers(&self) -> bool;
+}
+
+/// Room for what we add to a head: `x-forwarded-client-cert`, `x-postern-source`, framing.
+const OUR_FIELDS: usize = 768;
+
+/// What is remembered of a request's head once its bytes are gone.
+#[derive(Debug, Clone, Copy)]
+struct Meta {
+    /// The client closes after it.
+    close: bool,
+    to_head: bool,
+    repeatable: bool,
+    grpc: bool,
+}
+
+/// What becomes of a head.
+enum Plan<S: Service> {
+    /// Nobody can say what it means.
+    Malformed(Failure),
+    /// Not for the relay.
+    Other,
+    Refuse(Refused, Meta, Body),
+    Forward(Forwarding<S>, Half),
+}
+
+/// A request on its way.
+struct Forwarding<S: Service> {
+    prepared: S::Prepared,
+    ticket: S::Ticket,
+    exchange: Rc<Exchange>,
+    meta: Meta,
+}
+
+/// Relays requests until the connection ends.
+pub(crate) async fn serve<IO, S>(io: IO, control: &Rc<Control>, service: &S) -> Result<Ended<IO>, Failure>
+where
+    IO: AsyncRead + AsyncWrite + Reset + Unpin,
+    S: Service,
+{
+    let mut client = Watch {
+        io,
+        control: Rc::clone(control),
+    };
+    let mut unread = Vec::new();
+    loop {
+        let plan = match next_head(&mut client, &mut unread, control).await {
+            Ok(Some(length)) => {
+                let prepared = service.prepare().await;
+                let plan = plan(service, prepared, unread.get(..length).unwrap_or_default());
+                if !matches!(plan, Plan::Other) {
+                    unread.drain(..length);
+                }
+                plan
+            }
+            Ok(None) => {
+                // The client has gone, or is told to: nothing is lost if it does not hear this.
+                let _ = client.shutdown().await;
+                return Ok(Ended::Closed);
+            }
+            Err(failure @ Failure::BadRequest(_)) => Plan::Malformed(failure),
+            Err(failure) => return Err(failure),
+        };
+        let serves_on = match plan {
+            Plan::Other => return Ok(Ended::Other(client.io, unread)),
+            Plan::Malformed(failure) => {
+                let refused = failure.into();
+                write_refusal(&mut client, &refused, Meta::of_nothing(), true).await?;
+                linger(client).await;
+                return Err(failure);
+            }
+            Plan::Refuse(refused, meta, mut body) => {
+                // A body that is here already is passed over; one that is not would be taken for the next request.
+                let passed = body.take(&unread, &mut Vec::new()).unwrap_or(0);
+                unread.drain(..passed);
+                let serves_on = body.is_done() && !meta.close && !refused.failure.facts().close;
+                write_refusal(&mut client, &refused, meta, !serves_on).await?;
+                serves_on
+            }
+            Plan::Forward(forwarding, half) => {
+                match forward(&mut client, &mut unread, control, service, forwarding, half).await {
+                    Ok(serves_on) => serves_on,
+                    Err(failure) => {
+                        client.io.reset();
+                        return Err(failure);
+                    }
+                }
+            }
+        };
+        if !serves_on {
+            linger(client).await;
+            return Ok(Ended::Closed);
+        }
+        if unread.is_empty() {
+            // While it waits it holds no buffer.
+            unread = Vec::new();
+        }
+    }
+}
+
+/// Parses and judges a head.
+fn plan<S: Service>(service: &S, prepared: Result<S::Prepared, Refused>, bytes: &[u8]) -> Plan<S> {
+    let mut room = head::room();
+    let head = match RequestHead::parse(bytes, &mut room) {
+        Ok(head) => head,
+        Err(failure) => return Plan::Malformed(failure),
+    };
+    let upgrades = head.has_upgrade && head.connection.upgrade;
+    if !head.is_1_1 || upgrades || head.method == "CONNECT" || !head.target.starts_with('/') {
+        return Plan::Other;
+    }
+    let meta = Meta::of(&head);
+    let prepared = match prepared {
+        Ok(prepared) if service.relays(&prepared) => prepared,
+        Ok(_) => return Plan::Other,
+        Err(refused) => return Plan::Refuse(refused, meta, head.length.of_request()),
+    };
+    let mut out = Vec::with_capacity(bytes.len() + OUR_FIELDS);
+    match service.begin(&prepared, &head, &mut out) {
+        Ok((exchange, ticket)) => {
+            if head.te_trailers {
+                fields::write(&mut out, b"te", b"trailers");
+            }
+            finish_head(&mut out, head.length);
+            let half = Half::new(Leg::Request, out, head.length.of_request());
+            let forwarding = Forwarding {
+                prepared,
+                ticket,
+                exchange,
+                meta,
+            };
+            Plan::Forward(forwarding, half)
+        }
+        Err(refused) => Plan::Refuse(refused, meta, head.length.of_request()),
+    }
+}
+
+impl Meta {
+    fn of(head: &RequestHead<'_, '_>) -> Self {
+        Self {
+            close: head.connection.close,
+            to_head: head.method == "HEAD",
+            repeatable: head.is_repeatable(),
+            grpc: head.is_grpc,
+        }
+    }
+
+    /// Of a head that was not understood.
+    fn of_nothing() -> Self {
+        Self {
+            close: true,
+            to_head: false,
+            repeatable: false,
+            grpc: false,
+        }
+    }
+}
+
+/// Framing as it was understood, and the empty line.
+fn finish_head(out: &mut Vec<u8>, length: head::Length) {
+    match length {
+        head::Length::Unsaid => {}
+        head::Length::Bytes(n) => {
+            out.extend_from_slice(b"content-length: ");
+            fields::write_number(out, n);
+            out.extend_from_slice(b"\r\n");
+        }
+        head::Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The length of the next head in `unread`; `None`: the client is gone, or we end the connection between two requests.
+async fn next_head<IO>(
+    client: &mut Watch<IO>,
+    unread: &mut Vec<u8>,
+    control: &Control,
+) -> Result<Option<usize>, Failure>
+where
+    IO: AsyncRead + Unpin,
+{
+    let mut scanned = Scanned::default();
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Some(length) = scanned.end(unread)? {
+                return Poll::Ready(Ok(Some(length)));
+            }
+            if unread.len() >= MAX_HEAD_BYTES {
+                return Poll::Ready(Err(Failure::BadRequest(BadRequest::TooLarge)));
+            }
+            match control.signal(cx.waker()) {
+                Signal::Run => {}
+                Signal::Graceful if unread.is_empty() => return Poll::Ready(Ok(None)),
+                Signal::Graceful => {}
+                Signal::Cut(failure) => return Poll::Ready(Err(failure)),
+            }
+            let room = MAX_HEAD_BYTES - unread.len();
+            match ready!(poll_read_into(client, cx, unread, room)) {
+                Ok(0) if unread.is_empty() => return Poll::Ready(Ok(None)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::PeerGone)),
+                Ok(_) => {}
+            }
+        }
+    })
+    .await
+}
+
+/// Reads once, at most `room` bytes, to the end of `into`.
+fn poll_read_into<R: AsyncRead + Unpin>(
+    from: &mut R,
+    cx: &mut Context<'_>,
+    into: &mut Vec<u8>,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    scratch::with(|scratch| {
+        let wanted = room.min(HEAD_READ).min(scratch.len());
+        let mut buf = ReadBuf::new(scratch.get_mut(..wanted).unwrap_or_default());
+        ready!(Pin::new(from).poll_read(cx, &mut buf))?;
+        into.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    })
+}
+
+/// Sends a request and brings its answer. `Ok(true)`: the client's connection serves on. An error: a part of the answer has
+/// gone out, and the client must not take it for the whole.
+async fn forward<IO, S>(
+    client: &mut Watch<IO>,
+    unread: &mut Vec<u8>,
+    control: &Rc<Control>,
+    service: &S,
+    forwarding: Forwarding<S>,
+    half: Half,
+) -> Result<bool, Failure>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: Service,
+{
+    let Forwarding {
+        prepared,
+        ticket,
+        exchange,
+        meta,
+    } = forwarding;
+    let mut turn = Turn::new(half, meta, service.cleans_answers());
+    let mut fresh = false;
+    let failure = loop {
+        let opening = exchange
+            .unless_cut(service.open(&prepared, &ticket, &exchange, fresh))
+            .await;
+        let mut upstream = match opening {
+            Ok(Ok(upstream)) => upstream,
+            Ok(Err(failure)) | Err(failure) => break failure,
+        };
+        let turned = std::future::poll_fn(|cx| turn.poll(cx, client, unread, &mut upstream, &exchange, control)).await;
+        match turned {
+            Ok(()) => {
+                exchange.closed(Leg::Answer);
+                if turn.upstream_serves_on() {
+                    upstream.give_back();
+                }
+                return Ok(turn.client_serves_on());
+            }
+            Err(TurnError::Before(failure)) => {
+                let closed_at_rest = failure == Failure::UpstreamGone && upstream.rested().is_some() && !fresh;
+                let again = closed_at_rest && (turn.nothing_sent() || (meta.repeatable && service.may_repeat()));
+                if again && turn.rewind() {
+                    fresh = true;
+                    continue;
+                }
+                upstream.failed();
+                break failure;
+            }
+            Err(TurnError::Within(failure)) => {
+                exchange.fail(failure);
+                exchange.closed(Leg::Answer);
+                return Err(failure);
+            }
+        }
+    };
+    let serves_on = turn.request_is_whole() && !meta.close && !failure.facts().close;
+    let refused = Refused {
+        failure,
+        text: String::new(),
+        exchange: Some(exchange),
+    };
+    write_refusal(client, &refused, meta, !serves_on).await?;
+    Ok(serves_on)
+}
+
+/// Tells a client why its request goes no further, and records it.
+async fn write_refusal<IO>(client: &mut Watch<IO>, refused: &Refused, meta: Meta, close: bool) -> Result<(), Failure>
+where
+    IO: AsyncWrite + Unpin,
+{
+    let exchange = refused.exchange.as_ref();
+    let id = exchange.and_then(|exchange| exchange.decision_id());
+    let response = match refused.text.as_str() {
+        "" => answer::refusal(refused.failure, meta.grpc, Version::H1, id),
+        text => answer::refusal_saying(refused.failure, meta.grpc, Version::H1, id, text),
+    };
+    if let Some(exchange) = exchange {
+        exchange.fail(refused.failure);
+        exchange.answered(response.status());
+    }
+    let bytes = answer::as_h1(response, close, meta.to_head);
+    let written = async {
+        client.write_all(&bytes).await?;
+        client.flush().await
+    }
+    .await;
+    if let Some(exchange) = exchange {
+        exchange.closed(Leg::Answer);
+    }
+    written.map_err(|_| Failure::PeerGone)
+}
+
+/// Closes so that the last answer arrives: our half first, then what the client still sends is read for a moment.
+async fn linger<IO>(mut client: Watch<IO>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let closing = async {
+        client.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut passed_over = [0; 1024];
+        while left > 0 {
+            match client.read(&mut passed_over).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // Whatever is left by then is reset.
+    let _ = tokio::time::timeout(LINGER_DEADLINE, closing).await;
+}
+
+/// The client's stream; tells the supervisor when it is read and when it blocks.
+#[derive(Debug)]
+struct Watch<IO> {
+    io: IO,
+    control: Rc<Control>,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watch<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        this.control.read();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watch<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.control.wrote(polled.is_ready());
+        polled
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_flush(cx);
+        this.control.wrote(polled.is_ready());
+        polled
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

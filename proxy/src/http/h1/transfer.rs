@@ -1,0 +1,198 @@
+//! One half of an exchange: bytes of a message from its sender to its receiver, in as few reads and writes as there are
+//! pieces; a head and the body bytes that came with it leave in one write.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::{Body, Malformed};
+use crate::exchange::{Exchange, Leg};
+use crate::limits::{COPY_BUFFER, COPY_ENOUGH};
+use crate::scratch;
+
+/// Rounds of one half before the task yields.
+const ROUNDS: usize = 16;
+
+/// Whose fault an end is.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The sender went away, or broke its framing.
+    Source(io::Error),
+    /// The receiver did.
+    Sink,
+}
+
+impl From<Malformed> for Broken {
+    fn from(_: Malformed) -> Self {
+        Self::Source(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Half {
+    leg: Leg,
+    /// What is left of the body.
+    pub(super) body: Body,
+    /// Bytes for the receiver: first the head.
+    pub(super) out: Vec<u8>,
+    written: usize,
+    flushed: bool,
+}
+
+impl Half {
+    /// A message whose head is `out`.
+    #[must_use]
+    pub(super) fn new(leg: Leg, out: Vec<u8>, body: Body) -> Self {
+        Self {
+            leg,
+            body,
+            out,
+            written: 0,
+            flushed: true,
+        }
+    }
+
+    /// Not a byte of it has been written, and none of its body taken beyond what still waits here.
+    #[must_use]
+    pub(super) fn is_untouched(&self) -> bool {
+        self.written == 0 && !self.out.is_empty()
+    }
+
+    /// Writes the head again from its first byte: nothing of a body may have been taken.
+    pub(super) fn rewind(&mut self) {
+        self.written = 0;
+        self.flushed = true;
+    }
+
+    /// Moves what can be moved. `first`: bytes that were read from the sender already; what is left there when the body is
+    /// whole belongs to the sender's next message. `keep`: the head may be needed again, so it stays in `out`.
+    pub(super) fn poll<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        first: &mut Vec<u8>,
+        sink: &mut D,
+        exchange: &Exchange,
+        keep: bool,
+    ) -> Poll<Result<(), Broken>>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        for _ in 0..ROUNDS {
+            if !self.body.is_done() && !first.is_empty() && self.out.len() - self.written < COPY_BUFFER {
+                let taken = self.body.take(first, &mut self.out)?;
+                first.drain(..taken);
+                exchange.moved(self.leg, taken);
+            }
+            match self.poll_drain(cx, sink, keep) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
+                Poll::Pending => {
+                    exchange.waits(self.leg, cx.waker());
+                    return Poll::Pending;
+                }
+            }
+            if self.body.is_done() {
+                return self.poll_flush(cx, sink);
+            }
+            match scratch::with(|scratch| self.poll_copy(cx, source, first, sink, scratch)) {
+                Poll::Ready(Ok(0)) if matches!(self.body, Body::UntilClose) => {
+                    self.body = Body::none();
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Source(io::ErrorKind::UnexpectedEof.into()))),
+                Poll::Ready(Ok(n)) => exchange.moved(self.leg, n),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                Poll::Pending => {
+                    exchange.waits(self.leg, cx.waker());
+                    return match self.poll_flush(cx, sink) {
+                        Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_flush<D: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, sink: &mut D) -> Poll<Result<(), Broken>> {
+        if !self.flushed {
+            ready!(Pin::new(sink).poll_flush(cx)).map_err(|_| Broken::Sink)?;
+            self.flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain<D: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut D,
+        keep: bool,
+    ) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut *sink).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.written += n,
+            }
+            self.flushed = false;
+        }
+        if !keep && self.written > 0 {
+            self.out.clear();
+            self.written = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what is there, and writes what of it may go on as it is; `Ok(0)` is the sender's end.
+    fn poll_copy<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        first: &mut Vec<u8>,
+        sink: &mut D,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, Broken>>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        let mut buf = ReadBuf::new(scratch);
+        loop {
+            let before = buf.filled().len();
+            match Pin::new(&mut *source).poll_read(cx, &mut buf) {
+                // A TLS source gives one record at a time: gather several for one write.
+                Poll::Ready(Ok(())) if buf.filled().len() - before >= COPY_ENOUGH && buf.remaining() > 0 => {}
+                Poll::Ready(Ok(())) => break,
+                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(Broken::Source(error))),
+                Poll::Pending if before == 0 => return Poll::Pending,
+                // What was read goes first; the next round meets the same end again.
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        let read = buf.filled();
+        let Some(plain) = self.body.plain(read.len()) else {
+            let taken = self.body.take(read, &mut self.out)?;
+            first.extend_from_slice(read.get(taken..).unwrap_or_default());
+            return Poll::Ready(Ok(read.len()));
+        };
+        self.body.passed(plain);
+        first.extend_from_slice(read.get(plain..).unwrap_or_default());
+        let mut rest = read.get(..plain).unwrap_or_default();
+        while !rest.is_empty() {
+            match Pin::new(&mut *sink).poll_write(cx, rest) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Broken::Sink)),
+                Poll::Ready(Ok(n)) => rest = rest.get(n..).unwrap_or_default(),
+                Poll::Pending => {
+                    self.out.extend_from_slice(rest);
+                    break;
+                }
+            }
+            self.flushed = false;
+        }
+        Poll::Ready(Ok(read.len()))
+    }
+}

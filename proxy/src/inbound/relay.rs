@@ -1,0 +1,88 @@
+//! What our HTTP/1 relay does with requests from a peer: check, decide, clean, forward with the permit.
+
+use std::rc::Rc;
+
+use http::Method;
+
+use super::http::Serving;
+use super::{authorize, forward, request};
+use crate::exchange::{Exchange, Head, Target};
+use crate::http::h1::head::RequestHead;
+use crate::http::h1::{Refused, Service, fields};
+use crate::http::headers;
+use crate::outcome::{BadRequest, Failure};
+
+impl Service for Serving {
+    type Prepared = ();
+    type Ticket = forward::Admitted;
+    type Upstream = forward::AppLease;
+
+    async fn prepare(&self) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn relays(&self, (): &()) -> bool {
+        true
+    }
+
+    fn begin(
+        &self,
+        (): &(),
+        head: &RequestHead<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(Rc<Exchange>, forward::Admitted), Refused> {
+        let checked = request::check_relayed(head, &self.hosts);
+        let method = Method::from_bytes(head.method.as_bytes())
+            .map_err(|_| Refused::from(Failure::BadRequest(BadRequest::Framing)))?;
+        let told = Head {
+            method,
+            target: Target::Path(checked.as_ref().map_or(head.path(), |(_, path)| path).into()),
+            host: checked
+                .as_ref()
+                .map_or_else(|_| Rc::from(""), |(host, _)| Rc::clone(&host.shown)),
+        };
+        let exchange = Exchange::begin(Rc::clone(self.way()), Some(told));
+        self.control.carries(&exchange);
+        let refused = |failure| Refused {
+            failure,
+            text: String::new(),
+            exchange: Some(Rc::clone(&exchange)),
+        };
+        let (host, path) = checked.map_err(refused)?;
+        let permit = authorize::request(&self.connection, &host.canonical, &exchange).map_err(refused)?;
+        let admitted = forward::admit(permit, &exchange);
+
+        for part in [head.method, " ", &path, head.query(), " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        fields::write_end_to_end(out, head.fields, &head.classes, &head.connection);
+        // Theirs are gone; ours come once, last.
+        let caller = &self.connection.caller;
+        if let Some(xfcc) = caller.xfcc() {
+            fields::write(out, headers::XFCC.as_str().as_bytes(), xfcc.as_bytes());
+        }
+        if let Some(source) = caller.source() {
+            fields::write(out, headers::SOURCE.as_str().as_bytes(), source.as_bytes());
+        }
+        Ok((exchange, admitted))
+    }
+
+    async fn open(
+        &self,
+        (): &(),
+        admitted: &forward::Admitted,
+        _: &Rc<Exchange>,
+        fresh: bool,
+    ) -> Result<forward::AppLease, Failure> {
+        forward::relay(&self.connection, admitted, fresh).await
+    }
+
+    fn may_repeat(&self) -> bool {
+        // Our own app on our own host: one repetition at most, and only of what it may hear twice.
+        true
+    }
+
+    fn cleans_answers(&self) -> bool {
+        true
+    }
+}
