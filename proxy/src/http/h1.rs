@@ -91,6 +91,8 @@ pub(crate) trait Service {
         exchange: &Rc<Exchange>,
         fresh: bool,
     ) -> Result<Self::Upstream, Failure>;
+    /// What a head that nobody could understand is recorded as.
+    fn unheard(&self) -> Option<Rc<Exchange>>;
     /// May a repeatable request be sent once more?
     fn may_repeat(&self) -> bool;
     /// Fields that only we may set are taken out of answers.
@@ -160,10 +162,17 @@ where
         let serves_on = match plan {
             Plan::Other => return Ok(Ended::Other(client.io, unread)),
             Plan::Malformed(failure) => {
-                let refused = failure.into();
+                let exchange = service.unheard();
+                let recorded = exchange.is_some();
+                let text = String::new();
+                let refused = Refused {
+                    failure,
+                    text,
+                    exchange,
+                };
                 write_refusal(&mut client, &refused, Meta::of_nothing(), true).await?;
                 linger(client).await;
-                return Err(failure);
+                return if recorded { Ok(Ended::Closed) } else { Err(failure) };
             }
             Plan::Refuse(refused, meta, mut body) => {
                 // A body that is here already is passed over; one that is not would be taken for the next request.

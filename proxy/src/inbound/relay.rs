@@ -77,6 +77,10 @@ impl Service for Serving {
         forward::relay(&self.connection, admitted, fresh).await
     }
 
+    fn unheard(&self) -> Option<Rc<Exchange>> {
+        Some(Exchange::begin(Rc::clone(self.way()), None))
+    }
+
     fn may_repeat(&self) -> bool {
         // Our own app on our own host: one repetition at most, and only of what it may hear twice.
         true

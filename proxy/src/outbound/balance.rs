@@ -2,7 +2,9 @@
 //! peak-sensitive average); endpoints that keep failing are passed over for a while, unless all do.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::limits::{EJECT_AFTER, EJECT_FOR, EJECT_MOST, RETRY_BURST, RETRY_SHARE};
 

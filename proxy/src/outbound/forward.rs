@@ -1,12 +1,12 @@
 //! To a peer: over a pooled connection where one is at rest, to another endpoint where not a byte was sent.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::balance::Load;
 use super::originate::Riding;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::forward::{self, InFlight, OpenStream};
 use super::originate::Carries;
 use super::resolve::{self, Nowhere, Route};
-use crate::exchange::{self, Exchange, Head, Leg};
+use crate::exchange::{self, Exchange, Head, Leg, Way};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort, Upgraded};
 use crate::http::upgrade::{self, Pending};
@@ -183,6 +183,11 @@ fn clean(fields: &mut HeaderMap) -> bool {
 }
 
 impl Serving {
+    /// Labels of the connection's last request.
+    pub(super) fn last_way(&self) -> Option<Rc<Way>> {
+        self.routes.borrow().last().map(|route| Rc::clone(&route.way))
+    }
+
     pub(super) fn control(&self) -> &Control {
         &self.control
     }

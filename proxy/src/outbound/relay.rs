@@ -1,7 +1,9 @@
 //! What our HTTP/1 relay does with requests of our app: resolve, clean, forward to whoever should answer.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use http::Method;
 use smallvec::SmallVec;
@@ -116,6 +118,11 @@ impl Service for Serving {
                 }
             }
         }
+    }
+
+    fn unheard(&self) -> Option<Rc<Exchange>> {
+        let way = self.last_way()?;
+        Some(Exchange::begin(way, None))
     }
 
     fn may_repeat(&self) -> bool {

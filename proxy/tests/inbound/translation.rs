@@ -145,6 +145,10 @@ fn informational_answers_do_not_stand_for_the_final_one() {
         let mut conn = shop.h1().await;
         for path in ["/a", "/b"] {
             conn.send(format!("GET {path} HTTP/1.1\r\nHost: cart\r\n\r\n")).await;
+            // A proxy passes interim answers on (RFC 9110 section 15.2).
+            for interim in [103, 100] {
+                assert_eq!(conn.answer().await.status, interim);
+            }
             let answer = conn.answer().await;
             assert_eq!((answer.status, answer.text().as_str()), (200, path));
         }

@@ -146,11 +146,15 @@ impl Canary {
     /// The next request; `None` at the end.
     pub async fn read(
         &self,
-        stream: &mut (impl AsyncRead + Unpin),
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         read: &mut Vec<u8>,
         connection: usize,
     ) -> Option<Received> {
         let mut request = self.read_head(stream, read, connection).await?;
+        if field(&request.fields, "expect") == Some("100-continue") && read.is_empty() {
+            // As servers do: the proxy passes the expectation on, and leave comes from whoever will read the body.
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        }
         request.whole = !request.method.is_empty() && self.read_body(stream, read, &mut request).await.is_some();
         Some(request)
     }

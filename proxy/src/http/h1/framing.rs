@@ -17,7 +17,7 @@ pub enum Body {
     Length(u64),
     /// Chunks.
     Chunked(Chunked),
-    /// Everything until the sender closes (answers only).
+    /// Everything until the sender closes (answers only). Goes on as chunks, so that its end is told from a break.
     UntilClose,
 }
 
@@ -43,9 +43,18 @@ impl Body {
     pub fn plain(&self, input: usize) -> Option<usize> {
         match self {
             Self::Length(left) => Some(usize::try_from(*left).unwrap_or(usize::MAX).min(input)),
-            Self::Chunked(_) => None,
-            Self::UntilClose => Some(input),
+            Self::Chunked(_) | Self::UntilClose => None,
         }
+    }
+
+    /// The sender has closed: true if that is the body's end, which is then written.
+    pub fn close(&mut self, out: &mut Vec<u8>) -> bool {
+        let ends = matches!(self, Self::UntilClose);
+        if ends {
+            out.extend_from_slice(b"0\r\n\r\n");
+            *self = Self::none();
+        }
+        ends
     }
 
     /// Takes note of bytes that went on as they are.
@@ -59,7 +68,11 @@ impl Body {
     /// `input` after the body is done belongs to the next message.
     pub fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Malformed> {
         match self {
-            Self::Length(_) | Self::UntilClose => {
+            Self::UntilClose => {
+                write_chunk(out, input);
+                Ok(input.len())
+            }
+            Self::Length(_) => {
                 let taken = self.plain(input.len()).unwrap_or(0);
                 out.extend_from_slice(input.get(..taken).unwrap_or_default());
                 self.passed(taken);
@@ -102,9 +115,7 @@ impl Chunked {
                     let n = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
                     let data = rest.get(..n).unwrap_or_default();
                     // Each piece becomes a chunk of its own: nothing waits for the rest of a large one.
-                    let _ = write!(out, "{n:x}\r\n");
-                    out.extend_from_slice(data);
-                    out.extend_from_slice(b"\r\n");
+                    write_chunk(out, data);
                     self.state = match left - n as u64 {
                         0 => State::DataCr,
                         left => State::Data(left),
@@ -172,6 +183,15 @@ impl Chunked {
             }
         }
         Ok(taken)
+    }
+}
+
+fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    // Writing into memory does not fail. An empty chunk would end the body.
+    if !data.is_empty() {
+        let _ = write!(out, "{:x}\r\n", data.len());
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -274,6 +294,20 @@ mod tests {
         let (out, _, done) = chunked(&[input]).unwrap();
         assert!(done);
         assert_eq!(out, b"0\r\nGrpc-Status: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn what_ends_with_the_connection_becomes_chunks() {
+        let mut body = Body::UntilClose;
+        let mut out = Vec::new();
+        assert_eq!(body.take(b"old but whole", &mut out), Ok(13));
+        assert_eq!(body.take(b"", &mut out), Ok(0));
+        assert!(!body.is_done() && body.close(&mut out) && body.is_done());
+        assert_eq!(out, b"d\r\nold but whole\r\n0\r\n\r\n");
+        assert!(
+            !Body::Length(1).close(&mut out),
+            "a length that was not reached is a break"
+        );
     }
 
     proptest! {

@@ -22,27 +22,34 @@ pub fn room<'a>() -> Room<'a> {
 pub struct Scanned(usize);
 
 impl Scanned {
-    /// The length of the head at the front of `bytes`, once its empty line is there. Lines end with CRLF and nothing else.
+    /// The length of the head at the front of `bytes`, once its empty line is there. Lines end with CRLF and nothing else;
+    /// CR and LF stand nowhere else.
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Failure> {
-        while let Some(found) = bytes
-            .get(self.0..)
-            .and_then(|rest| rest.iter().position(|b| *b == b'\n'))
-        {
+        let malformed = Err(Failure::BadRequest(BadRequest::Framing));
+        loop {
+            let rest = bytes.get(self.0..).unwrap_or_default();
+            let Some(found) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
+                self.0 = bytes.len();
+                return Ok(None);
+            };
             let at = self.0 + found;
-            let before = |n: usize| at.checked_sub(n).and_then(|i| bytes.get(i));
-            if before(1) != Some(&b'\r') {
-                return Err(Failure::BadRequest(BadRequest::Framing));
+            match (bytes.get(at), bytes.get(at + 1)) {
+                (Some(b'\r'), Some(b'\n')) => {}
+                // The LF may still come.
+                (Some(b'\r'), None) => {
+                    self.0 = at;
+                    return Ok(None);
+                }
+                _ => return malformed,
             }
-            self.0 = at + 1;
-            match before(2) {
+            self.0 = at + 2;
+            match at.checked_sub(1).and_then(|before| bytes.get(before)) {
                 // An empty line before anything else.
-                None => return Err(Failure::BadRequest(BadRequest::Framing)),
-                Some(b'\n') => return Ok(Some(at + 1)),
+                None => return malformed,
+                Some(b'\n') => return Ok(Some(at + 2)),
                 Some(_) => {}
             }
         }
-        self.0 = bytes.len();
-        Ok(None)
     }
 }
 
@@ -336,7 +343,13 @@ mod tests {
         ] {
             assert!(Scanned::default().end(text.as_bytes()).is_err(), "{text:?}");
         }
-        assert_eq!(refused("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n"), BadRequest::Framing);
+        for text in [
+            "GET / HTTP/1.1\rHost: a",
+            "GET / HTTP/1.1\r\nHost: a\rb",
+            "GET / HTTP/1.1\r\r\n",
+        ] {
+            assert!(Scanned::default().end(text.as_bytes()).is_err(), "{text:?}");
+        }
     }
 
     #[test]

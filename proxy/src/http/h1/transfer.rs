@@ -100,9 +100,7 @@ impl Half {
                 return self.poll_flush(cx, sink);
             }
             match scratch::with(|scratch| self.poll_copy(cx, source, first, sink, scratch)) {
-                Poll::Ready(Ok(0)) if matches!(self.body, Body::UntilClose) => {
-                    self.body = Body::none();
-                }
+                Poll::Ready(Ok(0)) if self.body.close(&mut self.out) => {}
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Source(io::ErrorKind::UnexpectedEof.into()))),
                 Poll::Ready(Ok(n)) => exchange.moved(self.leg, n),
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),

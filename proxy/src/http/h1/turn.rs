@@ -241,11 +241,11 @@ impl Turn {
         } else {
             let body = head.body(self.meta.to_head);
             self.upstream_keeps_alive = head.keeps_alive && !self.request_refused;
-            if matches!(body, Body::UntilClose) {
-                self.upstream_keeps_alive = false;
-                self.client_keeps_alive = false;
-            }
             match head.length {
+                Length::Unsaid if matches!(body, Body::UntilClose) => {
+                    self.upstream_keeps_alive = false;
+                    out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                }
                 Length::Unsaid => {}
                 // A HEAD's or 304's length says what a GET would bring.
                 Length::Bytes(n) => {
