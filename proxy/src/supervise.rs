@@ -373,7 +373,8 @@ impl Control {
         }
         // Whatever outlives its own end by the grace of a second asking is cut; a drain has its own deadline.
         if let Some((failure, since)) = self.ending.get()
-            && matches!(failure, Failure::PeerWithdrawn)
+            // HTTP/2 waits for a preface that never comes, also when told to end.
+            && (matches!(failure, Failure::PeerWithdrawn) || (matches!(failure, Failure::PeerGone) && !any_live))
             && pass.now.saturating_duration_since(since) >= CUT_GRACE
         {
             self.tell(Signal::Cut(failure));

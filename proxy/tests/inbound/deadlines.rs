@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::Method;
 use postern_proxy::limits::{
     ANSWER_DEADLINE, BODY_PROGRESS_DEADLINE, DETECT_DEADLINE, HALF_CLOSE_DEADLINE, HEAD_DEADLINE, IDLE_DEADLINE,
-    OPAQUE_IDLE_DEADLINE, POOL_IDLE,
+    OPAQUE_IDLE_DEADLINE, PING_DEADLINE, POOL_IDLE,
 };
 use postern_proxy::snapshot::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::h2::{Client, get, grpc_app, request};
+use crate::world::h2::{Client, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame, get, grpc_app, pseudo, request};
 use crate::world::{Canary, Conn, POLICY, Shop, WEB_ONLY, pass, run, soon, until};
 
 /// What real time may pass in a test on a busy machine before its deadline is near.
@@ -245,5 +245,33 @@ fn a_connection_to_the_app_rests_no_longer_than_the_pool_allows() {
         assert_eq!(shop.app.open(), 1);
         pass(SLACK).await;
         until("it is closed", || shop.app.open() == 0).await;
+    });
+}
+
+#[test]
+fn h2_06_a_client_that_stops_before_its_first_request_ends_at_the_idle_deadline() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        let half_a_head = frame(HEADERS, END_STREAM, 1, &block(&pseudo("/a")));
+        for (case, bytes) in [
+            ("nothing", Vec::new()),
+            ("half of the preface", PREFACE[..10].to_vec()),
+            ("a greeting", greeting.clone()),
+            ("half a head", [greeting, half_a_head].concat()),
+        ] {
+            let mut conn = shop.web(b"postern/h2").await;
+            conn.send(bytes).await;
+            until("it is served", || shop.cart.serving() == 1).await;
+            tokio::time::sleep(A_LOOK).await;
+            pass(IDLE_DEADLINE - SLACK).await;
+            tokio::time::sleep(A_LOOK).await;
+            assert_eq!(shop.cart.serving(), 1, "{case}: ended too early");
+            pass(SLACK).await;
+            tokio::time::sleep(A_LOOK).await;
+            // Whoever does not answer pings either has had its time.
+            pass(PING_DEADLINE + PING_DEADLINE).await;
+            until(case, || shop.cart.serving() == 0).await;
+        }
     });
 }
