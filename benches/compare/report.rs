@@ -164,13 +164,14 @@ impl Row<'_> {
             let each: Vec<f64> = self.samples.iter().map(|sample| of(sample)).collect();
             json!({ "spread": self.spread(of).map(as_json), "rounds": each })
         };
+        let of_proxies = |of: Figure| (self.kind != Kind::Direct).then(|| figure(of));
         json!({
             "subject": self.kind.as_str(),
             "connections": self.connections,
-            "cpu_us_per_request": figure(Sample::cpu_us_per_request),
-            "cpu_us_at_client": figure(Sample::cpu_us_at_client),
-            "cpu_us_at_server": figure(Sample::cpu_us_at_server),
-            "cpu_user_share": figure(Sample::user_share),
+            "cpu_us_per_request": of_proxies(Sample::cpu_us_per_request),
+            "cpu_us_at_client": of_proxies(Sample::cpu_us_at_client),
+            "cpu_us_at_server": of_proxies(Sample::cpu_us_at_server),
+            "cpu_user_share": of_proxies(Sample::user_share),
             "cpu_of_haproxy": self.of_haproxy.map(as_json),
             "requests_per_second": figure(Sample::requests_per_second),
             "p50_us": figure(|s| s.counted.p50 as f64),

@@ -69,11 +69,11 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<Results, Flaw> {
             for subject in turn {
                 let sample = measure(world, args, subject, connections, round)?;
                 eprintln!(
-                    "pair: round {}, {connections} connections, {}: {:.1} us of CPU per request, {:.0} requests/s",
+                    "pair: round {}, {connections} connections, {}: {:.0} requests/s, {:.1} us of the proxies' CPU each",
                     round + 1,
                     subject.kind.as_str(),
-                    sample.cpu_us_per_request(),
-                    sample.requests_per_second()
+                    sample.requests_per_second(),
+                    sample.cpu_us_per_request()
                 );
                 results.samples.push(sample);
             }
