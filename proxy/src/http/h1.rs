@@ -408,15 +408,20 @@ where
         exchange.answered(response.status());
     }
     let bytes = answer::as_h1(response, close, meta.to_head);
-    let written = async {
+    let control = Rc::clone(&client.control);
+    let writing = async {
         client.write_all(&bytes).await?;
         client.flush().await
-    }
-    .await;
+    };
+    let written = tokio::select! {
+        // Dropped only to close the connection: a client need not read what it is told.
+        written = writing => written.map_err(|_| Failure::PeerGone),
+        failure = control.cut() => Err(failure),
+    };
     if let Some(exchange) = exchange {
         exchange.closed(Leg::Answer);
     }
-    written.map_err(|_| Failure::PeerGone)
+    written
 }
 
 /// Closes so that the last answer arrives: our half first, then what the client still sends is read for a moment.
