@@ -242,6 +242,9 @@ impl Turn {
             let body = head.body(self.meta.to_head);
             self.upstream_keeps_alive = head.keeps_alive && !self.request_refused;
             match head.length {
+                Length::Bytes(0) | Length::Unsaid if head.status == 204 => {}
+                // It may not say so (RFC 9110 section 8.6), and if it meant it, what follows is no answer to anybody.
+                Length::Bytes(_) | Length::Chunked if head.status == 204 => self.upstream_keeps_alive = false,
                 Length::Unsaid if matches!(body, Body::UntilClose) => {
                     self.upstream_keeps_alive = false;
                     out.extend_from_slice(b"transfer-encoding: chunked\r\n");
