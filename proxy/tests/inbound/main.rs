@@ -20,6 +20,7 @@ mod mutated;
 mod path;
 mod permissive;
 mod records;
+mod relay;
 mod smuggling;
 mod tls;
 mod translation;
