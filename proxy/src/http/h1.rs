@@ -153,7 +153,7 @@ where
             }
             Ok(None) => {
                 // The client has gone, or is told to: nothing is lost if it does not hear this.
-                let _ = client.shutdown().await;
+                let _ = tokio::time::timeout(LINGER_DEADLINE, client.shutdown()).await;
                 return Ok(Ended::Closed);
             }
             Err(failure @ Failure::BadRequest(_)) => Plan::Malformed(failure),
