@@ -252,6 +252,12 @@ impl Exchange {
         self.keep_waker(leg, waker);
     }
 
+    /// A leg has bytes that its receiver does not take; see [`Exchange::waits`].
+    pub(crate) fn blocked(&self, leg: Leg, waker: &Waker) {
+        self.motion[leg as usize].set(Motion::Full);
+        self.keep_waker(leg, waker);
+    }
+
     fn keep_waker(&self, leg: Leg, waker: &Waker) {
         let slot = &mut self.wakers.borrow_mut()[leg as usize];
         if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {

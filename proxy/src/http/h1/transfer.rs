@@ -92,7 +92,7 @@ impl Half {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
                 Poll::Pending => {
-                    exchange.waits(self.leg, cx.waker());
+                    exchange.blocked(self.leg, cx.waker());
                     return Poll::Pending;
                 }
             }
