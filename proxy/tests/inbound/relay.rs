@@ -1,18 +1,22 @@
 //! Our own HTTP/1 relay: its bounds, what it hands to hyper, and clients that do not read what it says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use postern_proxy::inbound;
 use postern_proxy::limits::{
-    BODY_PROGRESS_DEADLINE, LINGER_BYTES, MAX_CHUNK_LINE, MAX_INTERIM, MAX_TRAILER_BYTES, MAX_TRAILERS,
+    ANSWER_DEADLINE, BODY_PROGRESS_DEADLINE, LINGER_BYTES, MAX_CHUNK_LINE, MAX_INTERIM, MAX_TRAILER_BYTES, MAX_TRAILERS,
 };
-use postern_proxy::snapshot::Protocol;
+use postern_proxy::snapshot::{Port, Protocol};
+use postern_proxy::stream::Stream;
 use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsConnector;
 
 use super::smuggling::attack;
 use crate::world::canary::{Canary, ok};
-use crate::world::client::answers_in;
+use crate::world::client::{answers_in, handshake_name};
 use crate::world::h2::grpc_app;
-use crate::world::{POLICY, Shop, pass, run, until};
+use crate::world::{Conn, POLICY, Shop, WEB, pass, run, soon, until};
 
 #[test]
 fn h1_13_a_client_that_does_not_read_its_refusals_is_cut_at_the_progress_deadline() {
@@ -255,5 +259,70 @@ fn an_answer_that_arrives_byte_by_byte_is_passed_on_whole() {
             assert_eq!(conn.answer().await.text(), "hello");
         }
         assert_eq!(shop.app.connections(), 1);
+    });
+}
+
+/// Close_notify takes 24 bytes: where they do not fit any more, nobody waits for the client to make room.
+#[test]
+fn h1_13_a_client_that_leaves_no_room_for_the_end_is_not_waited_for() {
+    run(async {
+        let shop = Shop::new().await;
+        let room = 4 * 1024;
+        let port = Port {
+            name: "http".into(),
+            number: 80,
+            protocol: Protocol::Http1,
+            listen: shop.door,
+            app: shop.app.address,
+        };
+        let mut serving = tokio::task::JoinSet::new();
+        let mut clients = Vec::new();
+        for left in (0..120).step_by(6) {
+            let (near, far) = tokio::io::duplex(room);
+            let worker = Rc::clone(&shop.cart.worker);
+            serving.spawn_local(inbound::serve(worker, Stream::InProcess(far), port.clone()));
+            let connector = TlsConnector::from(shop.authority.client(WEB, b"postern/h1"));
+            let connected = soon("a handshake", connector.connect(handshake_name(), near)).await;
+            let mut conn = Conn::over(connected.unwrap());
+            // Its answer's record takes 64 bytes more.
+            let path = "x".repeat(room - 40 - left);
+            conn.send(format!("GET /{path} HTTP/1.1\r\nHost: cart\r\n\r\n")).await;
+            conn.finish().await;
+            // Kept, and never read.
+            clients.push(conn);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        pass(BODY_PROGRESS_DEADLINE).await;
+        soon("all ends", async { while serving.join_next().await.is_some() {} }).await;
+        assert_eq!(clients.len(), shop.app.count());
+    });
+}
+
+#[test]
+fn an_app_that_does_not_read_an_upload_is_a_504_and_no_fault_of_its_client() {
+    run(async {
+        let app = Canary::serving(|mut stream, canary, connection| async move {
+            let request = canary
+                .read_head(&mut stream, &mut Vec::new(), connection)
+                .await
+                .unwrap();
+            canary.saw(request);
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let shop = Shop::before(app, Protocol::Http1, POLICY).await;
+        let mut conn = shop.h1().await;
+        conn.send("POST /a HTTP/1.1\r\nHost: cart\r\nContent-Length: 100000000\r\n\r\n")
+            .await;
+        let uploading = async {
+            let piece = vec![7; 1_000_000];
+            while conn.try_send(&piece).await.is_ok() {}
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(1), uploading).await.is_err());
+        pass(BODY_PROGRESS_DEADLINE).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(shop.cart.serving(), 1, "blamed on the client");
+        pass(ANSWER_DEADLINE).await;
+        assert_eq!(conn.answer().await.status, 504);
     });
 }
