@@ -12,43 +12,45 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::canary::{Canary, ok, tls_peer};
 use crate::world::h2::{Client, grpc_app, request};
-use crate::world::{CART, Conn, GET, Pair, WEB_ONLY, endpoint, pass, run, soon, until};
+use crate::world::{CART, Conn, Pair, WAYS, WEB_ONLY, endpoint, pass, run, soon, until};
 
 #[test]
 fn each_piece_of_an_answer_arrives_before_the_next_is_made() {
     run(async {
-        let app = Canary::serving(|mut stream, canary, connection| async move {
-            let mut read = Vec::new();
-            canary.read_head(&mut stream, &mut read, connection).await.unwrap();
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                .await
-                .unwrap();
-            let mut left = read;
-            loop {
-                stream.write_all(&left).await.unwrap();
-                if left.ends_with(b"0\r\n\r\n") {
-                    return;
+        for way in WAYS {
+            let app = Canary::serving(|mut stream, canary, connection| async move {
+                let mut read = Vec::new();
+                canary.read_head(&mut stream, &mut read, connection).await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut left = read;
+                loop {
+                    stream.write_all(&left).await.unwrap();
+                    if left.ends_with(b"0\r\n\r\n") {
+                        return;
+                    }
+                    left.resize(1024, 0);
+                    match stream.read(&mut left).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(n) => left.truncate(n),
+                    }
                 }
-                left.resize(1024, 0);
-                match stream.read(&mut left).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(n) => left.truncate(n),
-                }
-            }
-        })
-        .await;
-        let pair = Pair::before(app, Protocol::Http1).await;
-        let mut conn = pair.client().await;
-        conn.send("POST http://cart.shop/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            })
             .await;
-        assert_eq!(conn.head().await.status, 200);
-        for word in ["one", "two", "three"] {
-            conn.send(format!("{:x}\r\n{word}\r\n", word.len())).await;
-            assert_eq!(conn.chunk().await, word.as_bytes());
+            let pair = Pair::before(app, Protocol::Http1).await;
+            let mut conn = way.open(&pair).await;
+            conn.send(format!("{}Transfer-Encoding: chunked\r\n\r\n", way.head("POST", "/a")))
+                .await;
+            assert_eq!(conn.head().await.status, 200);
+            for word in ["one", "two", "three"] {
+                conn.send(format!("{:x}\r\n{word}\r\n", word.len())).await;
+                assert_eq!(conn.chunk().await, word.as_bytes());
+            }
+            conn.send("0\r\n\r\n").await;
+            assert_eq!(conn.chunk().await, b"");
         }
-        conn.send("0\r\n\r\n").await;
-        assert_eq!(conn.chunk().await, b"");
     });
 }
 
@@ -77,21 +79,24 @@ fn grpc_streams_both_ways_through_both_proxies() {
 #[test]
 fn a_large_body_passes_whole_both_ways_under_back_pressure() {
     run(async {
-        let app = Canary::answering(|request| {
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
-            ([head.as_bytes(), &request.body].concat(), false)
-        })
-        .await;
-        let pair = Pair::before(app, Protocol::Http1).await;
-        let body: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
-        let mut conn = pair.client().await;
-        conn.send(format!(
-            "POST http://cart.shop/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        ))
-        .await;
-        conn.send(&body).await;
-        assert!(conn.answer().await.body == body);
+        for way in WAYS {
+            let app = Canary::answering(|request| {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
+                ([head.as_bytes(), &request.body].concat(), false)
+            })
+            .await;
+            let pair = Pair::before(app, Protocol::Http1).await;
+            let body: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+            let mut conn = way.open(&pair).await;
+            conn.send(format!(
+                "{}Content-Length: {}\r\n\r\n",
+                way.head("POST", "/"),
+                body.len()
+            ))
+            .await;
+            conn.send(&body).await;
+            assert!(conn.answer().await.body == body);
+        }
     });
 }
 
@@ -208,65 +213,68 @@ fn a_denied_opaque_stream_is_reset() {
 #[test]
 fn an_answer_that_the_peer_breaks_off_is_never_whole() {
     run(async {
-        let pair = Pair::new(Protocol::Http1).await;
-        let config = pair
-            .authority
-            .server(CART, Some("cart-1"), &[alpn::POSTERN_H1, alpn::POSTERN_TCP]);
-        let peer = tls_peer(config, |mut stream, canary, connection| async move {
-            let mut read = Vec::new();
-            let request = canary.read(&mut stream, &mut read, connection).await.unwrap();
-            let answer: &[u8] = match request.target.as_str() {
-                "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
-                "/1.0" => b"HTTP/1.0 200 OK\r\n\r\nhello",
-                "/chunks" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
-                // Its end would be the end of the stream: without close_notify anybody could have cut it.
-                _ => b"HTTP/1.1 200 OK\r\n\r\nhello",
-            };
-            stream.write_all(answer).await.unwrap();
-            stream.flush().await.unwrap();
-            // TCP's end without TLS's.
-            let (tcp, _) = stream.into_inner();
-            drop(tcp);
-        })
-        .await;
-        let end = endpoint(peer.address, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar);
-        pair.instead(Protocol::Http1, vec![end]);
-        for path in ["/length", "/chunks", "/to-the-end", "/1.0"] {
-            let mut conn = pair.client().await;
-            conn.send(format!("GET http://cart.shop{path} HTTP/1.1\r\nHost: x\r\n\r\n"))
-                .await;
-            let head = conn.head().await;
-            let rest = conn.rest().await;
-            let whole = match head.field("content-length") {
-                Some(length) => rest.len() == length.parse::<usize>().unwrap(),
-                None => rest.ends_with(b"0\r\n\r\n"),
-            };
-            assert!(!whole, "{path}: {head:?} {rest:?}");
+        for way in WAYS {
+            let pair = Pair::new(Protocol::Http1).await;
+            let config = pair
+                .authority
+                .server(CART, Some("cart-1"), &[alpn::POSTERN_H1, alpn::POSTERN_TCP]);
+            let peer = tls_peer(config, |mut stream, canary, connection| async move {
+                let mut read = Vec::new();
+                let request = canary.read(&mut stream, &mut read, connection).await.unwrap();
+                let answer: &[u8] = match request.target.as_str() {
+                    "/length" => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+                    "/1.0" => b"HTTP/1.0 200 OK\r\n\r\nhello",
+                    "/chunks" => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                    // Its end would be the end of the stream: without close_notify anybody could have cut it.
+                    _ => b"HTTP/1.1 200 OK\r\n\r\nhello",
+                };
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+                // TCP's end without TLS's.
+                let (tcp, _) = stream.into_inner();
+                drop(tcp);
+            })
+            .await;
+            let end = endpoint(peer.address, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar);
+            pair.instead(Protocol::Http1, vec![end]);
+            for path in ["/length", "/chunks", "/to-the-end", "/1.0"] {
+                let mut conn = way.open(&pair).await;
+                conn.send(format!("{}\r\n", way.head("GET", path))).await;
+                let head = conn.head().await;
+                let rest = conn.rest().await;
+                let whole = match head.field("content-length") {
+                    Some(length) => rest.len() == length.parse::<usize>().unwrap(),
+                    None => rest.ends_with(b"0\r\n\r\n"),
+                };
+                assert!(!whole, "{path}: {head:?} {rest:?}");
+            }
+            until("counted", || {
+                pair.web.metric("postern_proxy_requests_total", &["outcome=\"failed\""]) == 4
+            })
+            .await;
         }
-        until("counted", || {
-            pair.web.metric("postern_proxy_requests_total", &["outcome=\"failed\""]) == 4
-        })
-        .await;
     });
 }
 
 #[test]
 fn a_client_that_goes_away_takes_its_request_with_it() {
     run(async {
-        let app = Canary::serving(|mut stream, _, _| async move {
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        })
-        .await;
-        let pair = Pair::before(app, Protocol::Http1).await;
-        let mut conn = pair.client().await;
-        conn.send("POST http://cart.shop/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhello")
+        for way in WAYS {
+            let app = Canary::serving(|mut stream, _, _| async move {
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            })
             .await;
-        until("the app has it", || pair.app.connections() == 1).await;
-        drop(conn);
-        until("it is over everywhere", || {
-            pair.web.serving() == 0 && pair.cart.serving() == 0 && pair.app.open() == 0
-        })
-        .await;
+            let pair = Pair::before(app, Protocol::Http1).await;
+            let mut conn = way.open(&pair).await;
+            conn.send(format!("{}Content-Length: 100\r\n\r\nhello", way.head("POST", "/a")))
+                .await;
+            until("the app has it", || pair.app.connections() == 1).await;
+            drop(conn);
+            until("it is over everywhere", || {
+                pair.web.serving() == 0 && pair.cart.serving() == 0 && pair.app.open() == 0
+            })
+            .await;
+        }
     });
 }
 
@@ -289,49 +297,53 @@ fn a_policy_change_at_the_peer_ends_what_streams_through_both_proxies() {
 #[test]
 fn a_new_answer_of_control_sends_the_next_request_of_a_kept_connection_elsewhere() {
     run(async {
-        let pair = Pair::new(Protocol::Http1).await;
-        let other = Canary::start().await;
-        let door = pair.cart.door(81, Protocol::Http1, other.address).await;
-        pair.cart.policy(crate::world::POLICY);
-        let mut conn = pair.client().await;
-        conn.send(GET).await;
-        assert_eq!(conn.answer().await.status, 200);
-        pair.instead(
-            Protocol::Http1,
-            vec![endpoint(door, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar)],
-        );
-        conn.send(GET).await;
-        assert_eq!(conn.answer().await.status, 200);
-        assert_eq!((pair.app.count(), other.count()), (1, 1));
+        for way in WAYS {
+            let pair = Pair::new(Protocol::Http1).await;
+            let other = Canary::start().await;
+            let door = pair.cart.door(81, Protocol::Http1, other.address).await;
+            pair.cart.policy(crate::world::POLICY);
+            let mut conn = way.open(&pair).await;
+            conn.send(format!("{}\r\n", way.head("GET", "/a"))).await;
+            assert_eq!(conn.answer().await.status, 200);
+            pair.instead(
+                Protocol::Http1,
+                vec![endpoint(door, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar)],
+            );
+            conn.send(format!("{}\r\n", way.head("GET", "/a"))).await;
+            assert_eq!(conn.answer().await.status, 200);
+            assert_eq!((pair.app.count(), other.count()), (1, 1));
+        }
     });
 }
 
 #[test]
 fn draining_lets_a_request_finish_and_says_close() {
     run(async {
-        let app = Canary::serving(|mut stream, canary, connection| async move {
-            let mut read = Vec::new();
-            while let Some(request) = canary.read(&mut stream, &mut read, connection).await {
-                canary.saw(request);
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                let _ = stream.write_all(&ok("late")).await;
-            }
-        })
-        .await;
-        let pair = Pair::before(app, Protocol::Http1).await;
-        let mut idle = pair.client().await;
-        let mut conn = pair.client().await;
-        conn.send(GET).await;
-        until("the app has it", || pair.app.count() == 1).await;
-        // Both at once, as in a rollout.
-        pair.web.phase.send(Phase::Draining).unwrap();
-        pair.cart.phase.send(Phase::Draining).unwrap();
-        let answer = conn.answer().await;
-        assert_eq!((answer.text().as_str(), answer.closes()), ("late", true));
-        conn.ends().await;
-        idle.finish().await;
-        idle.ends().await;
-        until("all is over", || pair.web.serving() == 0 && pair.cart.serving() == 0).await;
+        for way in WAYS {
+            let app = Canary::serving(|mut stream, canary, connection| async move {
+                let mut read = Vec::new();
+                while let Some(request) = canary.read(&mut stream, &mut read, connection).await {
+                    canary.saw(request);
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    let _ = stream.write_all(&ok("late")).await;
+                }
+            })
+            .await;
+            let pair = Pair::before(app, Protocol::Http1).await;
+            let mut idle = pair.client().await;
+            let mut conn = way.open(&pair).await;
+            conn.send(format!("{}\r\n", way.head("GET", "/a"))).await;
+            until("the app has it", || pair.app.count() == 1).await;
+            // Both at once, as in a rollout.
+            pair.web.phase.send(Phase::Draining).unwrap();
+            pair.cart.phase.send(Phase::Draining).unwrap();
+            let answer = conn.answer().await;
+            assert_eq!((answer.text().as_str(), answer.closes()), ("late", true));
+            conn.ends().await;
+            idle.finish().await;
+            idle.ends().await;
+            until("all is over", || pair.web.serving() == 0 && pair.cart.serving() == 0).await;
+        }
     });
 }
 

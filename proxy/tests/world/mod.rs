@@ -185,6 +185,34 @@ impl Pair {
     }
 }
 
+/// How a client asks for the cart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By absolute-form: hyper's.
+    Absolute,
+    /// By origin-form in a tunnel, as a captured connection does: our relay's.
+    Tunnel,
+}
+
+pub const WAYS: [Way; 2] = [Way::Absolute, Way::Tunnel];
+
+impl Way {
+    pub async fn open(self, pair: &Pair) -> Conn {
+        match self {
+            Self::Absolute => pair.client().await,
+            Self::Tunnel => pair.tunnel().await,
+        }
+    }
+
+    /// A request's head up to its `Host`.
+    pub fn head(self, method: &str, path: &str) -> String {
+        match self {
+            Self::Absolute => format!("{method} http://cart.shop{path} HTTP/1.1\r\nHost: cart.shop\r\n"),
+            Self::Tunnel => format!("{method} {path} HTTP/1.1\r\nHost: cart.shop\r\n"),
+        }
+    }
+}
+
 pub const GET: &str = "GET http://cart.shop/a HTTP/1.1\r\nHost: cart.shop\r\n\r\n";
 
 /// The web calls the cart: one inbound proxy before one canary.
