@@ -5,6 +5,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bent;
 mod explicit;
 mod limits;
 mod oneself;
