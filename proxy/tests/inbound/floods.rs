@@ -194,3 +194,44 @@ fn h2_10_a_client_that_goes_away_takes_its_requests_with_it() {
         until("it is counted", || failed() == 1).await;
     });
 }
+
+#[test]
+fn h2_05_bent_frames_harm_nobody_else() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        let honest = block(&pseudo("/a"));
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut conn = greeted(&shop).await;
+            let mut bytes = Vec::new();
+            for n in 0..rng.u32(1..12) {
+                let stream = match rng.u8(..3) {
+                    0 => 0,
+                    1 => 2 * rng.u32(..4) + 1,
+                    _ => rng.u32(..8),
+                };
+                let payload = match rng.u8(..3) {
+                    0 => honest.clone(),
+                    1 => (0..rng.usize(..40)).map(|_| rng.u8(..)).collect(),
+                    _ => rng.u32(..).to_be_bytes().to_vec(),
+                };
+                let kind = if n == 0 { HEADERS } else { rng.u8(..11) };
+                let mut bent = frame(kind, rng.u8(..), stream, &payload);
+                if rng.u8(..8) == 0 {
+                    let at = rng.usize(..bent.len());
+                    bent[at] = rng.u8(..);
+                }
+                bytes.extend(bent);
+            }
+            conn.send(bytes).await;
+            conn.finish().await;
+        }
+        until("all are over", || shop.cart.serving() == 0).await;
+        let seen = shop.app.requests();
+        assert!(
+            seen.iter().all(|request| request.target == "/a" || !request.whole),
+            "{seen:#?}"
+        );
+        shop.probe().await;
+    });
+}
