@@ -96,12 +96,13 @@ impl Acceptor {
             }
             // Dialled directly, not captured; or meant for somebody else, whom we would be a relay to.
             Ok(original) => {
-                tracing::warn!(%original, "refused an inbound connection that is not for this workload");
+                // Counted; a line for each would let a peer fill the log.
+                tracing::debug!(%original, "refused an inbound connection that is not for this workload");
                 self.refuse(Direction::Inbound, Failure::UnknownDestination);
                 sockets::reset(socket);
             }
             Err(error) => {
-                tracing::warn!(%error, "refused an inbound connection that was not captured");
+                tracing::debug!(%error, "refused an inbound connection that was not captured");
                 self.refuse(Direction::Inbound, Failure::UnknownDestination);
                 sockets::reset(socket);
             }
@@ -112,13 +113,14 @@ impl Acceptor {
     fn captured_outbound(&self, socket: TcpStream) {
         match original_dst(&socket) {
             Ok(original) if self.own_ports.contains(&original.port()) && self.is_ours(&socket, original) => {
-                tracing::warn!(%original, "refused an outbound connection to the proxy itself");
+                // Counted; a line for each would let an app fill the log.
+                tracing::debug!(%original, "refused an outbound connection to the proxy itself");
                 self.refuse(Direction::Outbound, Failure::UnknownDestination);
                 sockets::reset(socket);
             }
             Ok(original) => self.hand_over(Accepted::Outbound { socket, original }),
             Err(error) => {
-                tracing::warn!(%error, "refused an outbound connection that was not captured");
+                tracing::debug!(%error, "refused an outbound connection that was not captured");
                 self.refuse(Direction::Outbound, Failure::UnknownDestination);
                 sockets::reset(socket);
             }

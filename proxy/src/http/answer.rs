@@ -2,7 +2,7 @@
 //! own app, outbound, is also told a detail for people.)
 
 use http::header::{CONNECTION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::http::Version;
 use crate::http::body::Body;
@@ -57,6 +57,18 @@ pub fn refusal_saying(
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The trailers of a gRPC answer that we end in the middle.
+pub(crate) fn grpc_status(failure: Failure, decision_id: Option<&str>) -> HeaderMap {
+    let facts = failure.facts();
+    let mut trailers = HeaderMap::new();
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(facts.grpc)));
+    trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(facts.reason));
+    if let Some(id) = decision_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        trailers.insert(DECISION_ID, id);
+    }
+    trailers
 }
 
 /// gRPC over HTTP/2, `Status-Message`: printable ASCII but for `%`; the rest is percent-encoded.

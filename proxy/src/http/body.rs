@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::headers;
+use super::{answer, headers};
 use crate::exchange::{Exchange, Leg};
 use crate::outcome::Failure;
 
@@ -18,6 +18,8 @@ use crate::outcome::Failure;
 pub struct Body {
     kind: Kind,
     watched: Option<(Rc<Exchange>, Leg)>,
+    /// A gRPC answer: where we end it, its trailers say why.
+    grpc: bool,
     ended: bool,
     /// Dropped with the body: gives a pooled connection back.
     lease: Option<Box<dyn Any>>,
@@ -66,6 +68,13 @@ impl Body {
         body
     }
 
+    /// It is gRPC's.
+    #[must_use]
+    pub fn of_grpc(mut self, grpc: bool) -> Self {
+        self.grpc = grpc;
+        self
+    }
+
     /// An answer of our own: it is not cut short, but its end is the exchange's.
     #[must_use]
     pub fn watched_to_end(mut self, exchange: Rc<Exchange>) -> Self {
@@ -105,7 +114,15 @@ impl http_body::Body for Body {
         if let (Kind::Incoming(_), Some((exchange, _))) = (&this.kind, &this.watched)
             && let Some((failure, _)) = exchange.cut()
         {
-            return Poll::Ready(Some(Err(BodyError::Cut(failure))));
+            if !this.grpc {
+                return Poll::Ready(Some(Err(BodyError::Cut(failure))));
+            }
+            let trailers = answer::grpc_status(failure, exchange.decision_id());
+            // Whoever still sends is dropped, and so told to stop.
+            this.kind = Kind::Empty;
+            this.ended = true;
+            exchange.closed(Leg::Answer);
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         let polled = match &mut this.kind {
             Kind::Empty => Poll::Ready(None),

@@ -2,7 +2,7 @@
 //! replace it.
 //!
 //! hyper's own timers are not used: `supervise` enforces head, body, write and idle deadlines for all connections of a
-//! worker with one timer. [`Watched`] tells it what the socket does.
+//! worker with one timer. `Watched` tells it what the socket does.
 
 use std::future::Future;
 use std::io;

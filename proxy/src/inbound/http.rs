@@ -164,7 +164,9 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
             parts.extensions.clear();
             // Each hop speaks its own version (RFC 9110 section 6.2): an HTTP/1.0 app must not end its peers' connections.
             parts.version = http::Version::HTTP_11;
-            let body = Body::incoming(incoming, exchange, Leg::Answer).holding(Box::new(lease));
+            let body = Body::incoming(incoming, exchange, Leg::Answer)
+                .of_grpc(grpc)
+                .holding(Box::new(lease));
             Ok(Response::from_parts(parts, body))
         }
         Err(failure) => Ok(serving.refuse(failure, grpc, &exchange)),

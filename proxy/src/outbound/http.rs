@@ -279,7 +279,9 @@ impl Serving {
         parts.extensions.clear();
         // Each hop speaks its own version (RFC 9110 section 6.2): chunked, a broken answer never looks whole.
         parts.version = http::Version::HTTP_11;
-        let body = Body::incoming(incoming, exchange, Leg::Answer).holding(Box::new(in_flight));
+        let body = Body::incoming(incoming, exchange, Leg::Answer)
+            .of_grpc(grpc)
+            .holding(Box::new(in_flight));
         Response::from_parts(parts, body)
     }
 

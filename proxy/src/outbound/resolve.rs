@@ -20,7 +20,7 @@ use crate::outcome::Failure;
 use crate::snapshot::{Destination, Door, Endpoint, Identity, Protocol, Target};
 use crate::worker::Worker;
 
-/// A target as one connection of our app uses it. Good while [`Route::is_current`].
+/// A target as one connection of our app uses it. Good while `Route::is_current`.
 #[derive(Debug)]
 pub struct Route {
     target: Target,

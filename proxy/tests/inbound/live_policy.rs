@@ -171,6 +171,29 @@ fn z_07_one_stream_of_an_http_2_connection_is_reset_and_the_others_go_on() {
 }
 
 #[test]
+fn z_07_a_grpc_stream_that_policy_ends_is_told_so_in_its_trailers() {
+    run(async {
+        let shop = Shop::before(grpc_app().await, Protocol::Http2, POLICY).await;
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        let mut call = request(Method::POST, "/denied");
+        call.headers_mut()
+            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        let (answer, mut send) = client.send.send_request(call, false).unwrap();
+        let mut answer = soon("a head", answer).await.unwrap().into_body();
+        send.send_data(Bytes::from_static(b"ping"), false).unwrap();
+        assert_eq!(soon("data", answer.data()).await.unwrap().unwrap(), "ping");
+        shop.cart.policy(&all_but("/denied"));
+        while let Some(data) = soon("the end", answer.data()).await {
+            assert!(data.unwrap().is_empty());
+        }
+        let trailers = soon("trailers", answer.trailers()).await.unwrap().unwrap();
+        assert_eq!(trailers["grpc-status"], "7");
+        assert_eq!(trailers["grpc-message"], "deny_rule");
+        assert!(trailers.contains_key("x-postern-decision-id"));
+    });
+}
+
+#[test]
 fn z_07_a_stream_blocked_on_its_reader_is_ended_too() {
     run(async {
         let app = Canary::answering(|_| {
