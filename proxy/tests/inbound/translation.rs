@@ -223,3 +223,94 @@ fn a_client_that_vanishes_takes_its_request_with_it_at_the_answer_deadline() {
         .await;
     });
 }
+
+/// The app's answers to an HTTP/2 client are read by hyper, not by our relay.
+#[test]
+fn h1_11_what_an_app_sends_too_much_is_nobodys_answer_over_http_2_either() {
+    run(async {
+        const EVIL: &str = "HTTP/1.1 200 OK\r\nX: evil\r\nContent-Length: 4\r\n\r\nevil";
+        let app = Canary::answering(|request| {
+            let head = match request.target.as_str() {
+                "/head" => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+                "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+                "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+                "/over" => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+                "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+                other => return (ok(other), false),
+            };
+            (format!("{head}{EVIL}").into(), false)
+        })
+        .await;
+        let shop = Shop::before(app, Protocol::Http1, POLICY).await;
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        for (method, path) in [
+            (Method::HEAD, "/head"),
+            (Method::GET, "/204"),
+            (Method::GET, "/304"),
+            (Method::GET, "/over"),
+            (Method::GET, "/chunked"),
+        ] {
+            let answer = client.request(request(method, path)).await.unwrap();
+            assert!(
+                answer.status < 400 && !answer.fields.contains_key("x"),
+                "{path}: {answer:?}"
+            );
+            for _ in 0..3 {
+                let next = client.get("/honest").await.unwrap();
+                assert_eq!((next.status, next.body.as_slice()), (200, &b"/honest"[..]), "{path}");
+            }
+        }
+    });
+}
+
+#[test]
+fn h1_11_a_broken_answer_is_a_502_or_a_reset_stream_over_http_2() {
+    run(async {
+        let app = Canary::answering(|request| {
+            let answer = match request.target.as_str() {
+                "/no-http" => "220 mail ready\r\n\r\n",
+                "/lengths" => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                "/nothing" => "",
+                "/short" => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+                "/chunk" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                other => return (ok(other), false),
+            };
+            (answer.into(), true)
+        })
+        .await;
+        let shop = Shop::before(app, Protocol::Http1, POLICY).await;
+        let mut client = Client::over(shop.web(b"postern/h2").await).await;
+        for path in ["/no-http", "/lengths", "/nothing"] {
+            assert_eq!(client.get(path).await.unwrap().status, 502, "{path}");
+        }
+        for path in ["/short", "/chunk"] {
+            let broken = client.get(path).await;
+            assert!(broken.as_ref().is_err_and(h2::Error::is_reset), "{path}: {broken:?}");
+        }
+        assert_eq!(client.get("/honest").await.unwrap().status, 200);
+    });
+}
+
+#[test]
+fn h1_07_a_body_that_an_http_2_client_breaks_off_is_never_whole_at_an_http_1_app() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, POLICY).await;
+        for sized in [true, false] {
+            let before = shop.app.count();
+            let bytes = shop.app.bytes();
+            let mut client = Client::over(shop.web(b"postern/h2").await).await;
+            let mut call = request(Method::POST, "/a");
+            if sized {
+                call.headers_mut()
+                    .insert("content-length", HeaderValue::from_static("10"));
+            }
+            let (_answer, mut send) = client.send.send_request(call, false).unwrap();
+            send.send_data(bytes::Bytes::from_static(b"hello"), false).unwrap();
+            until("the app has its beginning", || shop.app.bytes() > bytes).await;
+            send.send_reset(h2::Reason::CANCEL);
+            until("the app saw it break off", || shop.app.count() > before).await;
+            assert!(!shop.app.since(before)[0].whole, "{sized}");
+        }
+        shop.probe().await;
+    });
+}
