@@ -62,7 +62,7 @@ fn h1_14_a_bent_answer_is_never_taken_for_anothers() {
     run(async {
         for way in WAYS {
             let pair = Pair::new(Protocol::Http1).await;
-            let seed = Rc::new(Cell::new(0));
+            let seed = Rc::new(Cell::new(0_u64));
             let seeds = Rc::clone(&seed);
             let config = pair.authority.server(CART, Some("cart-1"), &[alpn::POSTERN_H1]);
             let peer = tls_peer(config, move |mut stream, canary, connection| {
@@ -81,7 +81,7 @@ fn h1_14_a_bent_answer_is_never_taken_for_anothers() {
                         if bent {
                             // What it left open is over, so that nobody waits for the rest.
                             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                            if seeds.get() % 2 == 0 {
+                            if seeds.get().is_multiple_of(2) {
                                 return;
                             }
                         }
