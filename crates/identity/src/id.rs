@@ -1,6 +1,7 @@
 //! SPIFFE IDs, trust domains and instances: parsed once, strictly; never handled as raw text afterwards.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// The longest SPIFFE ID that we generate or accept, in bytes (SPIFFE-ID section 2.3).
@@ -19,6 +20,8 @@ pub struct TrustDomain(Arc<str>);
 pub struct SpiffeId {
     text: Arc<str>,
     path_at: u16,
+    /// Where `/sa/` begins, if the path is a workload's; asked at each decision.
+    account_at: Option<NonZeroU16>,
 }
 
 /// Tells pods of one service account apart: the pod UID, or the workload's name. From attestation only.
@@ -57,6 +60,7 @@ impl SpiffeId {
         Ok(Self {
             text: text.into(),
             path_at,
+            account_at: account_at(text, path_at),
         })
     }
     /// `spiffe://<td>/ns/<namespace>/sa/<service_account>`.
@@ -81,8 +85,9 @@ impl SpiffeId {
     /// Namespace and service account, if the path is exactly `/ns/<ns>/sa/<sa>`.
     #[must_use]
     pub fn workload(&self) -> Option<(&str, &str)> {
-        let (ns, sa) = self.path().strip_prefix("/ns/")?.split_once("/sa/")?;
-        (!ns.contains('/') && !sa.contains('/')).then_some((ns, sa))
+        let at = usize::from(self.account_at?.get());
+        let namespace = self.text.get(usize::from(self.path_at) + "/ns/".len()..at)?;
+        Some((namespace, self.text.get(at + "/sa/".len()..)?))
     }
 }
 
@@ -115,6 +120,16 @@ impl IdError {
             why,
         }
     }
+}
+
+fn account_at(text: &str, path_at: u16) -> Option<NonZeroU16> {
+    let path = text.get(usize::from(path_at)..)?;
+    let (namespace, account) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
+    if namespace.contains('/') || account.contains('/') {
+        return None;
+    }
+    let at = usize::from(path_at) + "/ns/".len() + namespace.len();
+    u16::try_from(at).ok().and_then(NonZeroU16::new)
 }
 
 /// SPIFFE-ID section 2.1: no DNS or IP rules apply, only a character set and a length.

@@ -99,6 +99,8 @@ pub(crate) trait Service {
     fn cleans_answers(&self) -> bool;
 }
 
+/// What a connection keeps between two requests: most heads fit.
+const KEPT_BUFFER: usize = 1024;
 /// Room for what we add to a head: `x-forwarded-client-cert`, `x-postern-source`, framing.
 const OUR_FIELDS: usize = 768;
 
@@ -196,8 +198,8 @@ where
             linger(client).await;
             return Ok(Ended::Closed);
         }
-        if unread.is_empty() {
-            // While it waits it holds no buffer.
+        if unread.is_empty() && unread.capacity() > KEPT_BUFFER {
+            // While it waits it holds no more than the next small head needs.
             unread = Vec::new();
         }
     }
