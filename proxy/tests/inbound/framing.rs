@@ -224,11 +224,14 @@ fn h1_11_a_body_where_there_can_be_none_is_never_taken_for_the_next_answer() {
                 .await;
             let answer = conn.answer_to(method).await;
             assert!(answer.status < 400, "{path}: {answer:?}");
+            let spoilt = shop.app.requests().pop().unwrap().connection;
             for _ in 0..3 {
                 conn.send("GET /honest HTTP/1.1\r\nHost: cart\r\n\r\n").await;
                 let Some(next) = conn.try_answer().await else { break };
                 assert_eq!((next.field("x"), next.text().as_str()), (None, "/honest"), "{path}");
             }
+            let others = shop.app.requests().pop().unwrap().connection;
+            assert_ne!(others, spoilt, "{path}: a connection with more on it was used again");
             let mut other = shop.h1().await;
             other.send("GET /other HTTP/1.1\r\nHost: cart\r\n\r\n").await;
             let next = other.answer().await;

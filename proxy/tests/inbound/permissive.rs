@@ -1,14 +1,17 @@
 //! `discover` and `monitor`: our own mTLS is terminated, everything else passes as it is.
 
+use std::time::Duration;
+
 use postern_identity::tls::{ClientAuth, alpn, server_config};
 use postern_policy::Mode;
+use postern_proxy::limits::HANDSHAKE_DEADLINE;
 use postern_proxy::snapshot::Protocol;
 use tokio::io::AsyncWriteExt;
 
 use crate::world::authority::hostile_client;
 use crate::world::canary::{Canary, ok, tls_peer};
 use crate::world::h2::{Client, grpc_app, request};
-use crate::world::{CART, Conn, MALLORY, POLICY, Shop, WEB, WEB_ONLY, run};
+use crate::world::{CART, Conn, MALLORY, POLICY, Shop, WEB, WEB_ONLY, pass, run, until};
 
 #[test]
 fn our_own_protocols_are_terminated_and_their_peers_named() {
@@ -104,5 +107,33 @@ fn whoever_offers_our_protocols_must_prove_itself_here_too() {
         }
         assert_eq!(shop.app.connections(), 0);
         shop.probe().await;
+    });
+}
+
+#[test]
+fn a_client_hello_that_never_ends_or_grows_past_its_bound_is_the_apps_business() {
+    run(async {
+        let app = Canary::serving(|mut stream, canary, _| async move {
+            let mut buf = [0; 4096];
+            while let Ok(n @ 1..) = tokio::io::AsyncReadExt::read(&mut stream, &mut buf).await {
+                canary.counted(n);
+            }
+        })
+        .await;
+        let shop = Shop::before(app, Protocol::Detect, WEB_ONLY).await;
+        shop.cart.policy_in(Mode::Discover, WEB_ONLY);
+        // A handshake message of 64,000 bytes: past the bound it is passed on as it is.
+        let mut hello = vec![0x16, 3, 1, 0x40, 0, 1, 0, 0xfa, 0];
+        hello.resize(5 + 0x4000, 0);
+        let second = [&[0x16, 3, 1, 0x40, 0][..], &[0; 0x4000]].concat();
+        let mut conn = Conn::plain(shop.door).await;
+        conn.send([hello, second].concat()).await;
+        until("the app has it", || shop.app.bytes() == 2 * (5 + 0x4000)).await;
+        let mut dribbling = Conn::plain(shop.door).await;
+        dribbling.send(b"\x16\x03\x01\x02\x00\x01\x00").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(shop.app.connections(), 1);
+        pass(HANDSHAKE_DEADLINE).await;
+        until("the app has it", || shop.app.bytes() == 2 * (5 + 0x4000) + 7).await;
     });
 }
