@@ -31,13 +31,13 @@ pub(crate) fn inspect(der: &CertificateDer<'_>) -> Result<Authority, &'static st
             return Err("has an extension twice");
         }
         if extension.oid == oid::OID_X509_EXT_BASIC_CONSTRAINTS {
-            let ParsedExtension::BasicConstraints(constraints) = extension.parsed_extension() else {
+            let Some(ParsedExtension::BasicConstraints(constraints)) = leaf::parsed(extension) else {
                 return Err("has malformed BasicConstraints");
             };
             ca = constraints.ca;
             path_len = constraints.path_len_constraint;
         } else if extension.oid == oid::OID_X509_EXT_KEY_USAGE {
-            let ParsedExtension::KeyUsage(usage) = extension.parsed_extension() else {
+            let Some(ParsedExtension::KeyUsage(usage)) = leaf::parsed(extension) else {
                 return Err("has a malformed KeyUsage");
             };
             cert_sign = usage.key_cert_sign();

@@ -2,6 +2,8 @@
 
 /// SEQUENCE, constructed.
 pub(crate) const SEQUENCE: u8 = 0x30;
+/// OBJECT IDENTIFIER.
+pub(crate) const OID: u8 = 0x06;
 /// UTF8String.
 pub(crate) const UTF8_STRING: u8 = 0x0c;
 
@@ -63,6 +65,11 @@ impl<'a> Tlv<'a> {
     /// Context-specific tag `number`, primitive or constructed.
     pub(crate) fn is_context(self, number: u8) -> bool {
         self.tag & 0xc0 == 0x80 && self.tag & 0x1f == number
+    }
+
+    /// One of the nine kinds of GeneralName (RFC 5280 4.2.1.6): context-specific, 0 to 8.
+    pub(crate) fn is_general_name(&self) -> bool {
+        self.tag & 0xc0 == 0x80 && self.tag & 0x1f <= 8
     }
 
     /// Does it hold elements rather than a value?

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::asn1_rs::Oid;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
@@ -22,6 +22,10 @@ pub const INSTANCE_OID: &[u64] = &[2, 25, 153_715_371, 1];
 
 /// The smallest RSA key of a foreign peer that is believed (NIST SP 800-131A). Our own SVIDs are P-256.
 pub const MIN_RSA_BITS: usize = 2048;
+
+/// 1.3.6.1.5.5.7.3.1 and .2 (RFC 5280 4.2.1.12).
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 static INSTANCE: LazyLock<Oid<'static>> =
     LazyLock::new(|| Oid::from(INSTANCE_OID).unwrap_or(oid::OID_X509_COMMON_NAME));
@@ -78,6 +82,9 @@ pub enum LeafError {
     /// A CA certificate is no leaf.
     #[error("the certificate is a CA's")]
     IsCa,
+    /// RFC 5280 4.2.1.10: only a CA certificate may have them.
+    #[error("a leaf has name constraints")]
+    NameConstraints,
     /// KeyUsage absent, malformed, not critical or wrong.
     #[error("KeyUsage {0}")]
     KeyUsage(&'static str),
@@ -104,7 +111,7 @@ impl LeafError {
             Self::UnknownCritical(_) => "leaf_critical_extension",
             Self::NoSan | Self::MalformedSan | Self::SanNotCritical | Self::UriSans(_) => "leaf_san",
             Self::Id(_) => "leaf_spiffe_id",
-            Self::BasicConstraints(_) | Self::IsCa => "leaf_basic_constraints",
+            Self::BasicConstraints(_) | Self::IsCa | Self::NameConstraints => "leaf_basic_constraints",
             Self::KeyUsage(_) | Self::ExtendedKeyUsage(_) => "leaf_key_usage",
             Self::Key(_) => "leaf_key",
             Self::Instance => "leaf_instance",
@@ -172,6 +179,11 @@ pub(crate) fn validity(certificate: &X509Certificate<'_>) -> Result<(UnixTime, U
     }
 }
 
+/// The parsed value, unless bytes follow it: x509-parser does not mind them, and another reader might read them.
+pub(crate) fn parsed<'a>(extension: &'a X509Extension<'a>) -> Option<&'a ParsedExtension<'a>> {
+    Tlv::only(extension.value).map(|_| extension.parsed_extension())
+}
+
 struct San<'a> {
     critical: bool,
     value: &'a [u8],
@@ -199,7 +211,7 @@ impl<'a> Extensions<'a> {
                     value: extension.value,
                 });
             } else if extension.oid == oid::OID_X509_EXT_BASIC_CONSTRAINTS {
-                let ParsedExtension::BasicConstraints(constraints) = extension.parsed_extension() else {
+                let Some(ParsedExtension::BasicConstraints(constraints)) = parsed(extension) else {
                     return Err(LeafError::BasicConstraints("malformed"));
                 };
                 if constraints.ca {
@@ -207,21 +219,18 @@ impl<'a> Extensions<'a> {
                 }
                 found.basic_constraints = true;
             } else if extension.oid == oid::OID_X509_EXT_KEY_USAGE {
-                let ParsedExtension::KeyUsage(usage) = extension.parsed_extension() else {
+                let Some(ParsedExtension::KeyUsage(usage)) = parsed(extension) else {
                     return Err(LeafError::KeyUsage("is malformed"));
                 };
                 check_key_usage(usage, extension.critical)?;
                 found.key_usage = true;
             } else if extension.oid == oid::OID_X509_EXT_EXTENDED_KEY_USAGE {
                 // Absence is allowed by the standard (a SHOULD); half of it is not.
-                let ParsedExtension::ExtendedKeyUsage(usage) = extension.parsed_extension() else {
-                    return Err(LeafError::ExtendedKeyUsage("is malformed"));
-                };
-                if !usage.server_auth || !usage.client_auth {
-                    return Err(LeafError::ExtendedKeyUsage("lacks serverAuth or clientAuth"));
-                }
+                check_extended_key_usage(extension.value)?;
             } else if extension.oid == *INSTANCE {
                 found.instance = Some(instance(extension.value)?);
+            } else if extension.oid == oid::OID_X509_EXT_NAME_CONSTRAINTS {
+                return Err(LeafError::NameConstraints);
             } else if extension.critical {
                 return Err(LeafError::UnknownCritical(extension.oid.to_id_string()));
             }
@@ -243,6 +252,27 @@ fn check_key_usage(usage: &x509_parser::extensions::KeyUsage, critical: bool) ->
         return Ok(());
     };
     Err(LeafError::KeyUsage(wrong))
+}
+
+/// By our own parser: x509-parser takes a purpose of any tag for an OID.
+fn check_extended_key_usage(value: &[u8]) -> Result<(), LeafError> {
+    let malformed = LeafError::ExtendedKeyUsage("is malformed");
+    let Some(purposes) = Tlv::only(value).filter(|tlv| tlv.tag == der::SEQUENCE) else {
+        return Err(malformed);
+    };
+    let (mut server, mut client) = (false, false);
+    for purpose in purposes.children() {
+        let Some(purpose) = purpose.filter(|tlv| tlv.tag == der::OID) else {
+            return Err(malformed);
+        };
+        server |= purpose.value == SERVER_AUTH;
+        client |= purpose.value == CLIENT_AUTH;
+    }
+    if server && client {
+        Ok(())
+    } else {
+        Err(LeafError::ExtendedKeyUsage("lacks serverAuth or clientAuth"))
+    }
 }
 
 fn check_key(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
@@ -275,7 +305,7 @@ fn one_uri(san: &[u8]) -> Result<SpiffeId, LeafError> {
         .ok_or(LeafError::MalformedSan)?;
     let mut uris = Vec::new();
     for name in names.children() {
-        let name = name.ok_or(LeafError::MalformedSan)?;
+        let name = name.filter(Tlv::is_general_name).ok_or(LeafError::MalformedSan)?;
         if name.is_context(6) {
             uris.push(name);
         }
