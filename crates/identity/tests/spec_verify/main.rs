@@ -7,6 +7,7 @@ mod mint;
 
 mod garbage;
 mod leaf;
+mod path;
 
 use mint::Signer;
 use postern_identity::leaf::LeafError;
