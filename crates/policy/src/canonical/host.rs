@@ -1,11 +1,14 @@
 //! Hosts.
 
+use std::net::Ipv6Addr;
+
 use super::CanonicalError;
 
 /// RFC 1035's limit for a name, and room for a bracketed IPv6 address.
 const MAX_HOST: usize = 255;
 
-/// A host in canonical form: lower case, no trailing dot, no userinfo; with the port, if one was written.
+/// A host in canonical form: lower case, no trailing dot, no userinfo, an IPv6 address as RFC 5952 writes it; with the
+/// port, if one was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CanonicalHost {
     text: Box<str>,
@@ -18,9 +21,10 @@ impl CanonicalHost {
     pub fn parse(raw: &str) -> Result<Self, CanonicalError> {
         let (name, port) = split_port(raw)?;
         let name = name.strip_suffix('.').unwrap_or(name);
-        if name.is_empty() || name.len() > MAX_HOST || !is_host(name) {
+        if name.len() > MAX_HOST {
             return Err(CanonicalError::Host);
         }
+        let mut text = canonical_name(name).ok_or(CanonicalError::Host)?;
         let port = match port {
             None => None,
             Some(port) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => Some(
@@ -31,7 +35,6 @@ impl CanonicalHost {
             ),
             Some(_) => return Err(CanonicalError::Host),
         };
-        let mut text = name.to_ascii_lowercase();
         let name_len = text.len();
         if let Some(port) = port {
             text = format!("{text}:{port}");
@@ -77,17 +80,16 @@ fn split_port(raw: &str) -> Result<(&str, Option<&str>), CanonicalError> {
         .map_or((raw, None), |(name, port)| (name, Some(port))))
 }
 
-fn is_host(name: &str) -> bool {
+fn canonical_name(name: &str) -> Option<String> {
     if let Some(inner) = name.strip_prefix('[') {
-        return inner
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+        // `[::1]` and `[0:0::1]` are one address: a rule about one is a rule about both.
+        let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+        return Some(format!("[{address}]"));
     }
     // Letters, digits, hyphen, dot, and the underscore that Kubernetes and SRV names use; no empty label.
-    name.split('.').all(|label| !label.is_empty())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    let byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let is_host = name.split('.').all(|label| !label.is_empty()) && name.bytes().all(byte);
+    is_host.then(|| name.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -102,6 +104,8 @@ mod tests {
             ("example.com.:8080", "example.com:8080"),
             ("[::1]:80", "[::1]:80"),
             ("[FD00::1]", "[fd00::1]"),
+            ("[fd00:0:0:0:0:0:0:1]", "[fd00::1]"),
+            ("[::ffff:a00:1]:80", "[::ffff:10.0.0.1]:80"),
             ("10.0.0.1:1", "10.0.0.1:1"),
         ] {
             assert_eq!(
