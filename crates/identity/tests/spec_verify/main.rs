@@ -6,6 +6,7 @@
 mod mint;
 
 mod garbage;
+mod handshake;
 mod leaf;
 mod path;
 
