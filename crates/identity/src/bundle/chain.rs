@@ -40,7 +40,13 @@ fn check(bundle: &TrustBundle, link: &SignedBundle, now: UnixTime) -> Result<(),
         .iter()
         .map(|der| parse(der))
         .collect::<Result<_, _>>()?;
-    let roots: Vec<X509Certificate<'_>> = bundle.roots.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
+    // The bundle may have been loaded long ago: a root that has expired since then vouches for nothing.
+    let valid = bundle
+        .anchors
+        .iter()
+        .zip(&bundle.roots)
+        .filter(|(anchor, _)| anchor.facts.valid_at(now));
+    let roots: Vec<X509Certificate<'_>> = valid.map(|(_, der)| parse(der)).collect::<Result<_, _>>()?;
     let signer = chain.first().ok_or("the signer's chain is empty")?;
     for der in &link.signer_chain {
         if !authority::inspect(der)?.valid_at(now) {
