@@ -7,6 +7,7 @@ mod mint;
 
 mod garbage;
 mod handshake;
+mod holds;
 mod leaf;
 mod path;
 
