@@ -117,3 +117,5 @@ pub const LINGER_BYTES: usize = 256 * 1024;
 pub const LINGER_DEADLINE: Duration = Duration::from_secs(1);
 /// One read of an HTTP/1 connection that waits for a head.
 pub const HEAD_READ: usize = 16 * 1024;
+/// Fields that `Connection` may name: each is compared with each field of the head.
+pub const MAX_NOMINATED: usize = 32;

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::exchange::{Exchange, Leg};
-use crate::limits::COPY_ENOUGH;
 use crate::outbound::originate;
 use crate::outcome::Failure;
 use crate::scratch;
@@ -60,6 +59,8 @@ struct Direction {
     left: Vec<u8>,
     written: usize,
     unflushed: bool,
+    /// See [`scratch::poll_gather`].
+    broken: Option<io::Error>,
 }
 
 impl Direction {
@@ -70,6 +71,7 @@ impl Direction {
             left: Vec::new(),
             written: 0,
             unflushed: false,
+            broken: None,
         }
     }
 
@@ -172,21 +174,10 @@ impl Direction {
         D: AsyncWrite + Unpin,
     {
         let mut buf = ReadBuf::new(scratch);
-        loop {
-            let before = buf.filled().len();
-            match Pin::new(&mut *source).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if buf.filled().len() == before => {
-                    self.state = State::Ending;
-                    break;
-                }
-                // A TLS source gives one record at a time: gather several for one write.
-                Poll::Ready(Ok(())) if buf.filled().len() - before >= COPY_ENOUGH && buf.remaining() > 0 => {}
-                Poll::Ready(Ok(())) => break,
-                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(Side::Source(error))),
-                Poll::Pending if before == 0 => return Poll::Pending,
-                // What was read goes first; the next round meets the same end again.
-                Poll::Ready(Err(_)) | Poll::Pending => break,
-            }
+        match ready!(scratch::poll_gather(cx, source, &mut buf, &mut self.broken)) {
+            Ok(0) => self.state = State::Ending,
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(Side::Source(error))),
         }
         let filled = buf.filled();
         let mut done = 0;

@@ -68,7 +68,7 @@ impl Body {
         body
     }
 
-    /// It is gRPC's.
+    /// It is gRPC's, over HTTP/2: on HTTP/1 trailers would make a cut answer look whole.
     #[must_use]
     pub fn of_grpc(mut self, grpc: bool) -> Self {
         self.grpc = grpc;

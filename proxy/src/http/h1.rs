@@ -7,6 +7,7 @@
 //!           -> Turn: request half >--> upstream, answer half <--< upstream -> next head
 //! ```
 
+mod client;
 pub mod fields;
 pub mod framing;
 pub mod head;
@@ -14,25 +15,21 @@ pub mod resting;
 mod transfer;
 mod turn;
 
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use self::client::{Watch, linger, next_head, write_refusal};
 use self::framing::Body;
-use self::head::{RequestHead, Scanned};
+use self::head::RequestHead;
 use self::resting::Upstream;
 use self::transfer::Half;
 use self::turn::{Turn, TurnError};
-use super::{Version, answer};
-use crate::exchange::{Exchange, Leg};
-use crate::limits::{HEAD_READ, LINGER_BYTES, LINGER_DEADLINE, MAX_HEAD_BYTES};
-use crate::outcome::{BadRequest, Failure};
-use crate::scratch;
+use crate::exchange::{Exchange, Head, Leg, Target, Way};
+use crate::limits::LINGER_DEADLINE;
+use crate::outcome::Failure;
 use crate::stream::Reset;
-use crate::supervise::{Control, Signal};
+use crate::supervise::Control;
 
 /// How a relayed connection ended.
 #[derive(Debug)]
@@ -53,14 +50,25 @@ pub(crate) struct Refused {
     pub(crate) exchange: Option<Rc<Exchange>>,
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
+impl Refused {
+    /// With the failure's reason for a text.
+    pub(crate) fn of(failure: Failure, exchange: Option<Rc<Exchange>>) -> Self {
         Self {
             failure,
             text: String::new(),
-            exchange: None,
+            exchange,
         }
     }
+}
+
+/// There is nowhere to go, whatever the request.
+#[derive(Debug)]
+pub(crate) struct Unprepared {
+    pub(crate) failure: Failure,
+    /// What the client is told.
+    pub(crate) text: String,
+    /// Labels.
+    pub(crate) way: Rc<Way>,
 }
 
 /// What a direction does with requests.
@@ -73,7 +81,7 @@ pub(crate) trait Service {
     type Upstream: Upstream;
 
     /// Runs before each request.
-    async fn prepare(&self) -> Result<Self::Prepared, Refused>;
+    async fn prepare(&self) -> Result<Self::Prepared, Unprepared>;
     /// Is the upstream one for the relay?
     fn relays(&self, prepared: &Self::Prepared) -> bool;
     /// Checks and decides on a head, and writes its fields but for framing into `out`.
@@ -147,7 +155,7 @@ where
         let plan = match next_head(&mut client, &mut unread, control).await {
             Ok(Some(length)) => {
                 let prepared = service.prepare().await;
-                let plan = plan(service, prepared, unread.get(..length).unwrap_or_default());
+                let plan = plan(service, control, prepared, unread.get(..length).unwrap_or_default());
                 if !matches!(plan, Plan::Other) {
                     unread.drain(..length);
                 }
@@ -164,20 +172,15 @@ where
         let serves_on = match plan {
             Plan::Other => return Ok(Ended::Other(client.io, unread)),
             Plan::Malformed(failure) => {
-                let exchange = service.unheard();
-                let recorded = exchange.is_some();
-                let text = String::new();
-                let refused = Refused {
-                    failure,
-                    text,
-                    exchange,
-                };
+                let refused = Refused::of(failure, service.unheard());
+                let recorded = refused.exchange.is_some();
                 write_refusal(&mut client, &refused, Meta::of_nothing(), true).await?;
                 linger(client).await;
                 return if recorded { Ok(Ended::Closed) } else { Err(failure) };
             }
             Plan::Refuse(refused, meta, mut body) => {
-                // A body that is here already is passed over; one that is not would be taken for the next request.
+                // A body that is here already is passed over. One that is not ends the connection: it must never be taken
+                // for the next request.
                 let passed = body.take(&unread, &mut Vec::new()).unwrap_or(0);
                 unread.drain(..passed);
                 let serves_on = body.is_done() && !meta.close && !refused.failure.facts().close;
@@ -187,9 +190,9 @@ where
             Plan::Forward(forwarding, half) => {
                 match forward(&mut client, &mut unread, control, service, forwarding, half).await {
                     Ok(serves_on) => serves_on,
-                    Err(failure) => {
+                    Err(Truncated) => {
                         client.io.reset();
-                        return Err(failure);
+                        return Ok(Ended::Closed);
                     }
                 }
             }
@@ -206,7 +209,12 @@ where
 }
 
 /// Parses and judges a head.
-fn plan<S: Service>(service: &S, prepared: Result<S::Prepared, Refused>, bytes: &[u8]) -> Plan<S> {
+fn plan<S: Service>(
+    service: &S,
+    control: &Control,
+    prepared: Result<S::Prepared, Unprepared>,
+    bytes: &[u8],
+) -> Plan<S> {
     let mut room = head::room();
     let head = match RequestHead::parse(bytes, &mut room) {
         Ok(head) => head,
@@ -220,7 +228,10 @@ fn plan<S: Service>(service: &S, prepared: Result<S::Prepared, Refused>, bytes: 
     let prepared = match prepared {
         Ok(prepared) if service.relays(&prepared) => prepared,
         Ok(_) => return Plan::Other,
-        Err(refused) => return Plan::Refuse(refused, meta, head.length.of_request()),
+        Err(unprepared) => {
+            let refused = nowhere(unprepared, control, &head);
+            return Plan::Refuse(refused, meta, head.length.of_request());
+        }
     };
     let mut out = Vec::with_capacity(bytes.len() + OUR_FIELDS);
     match service.begin(&prepared, &head, &mut out) {
@@ -239,6 +250,25 @@ fn plan<S: Service>(service: &S, prepared: Result<S::Prepared, Refused>, bytes: 
             Plan::Forward(forwarding, half)
         }
         Err(refused) => Plan::Refuse(refused, meta, head.length.of_request()),
+    }
+}
+
+/// The record of a request that has nowhere to go.
+fn nowhere(unprepared: Unprepared, control: &Control, head: &RequestHead<'_, '_>) -> Refused {
+    let Unprepared { failure, text, way } = unprepared;
+    let told = http::Method::from_bytes(head.method.as_bytes())
+        .ok()
+        .map(|method| Head {
+            method,
+            target: Target::Path(head.path().into()),
+            host: head.host.unwrap_or("").into(),
+        });
+    let exchange = Exchange::begin(way, told);
+    control.carries(&exchange);
+    Refused {
+        failure,
+        text,
+        exchange: Some(exchange),
     }
 }
 
@@ -277,59 +307,11 @@ fn finish_head(out: &mut Vec<u8>, length: head::Length) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The length of the next head in `unread`; `None`: the client is gone, or we end the connection between two requests.
-async fn next_head<IO>(
-    client: &mut Watch<IO>,
-    unread: &mut Vec<u8>,
-    control: &Control,
-) -> Result<Option<usize>, Failure>
-where
-    IO: AsyncRead + Unpin,
-{
-    let mut scanned = Scanned::default();
-    std::future::poll_fn(|cx| {
-        loop {
-            if let Some(length) = scanned.end(unread)? {
-                return Poll::Ready(Ok(Some(length)));
-            }
-            if unread.len() >= MAX_HEAD_BYTES {
-                return Poll::Ready(Err(Failure::BadRequest(BadRequest::TooLarge)));
-            }
-            match control.signal(cx.waker()) {
-                Signal::Run => {}
-                Signal::Graceful if unread.is_empty() => return Poll::Ready(Ok(None)),
-                Signal::Graceful => {}
-                Signal::Cut(failure) => return Poll::Ready(Err(failure)),
-            }
-            let room = MAX_HEAD_BYTES - unread.len();
-            match ready!(poll_read_into(client, cx, unread, room)) {
-                Ok(0) if unread.is_empty() => return Poll::Ready(Ok(None)),
-                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::PeerGone)),
-                Ok(_) => {}
-            }
-        }
-    })
-    .await
-}
+/// A part of an answer has gone out and its end will not: the client must not take it for the whole. Its exchange has the
+/// record.
+struct Truncated;
 
-/// Reads once, at most `room` bytes, to the end of `into`.
-fn poll_read_into<R: AsyncRead + Unpin>(
-    from: &mut R,
-    cx: &mut Context<'_>,
-    into: &mut Vec<u8>,
-    room: usize,
-) -> Poll<io::Result<usize>> {
-    scratch::with(|scratch| {
-        let wanted = room.min(HEAD_READ).min(scratch.len());
-        let mut buf = ReadBuf::new(scratch.get_mut(..wanted).unwrap_or_default());
-        ready!(Pin::new(from).poll_read(cx, &mut buf))?;
-        into.extend_from_slice(buf.filled());
-        Poll::Ready(Ok(buf.filled().len()))
-    })
-}
-
-/// Sends a request and brings its answer. `Ok(true)`: the client's connection serves on. An error: a part of the answer has
-/// gone out, and the client must not take it for the whole.
+/// Sends a request and brings its answer. `Ok(true)`: the client's connection serves on.
 async fn forward<IO, S>(
     client: &mut Watch<IO>,
     unread: &mut Vec<u8>,
@@ -337,7 +319,7 @@ async fn forward<IO, S>(
     service: &S,
     forwarding: Forwarding<S>,
     half: Half,
-) -> Result<bool, Failure>
+) -> Result<bool, Truncated>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     S: Service,
@@ -369,114 +351,25 @@ where
             }
             Err(TurnError::Before(failure)) => {
                 let closed_at_rest = failure == Failure::UpstreamGone && upstream.rested().is_some() && !fresh;
-                let again = closed_at_rest && (turn.nothing_sent() || (meta.repeatable && service.may_repeat()));
+                let again = closed_at_rest && (turn.nothing_sent() || (turn.may_be_repeated() && service.may_repeat()));
                 if again && turn.rewind() {
                     fresh = true;
                     continue;
                 }
-                upstream.failed();
+                upstream.failed(failure);
                 break failure;
             }
             Err(TurnError::Within(failure)) => {
                 exchange.fail(failure);
                 exchange.closed(Leg::Answer);
-                return Err(failure);
+                return Err(Truncated);
             }
         }
     };
     let serves_on = turn.request_is_whole() && !meta.close && !failure.facts().close;
-    let refused = Refused {
-        failure,
-        text: String::new(),
-        exchange: Some(exchange),
-    };
-    write_refusal(client, &refused, meta, !serves_on).await?;
-    Ok(serves_on)
-}
-
-/// Tells a client why its request goes no further, and records it.
-async fn write_refusal<IO>(client: &mut Watch<IO>, refused: &Refused, meta: Meta, close: bool) -> Result<(), Failure>
-where
-    IO: AsyncWrite + Unpin,
-{
-    let exchange = refused.exchange.as_ref();
-    let id = exchange.and_then(|exchange| exchange.decision_id());
-    let response = match refused.text.as_str() {
-        "" => answer::refusal(refused.failure, meta.grpc, Version::H1, id),
-        text => answer::refusal_saying(refused.failure, meta.grpc, Version::H1, id, text),
-    };
-    if let Some(exchange) = exchange {
-        exchange.fail(refused.failure);
-        exchange.answered(response.status());
-    }
-    let bytes = answer::as_h1(response, close, meta.to_head);
-    let control = Rc::clone(&client.control);
-    let writing = async {
-        client.write_all(&bytes).await?;
-        client.flush().await
-    };
-    let written = tokio::select! {
-        // Dropped only to close the connection: a client need not read what it is told.
-        written = writing => written.map_err(|_| Failure::PeerGone),
-        failure = control.cut() => Err(failure),
-    };
-    if let Some(exchange) = exchange {
-        exchange.closed(Leg::Answer);
-    }
-    written
-}
-
-/// Closes so that the last answer arrives: our half first, then what the client still sends is read for a moment.
-async fn linger<IO>(mut client: Watch<IO>)
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    let closing = async {
-        client.shutdown().await?;
-        let mut left = LINGER_BYTES;
-        let mut passed_over = [0; 1024];
-        while left > 0 {
-            match client.read(&mut passed_over).await? {
-                0 => break,
-                n => left = left.saturating_sub(n),
-            }
-        }
-        Ok::<(), io::Error>(())
-    };
-    // Whatever is left by then is reset.
-    let _ = tokio::time::timeout(LINGER_DEADLINE, closing).await;
-}
-
-/// The client's stream; tells the supervisor when it is read and when it blocks.
-#[derive(Debug)]
-struct Watch<IO> {
-    io: IO,
-    control: Rc<Control>,
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Watch<IO> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        this.control.read();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watch<IO> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.control.wrote(polled.is_ready());
-        polled
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.io).poll_flush(cx);
-        this.control.wrote(polled.is_ready());
-        polled
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    let refused = Refused::of(failure, Some(exchange));
+    match write_refusal(client, &refused, meta, !serves_on).await {
+        Ok(()) => Ok(serves_on),
+        Err(_) => Err(Truncated),
     }
 }

@@ -51,7 +51,7 @@ struct Connection<T> {
 
 /// Counts a connection until it is gone.
 #[derive(Debug)]
-pub(super) struct Open(Rc<Cell<usize>>);
+pub(crate) struct Open(Rc<Cell<usize>>);
 
 impl Open {
     pub(super) fn count(open: &Rc<Cell<usize>>) -> Self {

@@ -80,7 +80,7 @@ impl Upstream for AppLease {
         self.0.rested()
     }
     fn answered(&self) {}
-    fn failed(&self) {}
+    fn failed(&self, _: Failure) {}
     fn give_back(self) {
         self.0.give_back();
     }
@@ -92,9 +92,10 @@ pub(super) async fn relay(connection: &Connection, _: &Admitted, fresh: bool) ->
     if !fresh && let Some(lease) = resting.take(|()| true) {
         return Ok(AppLease(lease));
     }
+    let open = resting.making();
     let tcp = connect(connection.port.app).await?;
     let io = Transport::Plain(Rewound::new(bytes::Bytes::new(), Stream::Tcp(tcp)));
-    Ok(AppLease(resting.admit(io, ())))
+    Ok(AppLease(resting.admit(open, io, ())))
 }
 
 async fn connect(app: SocketAddr) -> Result<TcpStream, Failure> {

@@ -165,7 +165,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
             // Each hop speaks its own version (RFC 9110 section 6.2): an HTTP/1.0 app must not end its peers' connections.
             parts.version = http::Version::HTTP_11;
             let body = Body::incoming(incoming, exchange, Leg::Answer)
-                .of_grpc(grpc)
+                .of_grpc(grpc && serving.version == Version::H2)
                 .holding(Box::new(lease));
             Ok(Response::from_parts(parts, body))
         }

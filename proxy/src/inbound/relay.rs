@@ -8,7 +8,7 @@ use super::http::Serving;
 use super::{authorize, forward, request};
 use crate::exchange::{Exchange, Head, Target};
 use crate::http::h1::head::RequestHead;
-use crate::http::h1::{Refused, Service, fields};
+use crate::http::h1::{Refused, Service, Unprepared, fields};
 use crate::http::headers;
 use crate::outcome::{BadRequest, Failure};
 
@@ -17,7 +17,7 @@ impl Service for Serving {
     type Ticket = forward::Admitted;
     type Upstream = forward::AppLease;
 
-    async fn prepare(&self) -> Result<(), Refused> {
+    async fn prepare(&self) -> Result<(), Unprepared> {
         Ok(())
     }
 
@@ -33,7 +33,7 @@ impl Service for Serving {
     ) -> Result<(Rc<Exchange>, forward::Admitted), Refused> {
         let checked = request::check_relayed(head, &self.hosts);
         let method = Method::from_bytes(head.method.as_bytes())
-            .map_err(|_| Refused::from(Failure::BadRequest(BadRequest::Framing)))?;
+            .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {
             method,
             target: Target::Path(checked.as_ref().map_or(head.path(), |(_, path)| path).into()),
@@ -43,11 +43,7 @@ impl Service for Serving {
         };
         let exchange = Exchange::begin(Rc::clone(self.way()), Some(told));
         self.control.carries(&exchange);
-        let refused = |failure| Refused {
-            failure,
-            text: String::new(),
-            exchange: Some(Rc::clone(&exchange)),
-        };
+        let refused = |failure| Refused::of(failure, Some(Rc::clone(&exchange)));
         let (host, path) = checked.map_err(refused)?;
         let permit = authorize::request(&self.connection, &host.canonical, &exchange).map_err(refused)?;
         let admitted = forward::admit(permit, &exchange);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::limits::{EJECT_AFTER, EJECT_FOR, EJECT_MOST, RETRY_BURST, RETRY_SHARE};
+use crate::outcome::{Blame, Failure};
 
 /// How far one answer moves the average when it is quicker; a slower one is believed at once.
 const WEIGHT: f64 = 0.1;
@@ -19,6 +20,7 @@ pub struct Load {
     in_flight: Cell<u32>,
     answer_us: Cell<f64>,
     failures: Cell<u32>,
+    failed_at: Cell<Option<Instant>>,
     ejected_until: Cell<Option<Instant>>,
 }
 
@@ -28,6 +30,7 @@ impl Default for Load {
             in_flight: Cell::new(0),
             answer_us: Cell::new(UNKNOWN_US),
             failures: Cell::new(0),
+            failed_at: Cell::new(None),
             ejected_until: Cell::new(None),
         }
     }
@@ -54,12 +57,17 @@ impl Load {
         });
         if self.failures.get() > 0 {
             self.failures.set(0);
+            self.failed_at.set(None);
             self.ejected_until.set(None);
         }
     }
 
-    /// It could not be reached, or broke off.
-    pub fn failed(&self, now: Instant) {
+    /// It could not be reached, or broke off. What is its client's fault, or ours, is not counted.
+    pub fn failed(&self, failure: Failure, now: Instant) {
+        if failure.facts().blame != Blame::Upstream {
+            return;
+        }
+        self.failed_at.set(Some(now));
         let failures = self.failures.get() + 1;
         self.failures.set(failures);
         if failures >= EJECT_AFTER {
@@ -67,6 +75,14 @@ impl Load {
             self.ejected_until
                 .set(Some(now + (EJECT_FOR * 2_u32.pow(doubled)).min(EJECT_MOST)));
         }
+    }
+
+    /// Its failures still count, whether or not anybody uses it.
+    #[must_use]
+    pub fn is_remembered(&self, now: Instant) -> bool {
+        self.failed_at
+            .get()
+            .is_some_and(|at| now.saturating_duration_since(at) < EJECT_MOST)
     }
 
     /// Is it passed over now?
@@ -80,13 +96,36 @@ impl Load {
     }
 }
 
-/// Picks one of `loads` (`None`: never used), not one of `tried` if another is left. `random` gives a number below its
-/// argument.
-pub fn pick<'a>(
+/// What is known of an endpoint at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    cost: f64,
+    ejected: bool,
+}
+
+impl Standing {
+    /// Never used.
+    pub const UNKNOWN: Self = Self {
+        cost: UNKNOWN_US,
+        ejected: false,
+    };
+
+    /// By experience.
+    #[must_use]
+    pub fn of(load: &Load, now: Instant) -> Self {
+        Self {
+            cost: load.cost(),
+            ejected: load.is_ejected(now),
+        }
+    }
+}
+
+/// Picks one of `count`, not one of `tried` if another is left. `standing` tells what is known of each; `random` gives a
+/// number below its argument.
+pub fn pick(
     count: usize,
-    load: impl Fn(usize) -> Option<&'a Load>,
+    mut standing: impl FnMut(usize) -> Standing,
     tried: &[usize],
-    now: Instant,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
     match count {
@@ -94,16 +133,18 @@ pub fn pick<'a>(
         1 => return Some(0).filter(|first| !tried.contains(first)),
         _ => {}
     }
-    let usable = |at: &usize| !tried.contains(at) && !load(*at).is_some_and(|load| load.is_ejected(now));
-    let cost = |at: usize| load(at).map_or(UNKNOWN_US, Load::cost);
+    let mut usable = |at: usize| {
+        let standing = standing(at);
+        (!tried.contains(&at) && !standing.ejected).then_some(standing.cost)
+    };
     let (a, b) = (random(count), random(count - 1));
     let b = if b >= a { b + 1 } else { b };
-    match (usable(&a), usable(&b)) {
-        (true, true) => Some(if cost(b) < cost(a) { b } else { a }),
-        (true, false) => Some(a),
-        (false, true) => Some(b),
-        (false, false) => (0..count)
-            .find(usable)
+    match (usable(a), usable(b)) {
+        (Some(cost_a), Some(cost_b)) => Some(if cost_b < cost_a { b } else { a }),
+        (Some(_), None) => Some(a),
+        (None, Some(_)) => Some(b),
+        (None, None) => (0..count)
+            .find(|at| usable(*at).is_some())
             // All are out of favour: better a doubtful one than none.
             .or_else(|| (0..count).find(|at| !tried.contains(at))),
     }
@@ -143,7 +184,8 @@ mod tests {
 
     fn choose(loads: &[Load], tried: &[usize], now: Instant, seed: u64) -> Option<usize> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        pick(loads.len(), |at| loads.get(at), tried, now, |n| rng.usize(..n))
+        let standing = |at: usize| loads.get(at).map_or(Standing::UNKNOWN, |load| Standing::of(load, now));
+        pick(loads.len(), standing, tried, |n| rng.usize(..n))
     }
 
     #[test]
@@ -162,10 +204,10 @@ mod tests {
         let loads = [Load::default(), Load::default(), Load::default()];
         let now = Instant::now();
         for _ in 0..EJECT_AFTER - 1 {
-            loads[0].failed(now);
+            loads[0].failed(Failure::ConnectFailed, now);
         }
         assert!(!loads[0].is_ejected(now));
-        loads[0].failed(now);
+        loads[0].failed(Failure::ConnectFailed, now);
         assert!(loads[0].is_ejected(now) && !loads[0].is_ejected(now + EJECT_FOR));
         assert!((0..64).all(|seed| choose(&loads, &[], now, seed) != Some(0)));
         loads[0].answered(Duration::from_micros(1));
@@ -177,7 +219,7 @@ mod tests {
         let loads = [Load::default(), Load::default()];
         let now = Instant::now();
         for load in &loads {
-            (0..EJECT_AFTER).for_each(|_| load.failed(now));
+            (0..EJECT_AFTER).for_each(|_| load.failed(Failure::ConnectFailed, now));
         }
         assert!(choose(&loads, &[], now, 1).is_some());
         assert_eq!(choose(&loads, &[0], now, 1), Some(1));
@@ -187,10 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_or_we_do_ejects_nobody() {
+        let load = Load::default();
+        let now = Instant::now();
+        for failure in [
+            Failure::PeerGone,
+            Failure::BodyTimeout,
+            Failure::Overloaded,
+            Failure::IdentityExpired,
+        ] {
+            (0..EJECT_AFTER * 2).for_each(|_| load.failed(failure, now));
+        }
+        assert!(!load.is_ejected(now) && !load.is_remembered(now));
+    }
+
+    #[test]
     fn ejection_grows_up_to_its_bound() {
         let load = Load::default();
         let now = Instant::now();
-        (0..EJECT_AFTER + 40).for_each(|_| load.failed(now));
+        (0..EJECT_AFTER + 40).for_each(|_| load.failed(Failure::ConnectFailed, now));
         assert!(load.is_ejected(now + EJECT_MOST - Duration::from_millis(1)));
         assert!(!load.is_ejected(now + EJECT_MOST));
     }

@@ -42,7 +42,7 @@ pub(super) async fn request(
         let lease = match group.lease(worker, again).await {
             Ok(lease) => lease,
             Err(failure) => {
-                group.load.failed(Instant::now());
+                group.load.failed(failure, Instant::now());
                 tried.push(at);
                 if may_try_another(route, &tried, failure) {
                     continue;
@@ -71,7 +71,7 @@ pub(super) async fn request(
             (Some(unsent), _) if rested.is_some() => *unsent,
             (None, Some(copy)) if error.failure == Failure::UpstreamGone && worker.peers.retries.spend() => copy,
             _ => {
-                in_flight.counted.load().failed(Instant::now());
+                in_flight.counted.load().failed(error.failure, Instant::now());
                 return Err(error.failure);
             }
         };
@@ -168,7 +168,7 @@ pub(super) async fn open_stream(worker: &Rc<Worker>, route: &Route) -> Result<Op
                 });
             }
             Err(failure) => {
-                group.load.failed(Instant::now());
+                group.load.failed(failure, Instant::now());
                 tried.push(at);
                 if !may_try_another(route, &tried, failure) {
                     return Err(failure);

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::forward::{self, InFlight, OpenStream};
 use super::originate::Carries;
+use super::relay::Relay;
 use super::resolve::{self, Nowhere, Route};
 use crate::exchange::{self, Exchange, Head, Leg, Way};
 use crate::http::body::Body;
@@ -94,15 +95,21 @@ where
         after: RefCell::new(None),
     });
     let client = match (version, &serving.aim) {
-        (Version::H1, Aim::Fixed(_)) => match h1::serve(client, &control, &*serving).await {
-            // What is rare is hyper's; it reads again what the relay has read.
-            Ok(h1::Ended::Other(client, unread)) => client.preceded_by(unread),
-            Ok(h1::Ended::Closed) => return None,
-            Err(failure) => {
-                serving.broke_off(failure);
-                return None;
+        (Version::H1, Aim::Fixed(target)) => {
+            let relay = Relay {
+                serving: &serving,
+                target,
+            };
+            match h1::serve(client, &control, &relay).await {
+                // What is rare is hyper's; it reads again what the relay has read.
+                Ok(h1::Ended::Other(client, unread)) => client.preceded_by(unread),
+                Ok(h1::Ended::Closed) => return None,
+                Err(failure) => {
+                    serving.broke_off(failure);
+                    return None;
+                }
             }
-        },
+        }
         (Version::H1 | Version::H2, _) => client,
     };
     let of_requests = Rc::clone(&serving);
@@ -280,7 +287,7 @@ impl Serving {
         // Each hop speaks its own version (RFC 9110 section 6.2): chunked, a broken answer never looks whole.
         parts.version = http::Version::HTTP_11;
         let body = Body::incoming(incoming, exchange, Leg::Answer)
-            .of_grpc(grpc)
+            .of_grpc(grpc && self.version == Version::H2)
             .holding(Box::new(in_flight));
         Response::from_parts(parts, body)
     }
@@ -317,6 +324,7 @@ impl Serving {
 
     fn nowhere(&self, nowhere: &Nowhere, grpc: bool, head: Option<Head>) -> Response<Body> {
         let exchange = Exchange::begin(Rc::clone(&nowhere.way), head);
+        self.control.carries(&exchange);
         self.refuse_saying(nowhere.failure, grpc, &exchange, &nowhere.text())
     }
 

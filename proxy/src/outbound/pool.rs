@@ -10,6 +10,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use postern_identity::{Instance, SpiffeId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::balance::{Budget, Load};
 use super::originate::{self, Carries, Riding};
@@ -46,6 +47,18 @@ struct Key {
     instance: Option<Instance>,
 }
 
+impl Key {
+    fn of(endpoint: &Endpoint, identity: &Identity, carries: Carries) -> Self {
+        Self {
+            generation: identity.generation,
+            address: endpoint.address,
+            carries,
+            ids: endpoint.expected.ids.clone(),
+            instance: endpoint.expected.instance.clone(),
+        }
+    }
+}
+
 /// Who waits for the HTTP/2 connection that is being made; `None` while none is.
 type Waiting = RefCell<Option<Vec<oneshot::Sender<Result<(), Failure>>>>>;
 
@@ -71,13 +84,7 @@ impl Pool {
             // What is in flight keeps its group alive and ends by itself.
             groups.retain(|key, _| key.generation >= identity.generation);
         }
-        let key = Key {
-            generation: identity.generation,
-            address: endpoint.address,
-            carries,
-            ids: endpoint.expected.ids.clone(),
-            instance: endpoint.expected.instance.clone(),
-        };
+        let key = Key::of(endpoint, identity, carries);
         let made = || {
             Rc::new(Group {
                 endpoint: Arc::clone(endpoint),
@@ -92,14 +99,20 @@ impl Pool {
         Rc::clone(groups.entry(key).or_insert_with(made))
     }
 
+    /// The same, if there are any already; makes nothing.
+    pub(super) fn known(&self, endpoint: &Endpoint, identity: &Identity, carries: Carries) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&Key::of(endpoint, identity, carries)).cloned()
+    }
+
     /// Closes what has rested too long or is no longer believed; true if any connection is left.
     pub(crate) fn sweep(&self, shared: &Shared, clock: Duration) -> bool {
-        let trust = shared.trust.load();
+        let (trust, now) = (shared.trust.load(), Instant::now());
         let mut groups = self.groups.borrow_mut();
         groups.retain(|_, group| {
             group.shelf.sweep(|riding| riding.takes_requests(&trust, clock));
             group.resting.sweep(|riding| riding.takes_requests(&trust, clock));
-            Rc::strong_count(group) > 1 || group.open() > 0
+            // What is known of one that fails outlives its connections.
+            Rc::strong_count(group) > 1 || group.open() > 0 || group.load.is_remembered(now)
         });
         groups.values().any(|group| group.open() > 0)
     }
@@ -190,11 +203,13 @@ impl Group {
             }
         }
         self.check_may_dial(now)?;
+        // Counted from now on: a burst of dials must not pass the bound.
+        let open = self.resting.making();
         // On the heap: a connection that only ever uses what rests does not carry a handshake's state.
         let opening = Box::pin(originate::open(worker, &self.endpoint, &self.identity, self.carries));
         let (transport, riding) = opening.await?;
         Supervisor::wake(worker);
-        Ok(self.resting.admit(transport, riding))
+        Ok(self.resting.admit(open, transport, riding))
     }
 
     /// A connection for one opaque stream; nobody else will ride on it.

@@ -9,15 +9,16 @@ use http::Method;
 use smallvec::SmallVec;
 
 use super::forward::{Counted, may_try_another};
-use super::http::{Aim, Serving};
+use super::http::Serving;
 use super::originate::Riding;
 use super::resolve::Route;
 use crate::exchange::{Exchange, Head, Target};
 use crate::http::h1::head::RequestHead;
 use crate::http::h1::resting::{Lease, Upstream};
-use crate::http::h1::{Refused, Service, fields};
+use crate::http::h1::{Refused, Service, Unprepared, fields};
 use crate::limits::MAX_TRIES;
 use crate::outcome::{BadRequest, Failure};
+use crate::snapshot::Target as Destination;
 use crate::stream::Transport;
 
 /// A peer connection with one request on it.
@@ -38,29 +39,31 @@ impl Upstream for PeerLease {
     fn answered(&self) {
         self.counted.load().answered(self.since.elapsed());
     }
-    fn failed(&self) {
-        self.counted.load().failed(Instant::now());
+    fn failed(&self, failure: Failure) {
+        self.counted.load().failed(failure, Instant::now());
     }
     fn give_back(self) {
         self.lease.give_back();
     }
 }
 
-impl Service for Serving {
+/// A connection of our app whose requests all go to one place.
+pub(super) struct Relay<'a> {
+    pub(super) serving: &'a Serving,
+    pub(super) target: &'a Destination,
+}
+
+impl Service for Relay<'_> {
     type Prepared = Rc<Route>;
     type Ticket = ();
     type Upstream = PeerLease;
 
-    async fn prepare(&self) -> Result<Rc<Route>, Refused> {
-        match &self.aim {
-            Aim::Fixed(target) => self.route(target).await.map_err(|nowhere| Refused {
-                failure: nowhere.failure,
-                text: nowhere.text(),
-                exchange: Some(Exchange::begin(nowhere.way, None)),
-            }),
-            // Absolute-form targets are not the relay's.
-            Aim::Named(_) => Err(Failure::BadRequest(BadRequest::Target).into()),
-        }
+    async fn prepare(&self) -> Result<Rc<Route>, Unprepared> {
+        self.serving.route(self.target).await.map_err(|nowhere| Unprepared {
+            failure: nowhere.failure,
+            text: nowhere.text(),
+            way: nowhere.way,
+        })
     }
 
     fn relays(&self, route: &Rc<Route>) -> bool {
@@ -74,19 +77,19 @@ impl Service for Serving {
         out: &mut Vec<u8>,
     ) -> Result<(Rc<Exchange>, ()), Refused> {
         let method = Method::from_bytes(head.method.as_bytes())
-            .map_err(|_| Refused::from(Failure::BadRequest(BadRequest::Framing)))?;
+            .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {
             method,
             target: Target::Path(head.path().into()),
-            host: self.shown_host(head.host.unwrap_or("")),
+            host: self.serving.shown_host(head.host.unwrap_or("")),
         };
         let exchange = Exchange::begin(Rc::clone(&route.way), Some(told));
-        self.control().carries(&exchange);
+        self.serving.control().carries(&exchange);
         for part in [head.method, " ", head.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
         fields::write_end_to_end(out, head.fields, &head.classes, &head.connection);
-        self.worker.peers.retries.earn();
+        self.serving.worker.peers.retries.earn();
         Ok((exchange, ()))
     }
 
@@ -99,8 +102,8 @@ impl Service for Serving {
     ) -> Result<PeerLease, Failure> {
         let mut tried: SmallVec<[usize; MAX_TRIES]> = SmallVec::new();
         loop {
-            let (at, group) = route.pick(&self.worker, &tried)?;
-            match group.relayed(&self.worker, fresh).await {
+            let (at, group) = route.pick(&self.serving.worker, &tried)?;
+            match group.relayed(&self.serving.worker, fresh).await {
                 Ok(lease) => {
                     exchange.rides(Some(lease.admitted()));
                     return Ok(PeerLease {
@@ -110,7 +113,7 @@ impl Service for Serving {
                     });
                 }
                 Err(failure) => {
-                    group.load.failed(Instant::now());
+                    group.load.failed(failure, Instant::now());
                     tried.push(at);
                     if !may_try_another(route, &tried, failure) {
                         return Err(failure);
@@ -121,12 +124,12 @@ impl Service for Serving {
     }
 
     fn unheard(&self) -> Option<Rc<Exchange>> {
-        let way = self.last_way()?;
+        let way = self.serving.last_way()?;
         Some(Exchange::begin(way, None))
     }
 
     fn may_repeat(&self) -> bool {
-        self.worker.peers.retries.spend()
+        self.serving.worker.peers.retries.spend()
     }
 
     fn cleans_answers(&self) -> bool {

@@ -9,7 +9,7 @@ use postern_identity::Expected;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::balance;
+use super::balance::{self, Standing};
 use super::originate::{self, Carries};
 use super::pool::Group;
 use crate::exchange::Way;
@@ -219,24 +219,34 @@ impl Route {
     pub(super) fn pick(&self, worker: &Worker, tried: &[usize]) -> Result<(usize, Rc<Group>), Failure> {
         let ends = self.ends.all();
         let groups = &mut *self.groups.borrow_mut();
-        let load = |at: usize| groups.get(at).and_then(Option::as_ref).map(|group| &group.load);
-        let at = balance::pick(ends.len(), load, tried, Instant::now(), |below| {
-            fastrand::usize(..below)
-        })
-        .ok_or(Failure::NoEndpoint)?;
+        let now = Instant::now();
+        let standing = |at: usize| {
+            let (Some(end), Some(slot)) = (ends.get(at), groups.get_mut(at)) else {
+                return Standing::UNKNOWN;
+            };
+            if slot.is_none() {
+                // Another connection may have met it.
+                *slot = worker.peers.known(end, &self.identity, self.carries_to(end));
+            }
+            slot.as_ref()
+                .map_or(Standing::UNKNOWN, |group| Standing::of(&group.load, now))
+        };
+        let at =
+            balance::pick(ends.len(), standing, tried, |below| fastrand::usize(..below)).ok_or(Failure::NoEndpoint)?;
         let (Some(end), Some(slot)) = (ends.get(at), groups.get_mut(at)) else {
             return Err(Failure::NoEndpoint);
         };
-        let group = slot.get_or_insert_with(|| {
-            let carries = match (self.carries, end.protocol) {
-                (Carries::Bytes, _) => Carries::Bytes,
-                (Carries::Http(_), Protocol::Http1) => Carries::Http(Version::H1),
-                (Carries::Http(_), Protocol::Http2) => Carries::Http(Version::H2),
-                (Carries::Http(spoken), Protocol::Detect | Protocol::Tcp) => Carries::Http(spoken),
-            };
-            worker.peers.group(end, &self.identity, carries)
-        });
+        let group = slot.get_or_insert_with(|| worker.peers.group(end, &self.identity, self.carries_to(end)));
         Ok((at, Rc::clone(group)))
+    }
+
+    fn carries_to(&self, end: &Endpoint) -> Carries {
+        match (self.carries, end.protocol) {
+            (Carries::Bytes, _) => Carries::Bytes,
+            (Carries::Http(_), Protocol::Http1) => Carries::Http(Version::H1),
+            (Carries::Http(_), Protocol::Http2) => Carries::Http(Version::H2),
+            (Carries::Http(spoken), Protocol::Detect | Protocol::Tcp) => Carries::Http(spoken),
+        }
     }
 
     /// Every endpoint takes HTTP/1 as it comes.

@@ -21,6 +21,7 @@ mod path;
 mod permissive;
 mod records;
 mod relay;
+mod review;
 mod smuggling;
 mod tls;
 mod translation;

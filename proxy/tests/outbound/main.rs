@@ -12,4 +12,5 @@ mod oneself;
 mod peers;
 mod pool;
 mod retry;
+mod review;
 mod streams;

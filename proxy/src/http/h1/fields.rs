@@ -5,6 +5,7 @@ use std::io::Write as _;
 use smallvec::SmallVec;
 
 use crate::http::headers::{self, Kind};
+use crate::limits::MAX_NOMINATED;
 
 /// A field's part in the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,8 +39,8 @@ pub enum Class {
     FramingAlias,
 }
 
-/// As much of a name as [`headers::kind_of`] has to see.
-const FOLDED: usize = 32;
+/// Names up to this long are folded on the stack; hardly any is longer.
+const FOLDED: usize = 64;
 
 impl Class {
     /// Of a field's name.
@@ -69,14 +70,8 @@ impl Class {
     }
 
     fn of_guarded(name: &[u8]) -> Self {
-        let mut folded = [0; FOLDED];
-        // Names that we guard are shorter, or are guarded by their beginning.
-        let seen = name.len().min(FOLDED);
-        for (to, from) in folded.iter_mut().zip(name) {
-            *to = from.to_ascii_lowercase();
-        }
-        let folded = folded.get(..seen).unwrap_or_default();
-        match std::str::from_utf8(folded).map(headers::kind_of) {
+        let folded: SmallVec<[u8; FOLDED]> = name.iter().map(u8::to_ascii_lowercase).collect();
+        match std::str::from_utf8(&folded).map(headers::kind_of) {
             Ok(Kind::Plain) | Err(_) => Self::Plain,
             Ok(Kind::Ours) => Self::Ours,
             Ok(Kind::FramingAlias) => Self::FramingAlias,
@@ -98,8 +93,9 @@ pub struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// Reads one `Connection` field.
-    pub fn read(&mut self, value: &'a [u8]) {
+    /// Reads one `Connection` field; false past [`MAX_NOMINATED`].
+    #[must_use]
+    pub fn read(&mut self, value: &'a [u8]) -> bool {
         for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
@@ -111,6 +107,7 @@ impl<'a> Connection<'a> {
                 self.nominated.push(option);
             }
         }
+        self.nominated.len() <= MAX_NOMINATED
     }
 
     fn takes_away(&self, name: &str) -> bool {
@@ -177,6 +174,10 @@ mod tests {
             ("Content_Length", Class::FramingAlias),
             ("Transfer.Encoding", Class::FramingAlias),
             ("HTTP2-Settings", Class::HopByHop),
+            (
+                "X-Forwarded-Some-Rather-Long-Name-That-A-Gateway-Might-Set_For",
+                Class::Ours,
+            ),
             ("X-Forwarded-For", Class::Plain),
             ("Accept", Class::Plain),
             ("Cookie", Class::Plain),
@@ -188,7 +189,7 @@ mod tests {
     #[test]
     fn z_10_connection_takes_plain_fields_away_and_no_others() {
         let mut connection = Connection::default();
-        connection.read(b"close, X-Secret ,, host");
+        assert!(connection.read(b"close, X-Secret ,, host"));
         let names = ["X-Secret", "Host", "x-other"];
         let fields = names.map(|name| httparse::Header { name, value: b"1" });
         let classes = names.map(Class::of);
@@ -196,5 +197,13 @@ mod tests {
         write_end_to_end(&mut out, &fields, &classes, &connection);
         assert_eq!(out, b"Host: 1\r\nx-other: 1\r\n");
         assert!(connection.close && !connection.upgrade);
+    }
+
+    #[test]
+    fn connection_names_max_nominated_fields_and_not_one_more() {
+        let names = |n: usize| vec!["x"; n].join(",");
+        let (most, past) = (names(MAX_NOMINATED), names(MAX_NOMINATED + 1));
+        assert!(Connection::default().read(most.as_bytes()));
+        assert!(!Connection::default().read(past.as_bytes()));
     }
 }

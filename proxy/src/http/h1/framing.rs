@@ -72,8 +72,8 @@ impl Body {
                 write_chunk(out, input);
                 Ok(input.len())
             }
-            Self::Length(_) => {
-                let taken = self.plain(input.len()).unwrap_or(0);
+            Self::Length(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 out.extend_from_slice(input.get(..taken).unwrap_or_default());
                 self.passed(taken);
                 Ok(taken)

@@ -150,7 +150,11 @@ fn common<'b>(fields: &[httparse::Header<'b>], is_1_1: bool) -> Result<Common<'b
                 }
                 chunked = true;
             }
-            Class::Connection => common.connection.read(field.value),
+            Class::Connection => {
+                if !common.connection.read(field.value) {
+                    return Err(BadRequest::TooLarge);
+                }
+            }
             Class::Upgrade => common.has_upgrade = true,
             Class::Te => {
                 common.te_trailers |= field

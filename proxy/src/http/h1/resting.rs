@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::http::shelf::Open;
 use crate::limits::{MAX_IDLE_PER_KEY, POOL_IDLE};
+use crate::outcome::Failure;
 use crate::stream::Transport;
 
 /// Connections to one upstream. `T` is what each was admitted on.
@@ -72,15 +73,21 @@ impl<T> Resting<T> {
         }
     }
 
+    /// Counts a connection that is being made.
+    #[must_use]
+    pub(crate) fn making(&self) -> Open {
+        Open::count(&self.open)
+    }
+
     /// Takes a new connection in, and leases it.
     #[must_use]
-    pub fn admit(self: &Rc<Self>, io: Transport, admitted: T) -> Lease<T> {
+    pub(crate) fn admit(self: &Rc<Self>, open: Open, io: Transport, admitted: T) -> Lease<T> {
         Lease {
             io,
             admitted: Rc::new(admitted),
             rested: None,
             resting: Rc::clone(self),
-            open: Open::count(&self.open),
+            open,
         }
     }
 
@@ -131,8 +138,8 @@ pub trait Upstream {
     fn rested(&self) -> Option<Duration>;
     /// An answer's head has come.
     fn answered(&self);
-    /// It broke off before.
-    fn failed(&self);
+    /// It broke off before, or its client did.
+    fn failed(&self, failure: Failure);
     /// The exchange is whole: it can serve another.
     fn give_back(self);
 }

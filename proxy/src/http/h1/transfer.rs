@@ -40,6 +40,10 @@ pub(super) struct Half {
     pub(super) out: Vec<u8>,
     written: usize,
     flushed: bool,
+    /// A byte of it has been taken by the receiver.
+    begun: bool,
+    /// See [`scratch::poll_gather`].
+    broken: Option<io::Error>,
 }
 
 impl Half {
@@ -52,13 +56,15 @@ impl Half {
             out,
             written: 0,
             flushed: true,
+            begun: false,
+            broken: None,
         }
     }
 
-    /// Not a byte of it has been written, and none of its body taken beyond what still waits here.
+    /// Not a byte of it has been taken by any receiver: head and what was read of the body are all in `out`.
     #[must_use]
     pub(super) fn is_untouched(&self) -> bool {
-        self.written == 0 && !self.out.is_empty()
+        !self.begun
     }
 
     /// Writes the head again from its first byte: nothing of a body may have been taken.
@@ -99,13 +105,23 @@ impl Half {
             if self.body.is_done() {
                 return self.poll_flush(cx, sink);
             }
+            if !first.is_empty() {
+                // What was read first goes first.
+                continue;
+            }
             match scratch::with(|scratch| self.poll_copy(cx, source, first, sink, scratch)) {
-                Poll::Ready(Ok(0)) if self.body.close(&mut self.out) => {}
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Broken::Source(io::ErrorKind::UnexpectedEof.into()))),
-                Poll::Ready(Ok(n)) => exchange.moved(self.leg, n),
+                Poll::Ready(Ok(Copied::End)) if self.body.close(&mut self.out) => {}
+                Poll::Ready(Ok(Copied::End)) => {
+                    return Poll::Ready(Err(Broken::Source(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(Copied::Bytes(n))) => exchange.moved(self.leg, n),
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Pending => {
                     exchange.waits(self.leg, cx.waker());
+                    if self.out.is_empty() && self.out.capacity() > COPY_ENOUGH {
+                        // A stream that rests holds no buffer.
+                        self.out = Vec::new();
+                    }
                     return match self.poll_flush(cx, sink) {
                         Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
                         Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -136,6 +152,7 @@ impl Half {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.written += n,
             }
+            self.begun = true;
             self.flushed = false;
         }
         if !keep && self.written > 0 {
@@ -145,7 +162,7 @@ impl Half {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what is there, and writes what of it may go on as it is; `Ok(0)` is the sender's end.
+    /// Reads what is there, and writes what of it may go on as it is.
     fn poll_copy<S, D>(
         &mut self,
         cx: &mut Context<'_>,
@@ -153,29 +170,22 @@ impl Half {
         first: &mut Vec<u8>,
         sink: &mut D,
         scratch: &mut [u8],
-    ) -> Poll<Result<usize, Broken>>
+    ) -> Poll<Result<Copied, Broken>>
     where
         S: AsyncRead + Unpin,
         D: AsyncWrite + Unpin,
     {
         let mut buf = ReadBuf::new(scratch);
-        loop {
-            let before = buf.filled().len();
-            match Pin::new(&mut *source).poll_read(cx, &mut buf) {
-                // A TLS source gives one record at a time: gather several for one write.
-                Poll::Ready(Ok(())) if buf.filled().len() - before >= COPY_ENOUGH && buf.remaining() > 0 => {}
-                Poll::Ready(Ok(())) => break,
-                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(Broken::Source(error))),
-                Poll::Pending if before == 0 => return Poll::Pending,
-                // What was read goes first; the next round meets the same end again.
-                Poll::Ready(Err(_)) | Poll::Pending => break,
-            }
+        match ready!(scratch::poll_gather(cx, source, &mut buf, &mut self.broken)) {
+            Ok(0) => return Poll::Ready(Ok(Copied::End)),
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(Broken::Source(error))),
         }
         let read = buf.filled();
         let Some(plain) = self.body.plain(read.len()) else {
             let taken = self.body.take(read, &mut self.out)?;
             first.extend_from_slice(read.get(taken..).unwrap_or_default());
-            return Poll::Ready(Ok(read.len()));
+            return Poll::Ready(Ok(Copied::Bytes(taken)));
         };
         self.body.passed(plain);
         first.extend_from_slice(read.get(plain..).unwrap_or_default());
@@ -189,8 +199,17 @@ impl Half {
                     break;
                 }
             }
+            self.begun = true;
             self.flushed = false;
         }
-        Poll::Ready(Ok(read.len()))
+        Poll::Ready(Ok(Copied::Bytes(plain)))
     }
+}
+
+/// What a read brought.
+enum Copied {
+    /// So many bytes of this message.
+    Bytes(usize),
+    /// The sender's end.
+    End,
 }

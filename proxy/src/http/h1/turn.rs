@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::Meta;
+use super::client::poll_read_into;
 use super::fields::{self, Class};
 use super::framing::Body;
 use super::head::{self, AnswerHead, Length, Scanned};
 use super::resting::Upstream;
 use super::transfer::{Broken, Half};
-use super::{Meta, poll_read_into};
 use crate::exchange::{Exchange, Leg};
 use crate::limits::{MAX_HEAD_BYTES, MAX_INTERIM};
 use crate::outbound::originate;
@@ -21,9 +22,9 @@ use crate::supervise::{Control, Signal};
 /// How a turn broke off.
 #[derive(Debug)]
 pub(super) enum TurnError {
-    /// Not a byte of the answer has gone out: the client can be told.
+    /// Not a byte of the final answer has gone out: the client can be told.
     Before(Failure),
-    /// A part of it has: the client must not take it for the whole.
+    /// A part of an answer has: the client must not take it for the whole.
     Within(Failure),
 }
 
@@ -52,8 +53,10 @@ pub(super) struct Turn {
     clean: bool,
     upstream_keeps_alive: bool,
     client_keeps_alive: bool,
-    /// Something has gone out to the client.
+    /// A part of an answer has gone out to the client, and not its end.
     told: bool,
+    /// A whole 1xx has.
+    interim_told: bool,
 }
 
 impl Turn {
@@ -70,6 +73,7 @@ impl Turn {
             upstream_keeps_alive: true,
             client_keeps_alive: !meta.close,
             told: false,
+            interim_told: false,
         }
     }
 
@@ -88,14 +92,24 @@ impl Turn {
         self.request_whole || self.request.body.is_done()
     }
 
-    /// Not a byte has reached the upstream.
+    /// Not a byte has reached the upstream, so that anything may be sent elsewhere.
     pub(super) fn nothing_sent(&self) -> bool {
-        self.request.is_untouched()
+        self.can_rewind() && self.request.is_untouched()
+    }
+
+    /// It may be sent once more, although it was sent.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        self.can_rewind() && self.meta.repeatable
+    }
+
+    fn can_rewind(&self) -> bool {
+        let unanswered = matches!(self.answer, Answer::Awaited(_)) && !self.interim_told && self.unread.is_empty();
+        unanswered && (self.meta.repeatable || self.request.is_untouched())
     }
 
     /// Ready to be sent again, to another connection; false if that cannot be.
     pub(super) fn rewind(&mut self) -> bool {
-        if self.told || !self.unread.is_empty() || !(self.meta.repeatable || self.request.is_untouched()) {
+        if !self.can_rewind() {
             return false;
         }
         self.request.rewind();
@@ -132,7 +146,9 @@ impl Turn {
         }
         match control.signal(cx.waker()) {
             Signal::Run => {}
-            Signal::Graceful => self.client_keeps_alive = false,
+            // Once the head has gone out, the end is told between two requests.
+            Signal::Graceful if !matches!(self.answer, Answer::Final(_)) => self.client_keeps_alive = false,
+            Signal::Graceful => {}
             Signal::Cut(failure) => return broken(told, failure),
         }
         if !self.request_whole && !self.request_refused {
@@ -191,11 +207,14 @@ impl Turn {
                     }
                 }
                 Answer::Interim(half) | Answer::Final(half) => {
-                    self.told = true;
                     let polled = half.poll(cx, upstream.io(), &mut self.unread, client, exchange, false);
+                    self.told = !half.is_untouched();
                     match polled {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(())) if matches!(self.answer, Answer::Interim(_)) => {
+                            // It is whole: what follows may still be any answer.
+                            self.told = false;
+                            self.interim_told = true;
                             self.answer = Answer::Awaited(Scanned::default());
                         }
                         Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -204,9 +223,9 @@ impl Turn {
                                 std::io::ErrorKind::InvalidData => Failure::BadAnswer,
                                 _ => Failure::UpstreamGone,
                             };
-                            return broken(true, failure);
+                            return broken(self.told, failure);
                         }
-                        Poll::Ready(Err(Broken::Sink)) => return broken(true, Failure::PeerGone),
+                        Poll::Ready(Err(Broken::Sink)) => return broken(self.told, Failure::PeerGone),
                     }
                 }
             }
@@ -258,6 +277,8 @@ impl Turn {
                 }
                 Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             }
+            // What is left of the request is not read any more.
+            self.client_keeps_alive &= self.request_is_whole();
             if !self.client_keeps_alive {
                 out.extend_from_slice(b"connection: close\r\n");
             }
