@@ -136,6 +136,8 @@ impl Directory {
             }
         }
         self.owners = owners;
+        // By name, not by the time of their coming: or else the same policies would be sent again as changed ones.
+        load.documents.sort_by_cached_key(Document::key);
         for (name, file) in self.files.iter().filter(|(_, file)| !file.errors.is_empty()) {
             load.bad
                 .entry(name.to_string())

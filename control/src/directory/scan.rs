@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files read; past it the directory is something else than configuration.
-const MAX_FILES: usize = 1024;
+pub(super) const MAX_FILES: usize = 1024;
 /// A hand-written file past this is a mistake.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 1024 * 1024;
 /// All files together.
-const MAX_TOTAL: usize = 64 * 1024 * 1024;
+pub(super) const MAX_TOTAL: usize = 64 * 1024 * 1024;
 /// Folders inside folders.
-const MAX_DEPTH: usize = 8;
+pub(super) const MAX_DEPTH: usize = 8;
 
 /// What stands in the directory now.
 #[derive(Debug, Default)]
