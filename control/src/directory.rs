@@ -177,7 +177,8 @@ impl File {
         }
         if self.errors.is_empty() {
             self.in_force = read.documents;
-            self.was_good = true;
+            // One without documents is one that is about to be written: what comes then never was good.
+            self.was_good = !self.in_force.is_empty();
         } else if !self.was_good {
             self.in_force = denials(read);
         }

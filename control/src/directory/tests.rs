@@ -178,6 +178,18 @@ fn an_emptied_file_is_one_that_somebody_is_about_to_write() {
     assert_eq!((load.documents.len(), load.bad.len()), (0, 0));
 }
 
+/// An editor creates the file first and writes it afterwards: between the two it must not count as a good one.
+#[test]
+fn a_file_that_was_empty_never_was_good() {
+    for before in ["", "\n", "# soon\n"] {
+        let mut watched = Watched::new();
+        assert_eq!(watched.sees(&[("a.yaml", before)]).bad, BTreeMap::new());
+        let load = watched.sees(&[("a.yaml", &policy("shut", "DENNY"))]);
+        assert_eq!(keys(&load), ["AuthorizationPolicy shop/shut"], "after {before:?}");
+        assert_eq!(policies(&load)[0].action, Action::Deny);
+    }
+}
+
 #[test]
 fn a_deleted_file_is_gone_only_after_it_stayed_away() {
     let mut watched = Watched::new();
