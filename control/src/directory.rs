@@ -71,7 +71,7 @@ impl Directory {
         self.errors = scan.errors;
         for (name, file) in &mut self.files {
             if scan.files.contains_key(name) {
-                file.missing_since = None;
+                changed |= file.missing_since.take().is_some();
             } else if scan.complete {
                 file.missing_since.get_or_insert(now);
             }
@@ -100,24 +100,27 @@ impl Directory {
     pub(crate) fn load(&mut self) -> Load {
         let mut load = Load::default();
         let mut owners: HashMap<Key, Arc<str>> = HashMap::new();
-        let mut places = HashMap::new();
+        let mut first = HashMap::new();
         let standing: HashSet<(Key, Arc<str>)> = self.owners.drain().collect();
-        let claims: Vec<(&Arc<str>, &Document)> = self
+        let claims: Vec<(&Arc<str>, &File, &Document)> = self
             .files
             .iter()
-            .flat_map(|(name, file)| file.in_force.iter().map(move |document| (name, document)))
+            .flat_map(|(name, file)| file.in_force.iter().map(move |document| (name, file, document)))
             .collect();
         // First those that were in force already, then by name.
         for holds in [true, false] {
-            for (name, document) in &claims {
+            for (name, file, document) in &claims {
                 let key = document.key();
                 if standing.contains(&(key.clone(), Arc::clone(name))) != holds {
                     continue;
                 }
-                if let Some(first) = places.get(&key) {
-                    let error = format!("{}: {key} is defined already, at {first}", document.place());
-                    let errors = load.bad.entry(name.to_string()).or_default();
-                    errors.push(error);
+                if let Some((place, missing)) = first.get(&key) {
+                    // One that is away is about to be gone: the file was renamed, and nobody is at fault.
+                    if !missing {
+                        let error = format!("{}: {key} is defined already, at {place}", document.place());
+                        let errors = load.bad.entry(name.to_string()).or_default();
+                        errors.push(error);
+                    }
                     // Of two policies that deny, neither is dropped.
                     if matches!(
                         document,
@@ -130,7 +133,7 @@ impl Directory {
                     }
                     continue;
                 }
-                places.insert(key.clone(), document.place().clone());
+                first.insert(key.clone(), (document.place().clone(), file.missing_since.is_some()));
                 owners.insert(key, Arc::clone(name));
                 load.documents.push((*document).clone());
             }

@@ -220,6 +220,29 @@ fn a_file_that_comes_back_broken_after_its_deletion_never_was_good() {
 }
 
 #[test]
+fn a_renamed_file_stays_in_force_and_is_no_fault() {
+    let mut watched = Watched::new();
+    let before = watched.sees(&[("a.yaml", CART)]);
+    let during = watched.sees(&[("b.yaml", CART)]);
+    assert_eq!((keys(&during), &during.bad), (keys(&before), &BTreeMap::new()));
+    watched.passes(GONE_AFTER);
+    let after = watched.sees(&[("b.yaml", CART)]);
+    assert_eq!((keys(&after), after.bad.len()), (keys(&before), 0));
+    assert_eq!(files_of(&after), ["b.yaml"]);
+}
+
+#[test]
+fn a_copy_is_a_fault_as_soon_as_the_first_file_is_back() {
+    let mut watched = Watched::new();
+    watched.sees(&[("a.yaml", CART)]);
+    watched.sees(&[("b.yaml", CART)]);
+    assert!(watched.takes(scan_of(&[("a.yaml", CART), ("b.yaml", CART)])));
+    let load = watched.directory.load();
+    assert_eq!(files_of(&load), ["a.yaml"]);
+    assert_eq!(load.bad.keys().collect::<Vec<_>>(), ["b.yaml"]);
+}
+
+#[test]
 fn nothing_is_deleted_by_a_look_that_could_not_see_everything() {
     let mut watched = Watched::new();
     watched.sees(&[("a.yaml", CART)]);

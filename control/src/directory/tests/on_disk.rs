@@ -179,7 +179,13 @@ async fn the_watch_sees_edits_atomic_replacement_renames_and_swapped_links() {
 
     fs::create_dir(path("moved")).unwrap();
     fs::rename(path("a.yaml"), path("moved/b.yaml")).unwrap();
-    let moved = |load: &Load| files_of(load) == ["moved/b.yaml"];
+    let moved = |load: &Load| {
+        assert_eq!(
+            (keys(load), &load.bad),
+            (vec!["Workload shop/cart".to_owned()], &BTreeMap::new())
+        );
+        files_of(load) == ["moved/b.yaml"]
+    };
     until(&mut loads, moved).await;
     fs::remove_file(path("moved/b.yaml")).unwrap();
     until(&mut loads, |load| load.documents.is_empty()).await;
