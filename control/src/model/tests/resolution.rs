@@ -1,0 +1,432 @@
+//! What an app asked for, and what its proxy may do about it.
+
+use postern_api::policy_wire::mode_to_wire;
+
+use super::*;
+
+fn shop() -> Model {
+    model(
+        &[
+            namespace("lab", "postern.dev/mode: discover"),
+            service(
+                "shop/cart",
+                "clusterIPs: [10.96.0.10, 'fd00:96::10'], ports: [{name: http, port: 80, targetPort: web}]",
+            ),
+            workload(
+                "shop/cart-1",
+                "serviceAccount: cart, addresses: [10.0.0.1, 'fd00::1'], ports: [{number: 8080, name: web}]",
+            ),
+            workload(
+                "shop/cart-2",
+                "serviceAccount: cart-b, addresses: [10.0.0.2], ports: [{number: 8080, name: web}]",
+            ),
+            service("lab/probe", "ports: [{port: 80}]"),
+        ]
+        .concat(),
+    )
+}
+
+/// On one machine: all share the loopback address.
+fn bench() -> Model {
+    model(
+        &[
+            service("shop/web", "ports: [{name: http, port: 80, targetPort: 8080}]"),
+            workload(
+                "shop/web",
+                "serviceAccount: web, ports: [{number: 8080, listen: 21001, app: 21002}]",
+            ),
+            workload(
+                "shop/pay",
+                "serviceAccount: pay, ports: [{number: 9090, listen: 21003, app: 21004}]",
+            ),
+            workload(
+                "shop/far",
+                "serviceAccount: far, address: 10.0.0.9, ports: [{number: 80, listen: 21001, app: 21002}]",
+            ),
+            workload(
+                "shop/old",
+                "mesh: false, capture: explicit, ports: [{number: 5432, name: postgres, app: 21005}]",
+            ),
+        ]
+        .concat(),
+    )
+}
+
+fn meshed(state: State) -> wire::Meshed {
+    match state {
+        State::Meshed(meshed) => meshed,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unreachable(state: State) -> (String, String) {
+    match state {
+        State::Unreachable(unreachable) => (unreachable.reason, unreachable.detail),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn outside(state: &State) -> bool {
+    matches!(state, State::Outside(_))
+}
+
+fn at(model: &Model, ip: &str, port: u16) -> State {
+    model.resolve_address(ip.parse().unwrap(), port)
+}
+
+/// `address:port instance` of each endpoint.
+fn endpoints(meshed: &wire::Meshed) -> Vec<String> {
+    let text = |e: &wire::Endpoint| {
+        let ip: IpAddr = match <[u8; 4]>::try_from(&*e.ip) {
+            Ok(v4) => v4.into(),
+            Err(_) => <[u8; 16]>::try_from(&*e.ip).unwrap().into(),
+        };
+        format!("{ip}:{} {}", e.port, e.instance)
+    };
+    meshed.endpoints.iter().map(text).collect()
+}
+
+#[test]
+fn a_short_name_is_one_of_the_callers_namespace() {
+    let model = shop();
+    let cart = meshed(model.resolve_name("shop", "cart", 80));
+    assert_eq!((&*cart.service, &*cart.namespace, cart.port), ("cart", "shop", 80));
+    assert_eq!(endpoints(&cart), ["10.0.0.1:8080 cart-1", "10.0.0.2:8080 cart-2"]);
+    assert_eq!(unreachable(model.resolve_name("lab", "cart", 80)).0, "unknown_host");
+}
+
+#[test]
+fn a_name_with_its_namespace_is_the_same_from_everywhere_in_every_form() {
+    let model = shop();
+    let cart = model.resolve_name("shop", "cart", 80);
+    for name in [
+        "cart.shop",
+        "cart.shop.svc",
+        "cart.shop.svc.cluster.local",
+        "cart.shop.svc.cluster.local.",
+        "cart.shop.svc.example.org",
+        "CART.Shop",
+    ] {
+        assert_eq!(model.resolve_name("lab", name, 80), cart, "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_host_or_port_is_unreachable_and_told_the_nearest() {
+    let model = shop();
+    for (name, port, reason, says) in [
+        (
+            "crat",
+            80,
+            "unknown_host",
+            "no service `crat` in namespace `shop`; did you mean `cart`?",
+        ),
+        ("zzz", 80, "unknown_host", "no service `zzz` in namespace `shop`"),
+        ("crat.shop", 80, "unknown_host", "did you mean `cart`?"),
+        (
+            "cart.shpo.svc",
+            80,
+            "unknown_host",
+            "no namespace `shpo`; did you mean `shop`?",
+        ),
+        (
+            "cart.shpo.svc.cluster.local",
+            80,
+            "unknown_host",
+            "no namespace `shpo`; did you mean `shop`?",
+        ),
+        ("", 80, "unknown_host", "not a host name"),
+        (".", 80, "unknown_host", "not a host name"),
+        (
+            "cart",
+            8080,
+            "unknown_port",
+            "service `cart` in namespace `shop` has no port 8080; it has 80",
+        ),
+    ] {
+        let (got, detail) = unreachable(model.resolve_name("shop", name, port));
+        assert_eq!(got, reason, "{name}");
+        assert!(detail.ends_with(says), "{name}: {detail}");
+    }
+}
+
+#[test]
+fn names_of_others_are_outside() {
+    let model = shop();
+    for name in [
+        "localhost",
+        "LOCALHOST.",
+        "example.com",
+        "api.example.com",
+        "cart.nowhere",
+        "a..b",
+    ] {
+        assert!(outside(&model.resolve_name("shop", name, 80)), "{name}");
+    }
+    let longest = ["a."; 126].concat() + "a";
+    assert_eq!(longest.len(), 253);
+    assert!(outside(&model.resolve_name("shop", &longest, 80)));
+    assert_eq!(
+        unreachable(model.resolve_name("shop", &(longest + "b"), 80)).1,
+        "not a host name"
+    );
+}
+
+#[test]
+fn an_address_written_as_a_name_is_that_address() {
+    let model = shop();
+    for name in ["10.0.0.1", "::ffff:10.0.0.1", "[::ffff:a00:1]"] {
+        assert_eq!(
+            model.resolve_name("lab", name, 8080),
+            at(&model, "10.0.0.1", 8080),
+            "{name}"
+        );
+    }
+    for name in ["fd00::1", "[fd00::1]"] {
+        assert_eq!(
+            endpoints(&meshed(model.resolve_name("lab", name, 8080))),
+            ["fd00::1:8080 cart-1"],
+            "{name}"
+        );
+    }
+    assert!(outside(&model.resolve_name("shop", "192.0.2.1", 80)));
+}
+
+#[test]
+fn a_cluster_address_is_its_service_at_addresses_of_the_same_family_where_there_are_any() {
+    let model = shop();
+    let v4 = meshed(at(&model, "10.96.0.10", 80));
+    assert_eq!((&*v4.service, v4.port), ("cart", 80));
+    assert_eq!(endpoints(&v4), ["10.0.0.1:8080 cart-1", "10.0.0.2:8080 cart-2"]);
+    assert_eq!(at(&model, "::ffff:10.96.0.10", 80), at(&model, "10.96.0.10", 80));
+    assert_eq!(
+        endpoints(&meshed(at(&model, "fd00:96::10", 80))),
+        ["fd00::1:8080 cart-1", "10.0.0.2:8080 cart-2"]
+    );
+    assert_eq!(unreachable(at(&model, "10.96.0.10", 8080)).0, "unknown_port");
+}
+
+#[test]
+fn a_workloads_own_address_leads_to_it_alone_under_the_name_of_its_one_service() {
+    let model = shop();
+    let one = meshed(at(&model, "10.0.0.2", 8080));
+    assert_eq!((&*one.service, one.port), ("cart", 80));
+    assert_eq!(endpoints(&one), ["10.0.0.2:8080 cart-2"]);
+    assert_eq!(
+        one.endpoints[0].spiffe_ids,
+        ["spiffe://cluster.local/ns/shop/sa/cart-b"]
+    );
+    assert!(outside(&at(&model, "10.0.0.3", 8080)));
+}
+
+#[test]
+fn before_a_captured_workload_every_port_is_its_proxys() {
+    let model = shop();
+    let any = meshed(at(&model, "10.0.0.1", 9999));
+    assert_eq!(
+        (&*any.service, any.port, any.protocol()),
+        ("cart-1", 9999, wire::Protocol::Detect)
+    );
+    assert_eq!(endpoints(&any), ["10.0.0.1:9999 cart-1"]);
+    assert_eq!(any.endpoints[0].alpn, ["postern/h1", "postern/h2", "postern/tcp"]);
+}
+
+#[test]
+fn an_explicit_workload_is_dialled_where_its_proxy_listens_also_by_who_knows_the_apps_port() {
+    let model = bench();
+    let by_name = meshed(model.resolve_name("shop", "web", 80));
+    assert_eq!(endpoints(&by_name), ["127.0.0.1:21001 web"]);
+    assert_eq!(by_name.endpoints[0].workload_port, 8080);
+    for port in [21001, 21002] {
+        let found = meshed(at(&model, "127.0.0.1", port));
+        assert_eq!(endpoints(&found), ["127.0.0.1:21001 web"], "{port}");
+    }
+    assert_eq!(
+        endpoints(&meshed(at(&model, "10.0.0.9", 21002))),
+        ["10.0.0.9:21001 far"]
+    );
+    // The number is what policy calls the port; nobody listens there.
+    let (reason, detail) = unreachable(at(&model, "10.0.0.9", 80));
+    assert_eq!(
+        (&*reason, &*detail),
+        ("unknown_port", "10.0.0.9 is far, which has no port 80")
+    );
+}
+
+#[test]
+fn programs_that_share_loopback_are_told_apart_by_port_and_others_are_outside() {
+    let model = bench();
+    assert_eq!(
+        endpoints(&meshed(at(&model, "127.0.0.1", 21003))),
+        ["127.0.0.1:21003 pay"]
+    );
+    assert!(outside(&at(&model, "127.0.0.1", 8080)));
+    assert!(outside(&at(&model, "127.0.0.1", 22)));
+    let State::Unmeshed(old) = at(&model, "127.0.0.1", 21005) else {
+        panic!()
+    };
+    assert_eq!((&*old.service, old.addresses[0].port), ("old", 21005));
+}
+
+#[test]
+fn an_endpoint_says_who_may_answer_and_in_which_protocol() {
+    for (protocol, on_wire, alpn) in [
+        ("HTTP", wire::Protocol::Http1, &["postern/h1"][..]),
+        ("GRPC", wire::Protocol::Http2, &["postern/h2"]),
+        ("TCP", wire::Protocol::Tcp, &["postern/tcp"]),
+        (
+            "DETECT",
+            wire::Protocol::Detect,
+            &["postern/h1", "postern/h2", "postern/tcp"],
+        ),
+    ] {
+        let yaml = workload(
+            "shop/cart",
+            &format!("serviceAccount: a, address: 10.0.0.1, ports: [{{number: 80, protocol: {protocol}}}]"),
+        );
+        let found = meshed(at(&model(&yaml), "10.0.0.1", 80));
+        assert_eq!((found.protocol(), found.endpoints[0].protocol()), (on_wire, on_wire));
+        let endpoint = &found.endpoints[0];
+        assert_eq!(endpoint.alpn, alpn);
+        assert_eq!(endpoint.spiffe_ids, ["spiffe://cluster.local/ns/shop/sa/a"]);
+        assert_eq!(
+            (&*endpoint.instance, &*endpoint.workload, &*endpoint.namespace),
+            ("cart", "cart", "shop")
+        );
+    }
+}
+
+#[test]
+fn a_foreign_peer_is_expected_by_its_id_without_an_instance_and_never_called_in_clear() {
+    let of = |port: &str, front: &str| {
+        let yaml = [
+            workload(
+                "shop/cart",
+                &format!("serviceAccount: a, capture: foreign, address: 10.0.0.1, ports: [{port}]"),
+            ),
+            service("shop/cart", &format!("ports: [{front}]")),
+        ];
+        model(&yaml.concat()).resolve_name("shop", "cart", 80)
+    };
+    for (port, alpn) in [
+        ("{number: 80, protocol: HTTP}", &["http/1.1"][..]),
+        ("{number: 80, protocol: HTTP2}", &["h2"]),
+        ("{number: 80}", &["http/1.1", "h2"]),
+    ] {
+        let found = meshed(of(port, "{port: 80}"));
+        let endpoint = &found.endpoints[0];
+        assert_eq!(endpoint.alpn, alpn);
+        assert_eq!((&*endpoint.instance, &*endpoint.workload), ("", "cart"));
+        assert_eq!(endpoint.spiffe_ids, ["spiffe://cluster.local/ns/shop/sa/a"]);
+    }
+    // A Service that calls the port opaque leaves nothing to offer.
+    assert_eq!(
+        unreachable(of("{number: 80}", "{port: 80, name: tcp}")).0,
+        "no_identity"
+    );
+    // It has no proxy before every port.
+    let yaml = workload(
+        "shop/cart",
+        "serviceAccount: a, capture: foreign, address: 10.0.0.1, ports: [{number: 80}]",
+    );
+    assert_eq!(unreachable(at(&model(&yaml), "10.0.0.1", 81)).0, "unknown_port");
+}
+
+#[test]
+fn what_is_known_to_be_out_of_the_mesh_passes_in_clear_and_beside_meshed_ones_only_it_does() {
+    let alone = [
+        service("shop/db", "ports: [{port: 5432}]"),
+        workload("shop/db-1", "mesh: false, address: 10.0.0.1"),
+    ];
+    let State::Unmeshed(unmeshed) = model(&alone.concat()).resolve_name("shop", "db", 5432) else {
+        panic!()
+    };
+    assert_eq!((&*unmeshed.service, &*unmeshed.namespace), ("db", "shop"));
+    assert_eq!(
+        unmeshed.addresses,
+        [wire::SocketAddress {
+            ip: vec![10, 0, 0, 1],
+            port: 5432
+        }]
+    );
+    let both = [
+        &alone.concat(),
+        &*workload("shop/db-2", "serviceAccount: db, address: 10.0.0.2"),
+    ]
+    .concat();
+    let mixed = meshed(model(&both).resolve_name("shop", "db", 5432));
+    let known: Vec<_> = mixed
+        .endpoints
+        .iter()
+        .map(|e| (&*e.workload, e.spiffe_ids.len(), e.alpn.len()))
+        .collect();
+    assert_eq!(known, [("db-1", 0, 0), ("db-2", 1, 3)]);
+}
+
+#[test]
+fn whom_nobody_knows_is_not_reached_in_protect_whatever_the_way() {
+    let yaml = [
+        namespace("shop", "postern.dev/inject: enabled"),
+        service("shop/db", "clusterIP: 10.96.0.1, ports: [{port: 80}]"),
+        workload("shop/db-1", "address: 10.0.0.1"),
+    ]
+    .concat();
+    let alone = model(&yaml);
+    for state in [
+        alone.resolve_name("shop", "db", 80),
+        at(&alone, "10.96.0.1", 80),
+        at(&alone, "10.0.0.1", 80),
+        at(&alone, "10.0.0.1", 12345),
+    ] {
+        let (reason, detail) = unreachable(state);
+        assert_eq!(reason, "no_identity");
+        assert!(
+            detail.starts_with("workload db-1 of namespace `shop` has no known identity"),
+            "{detail}"
+        );
+    }
+    // Beside one that is known it is left out.
+    let with = model(&[&*yaml, &workload("shop/db-2", "serviceAccount: db, address: 10.0.0.2")].concat());
+    assert_eq!(
+        endpoints(&meshed(with.resolve_name("shop", "db", 80))),
+        ["10.0.0.2:80 db-2"]
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_is_meshed_and_empty() {
+    let model = shop();
+    let probe = meshed(model.resolve_name("lab", "probe", 80));
+    assert_eq!((probe.endpoints.len(), probe.mode()), (0, wire::Mode::Discover));
+    let yaml = service("shop/gone", "ports: [{name: grpc, port: 80}]");
+    let gone = meshed(super::model(&yaml).resolve_name("shop", "gone", 80));
+    assert_eq!(
+        (gone.protocol(), gone.mode()),
+        (wire::Protocol::Http2, wire::Mode::Protect)
+    );
+}
+
+#[test]
+fn a_destination_is_as_strict_as_the_strictest_behind_it_and_detected_where_they_differ() {
+    let model = model(
+        &[
+            namespace("shop", "postern.dev/mode: discover"),
+            service("shop/cart", "ports: [{port: 80}]"),
+            labelled(
+                "shop/cart-1",
+                "postern.dev/mode: monitor",
+                "serviceAccount: a, address: 10.0.0.1, ports: [{number: 80, protocol: HTTP}]",
+            ),
+            workload(
+                "shop/cart-2",
+                "serviceAccount: a, address: 10.0.0.2, ports: [{number: 80, protocol: TCP}]",
+            ),
+        ]
+        .concat(),
+    );
+    let cart = meshed(model.resolve_name("shop", "cart", 80));
+    assert_eq!(cart.mode, mode_to_wire(Mode::Monitor) as i32);
+    assert_eq!(cart.protocol(), wire::Protocol::Detect);
+    let own: Vec<_> = cart.endpoints.iter().map(wire::Endpoint::protocol).collect();
+    assert_eq!(own, [wire::Protocol::Http1, wire::Protocol::Tcp]);
+}
