@@ -169,6 +169,7 @@ fn a_workload_without_an_address_is_on_loopback_and_may_have_eight() {
     );
     let many = |n| format!("{{addresses: [{}]}}", list(n, |i| format!("10.0.0.{}", i + 1)));
     assert_eq!(workload(&many(8)).unwrap().addresses.len(), 8);
+    refuses(workload, &[(&many(9), "more than 8 addresses")]);
     let twice = workload("{addresses: [10.0.0.1, '::ffff:10.0.0.1', 'fd00::1']}").unwrap();
     assert_eq!(twice.addresses.len(), 2, "one address in two notations is one");
     refuses(

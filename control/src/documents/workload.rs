@@ -166,6 +166,9 @@ fn addresses(fields: &mut Fields<'_>) -> Vec<IpAddr> {
     if single.is_some() && !many.is_empty() {
         fields.error(&before, "addresses", "either `address` or `addresses`");
     }
+    if many.len() > MAX_ADDRESSES {
+        fields.error(&before, "addresses", format!("more than {MAX_ADDRESSES} addresses"));
+    }
     let mut addresses = Vec::new();
     let all = single
         .into_iter()
