@@ -117,7 +117,7 @@ fn cluster_ips(fields: &mut Fields<'_>, into: &mut Vec<IpAddr>) {
         if text == "None" || text.is_empty() {
             continue;
         }
-        match text.parse::<IpAddr>() {
+        match text.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
             Ok(ip) if into.contains(&ip) => {}
             Ok(ip) => into.push(ip),
             Err(_) => fields.error(place, "clusterIP", format!("`{text}` is no IP address")),

@@ -316,7 +316,7 @@ fn a_services_ports_are_tcp_named_apart_and_lead_to_themselves_unless_they_say_o
 #[test]
 fn a_service_may_have_addresses_in_either_field_and_notation() {
     let s =
-        service("{clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1'], ports: [{port: 1}]}")
+        service("{clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, '::ffff:10.96.0.1', 'fd00::1'], ports: [{port: 1}]}")
             .unwrap();
     let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
     assert_eq!(s.cluster_ips, expected);

@@ -206,6 +206,20 @@ fn a_cluster_address_is_its_service_at_addresses_of_the_same_family_where_there_
     assert_eq!(unreachable(at(&model, "10.96.0.10", 8080)).0, "unknown_port");
 }
 
+/// The address that captured packets carry is compared in one notation.
+#[test]
+fn a_cluster_address_in_ipv4_mapped_notation_is_found() {
+    let model = model(
+        &[
+            service("shop/cart", "clusterIP: '::ffff:10.96.0.10', ports: [{port: 80}]"),
+            workload("shop/cart", "serviceAccount: a, address: 10.0.0.1"),
+        ]
+        .concat(),
+    );
+    assert_eq!(meshed(at(&model, "10.96.0.10", 80)).service, "cart");
+    assert!(model.addresses().all(|ip| ip.is_ipv4()));
+}
+
 #[test]
 fn a_workloads_own_address_leads_to_it_alone_under_the_name_of_its_one_service() {
     let model = shop();
