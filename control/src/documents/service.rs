@@ -84,7 +84,9 @@ impl Service {
                 "only `ClusterIP` is served by the directory source",
             );
         }
-        for (path, node) in fields.list("ports").unwrap_or_default() {
+        let items = fields.list("ports").unwrap_or_default();
+        let portless = items.is_empty();
+        for (path, node) in items {
             if service.ports.len() == MAX_PORTS {
                 errors.push(object.error("spec.ports", format!("more than {MAX_PORTS} ports")));
                 break;
@@ -95,7 +97,7 @@ impl Service {
             }
         }
         fields.finish(&mut errors);
-        if service.ports.is_empty() && errors.is_empty() {
+        if portless && errors.is_empty() {
             errors.push(object.error("spec.ports", "a Service has at least one port"));
         }
         done(service, errors)

@@ -284,6 +284,8 @@ fn a_services_ports_are_tcp_named_apart_and_lead_to_themselves_unless_they_say_o
         ],
         "UDP is not ours to carry"
     );
+    // One of UDP alone has nothing for us, and is no mistake.
+    assert_eq!(service("{ports: [{port: 53, protocol: UDP}]}").unwrap().ports, []);
     let many = |n| {
         format!(
             "{{ports: [{}]}}",

@@ -117,7 +117,11 @@ impl Model {
                 "service `{}` in namespace `{}` has no port {number}; it has {}",
                 service.name,
                 service.namespace,
-                ports.join(", ")
+                if ports.is_empty() {
+                    "none".to_owned()
+                } else {
+                    ports.join(", ")
+                }
             );
             return unreachable("unknown_port", what);
         };

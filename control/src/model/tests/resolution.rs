@@ -21,6 +21,7 @@ fn shop() -> Model {
                 "serviceAccount: cart-b, addresses: [10.0.0.2], ports: [{number: 8080, name: web}]",
             ),
             service("lab/probe", "ports: [{port: 80}]"),
+            service("shop/udp", "ports: [{port: 53, protocol: UDP}]"),
         ]
         .concat(),
     )
@@ -137,6 +138,12 @@ fn an_unknown_host_or_port_is_unreachable_and_told_the_nearest() {
         ),
         ("", 80, "unknown_host", "not a host name"),
         (".", 80, "unknown_host", "not a host name"),
+        (
+            "udp",
+            53,
+            "unknown_port",
+            "service `udp` in namespace `shop` has no port 53; it has none",
+        ),
         (
             "cart",
             8080,
