@@ -152,7 +152,7 @@ impl Model {
     fn connect_services(&mut self) {
         for (name, service) in &self.services {
             for ip in &service.cluster_ips {
-                self.by_cluster_ip.insert(*ip, name.clone());
+                self.by_cluster_ip.entry(*ip).or_insert_with(|| name.clone());
             }
             for workload in self.workloads.values().filter(|w| w.selected_by(service)) {
                 for port in &service.ports {

@@ -23,6 +23,16 @@ impl Model {
     fn check_services(&self, found: &mut Vec<String>) {
         for ((namespace, name), service) in &self.services {
             let place = &service.place;
+            for ip in &service.cluster_ips {
+                if let Some((other_namespace, other)) = self.by_cluster_ip.get(ip)
+                    && (other_namespace, other) != (namespace, name)
+                {
+                    found.push(format!(
+                        "{place}: {ip} is claimed by Service {namespace}/{name} and by {other_namespace}/{other}, which \
+                         has it"
+                    ));
+                }
+            }
             let selected: Vec<_> = self.workloads.values().filter(|w| w.selected_by(service)).collect();
             if selected.is_empty() {
                 found.push(format!("{place}: Service {namespace}/{name} selects no workload"));

@@ -248,6 +248,30 @@ fn faults_between_documents_are_told_with_their_place() {
     assert_eq!(model.conditions.len(), 4);
 }
 
+/// One of the two would silently get the other's traffic.
+#[test]
+fn an_address_of_two_services_is_a_fault_that_is_told() {
+    let model = model(
+        &[
+            service("shop/cart", "clusterIP: 10.96.0.1, ports: [{port: 80}]"),
+            service("shop/web", "clusterIP: 10.96.0.1, ports: [{port: 80}]"),
+            workload("shop/cart", "serviceAccount: a, address: 10.0.0.1"),
+            workload("shop/web", "serviceAccount: a, address: 10.0.0.2"),
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        conditions(&model, "10.96.0.1 is claimed by Service shop/web and by shop/cart").len(),
+        1,
+        "{:?}",
+        model.conditions
+    );
+    let State::Meshed(meshed) = model.resolve_address("10.96.0.1".parse().unwrap(), 80) else {
+        panic!()
+    };
+    assert_eq!(meshed.service, "cart", "the first by name has it");
+}
+
 #[test]
 fn conditions_are_bounded() {
     let many = |n: usize| {
