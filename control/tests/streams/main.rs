@@ -1,0 +1,11 @@
+//! Control as proxies and viewers see it: real streams over mTLS, a directory on disk, identities minted by the test.
+
+#![allow(clippy::unwrap_used)]
+
+mod bounds;
+mod bundle;
+mod changes;
+mod reports;
+mod snapshots;
+mod who;
+mod world;

@@ -1,0 +1,426 @@
+//! A control that runs for one test, and proxies that call it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use postern_api::ca_client::{ALPN, control_id};
+use postern_api::control::v1 as wire;
+use postern_api::control::v1::control_client::ControlClient;
+use postern_api::control::v1::view_client::ViewClient;
+use postern_api::policy_wire::features_to_wire;
+use postern_api::transport::{self, DialError};
+use postern_control::{IdentitySource, Running, ServeConfig, start};
+use postern_identity::leaf::{INSTANCE_OID, instance_extension_der};
+use postern_identity::{BundleSet, Expected, Instance, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
+use postern_policy::FeatureSet;
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{PrivateKeyDer, UnixTime};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use wire::control_message::Message as FromControl;
+use wire::proxy_message::Message as ToControl;
+
+/// Any wait for a state ends; only a fault takes this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The namespace `shop` with two workloads and what they are called by.
+pub(crate) const SHOP: &str = "
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {name: cart, namespace: shop, labels: {app: cart}}
+spec: {serviceAccount: cart, ports: [{number: 80, name: http, listen: 8001, app: 8002}]}
+---
+apiVersion: postern.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {serviceAccount: web, address: 10.0.0.1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}
+";
+
+pub(crate) fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+pub(crate) fn id(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/shop/sa/{account}")
+}
+
+/// A root that signs leaves.
+pub(crate) struct Authority {
+    root: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = blank(3600);
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.subject_alt_names = vec![uri("spiffe://cluster.local")];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        Self {
+            root,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(domain(), 1, vec![self.root.der().clone()], UnixTime::now())
+    }
+
+    pub(crate) fn svid(&self, id: &str, instance: Option<&str>, seconds: i64) -> Svid {
+        let mut params = blank(seconds);
+        params.subject_alt_names = vec![uri(id)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        if let Some(instance) = instance {
+            let value = instance_extension_der(&Instance::parse(instance).unwrap());
+            params.custom_extensions = vec![CustomExtension::from_oid_content(INSTANCE_OID, value)];
+        }
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Svid::new(vec![leaf.der().clone()], key).unwrap()
+    }
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(Ia5String::try_from(text).unwrap())
+}
+
+fn blank(seconds: i64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = OffsetDateTime::now_utc() - time::Duration::seconds(60);
+    params.not_after = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+    params
+}
+
+/// Control, its directory, and who signs its callers.
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) authority: Authority,
+    pub(crate) running: Running,
+    trust: SharedTrust,
+}
+
+impl World {
+    /// With these files in its directory.
+    pub(crate) async fn with(files: &[(&str, &str)]) -> Self {
+        let authority = Authority::new();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join("mesh").join(name), text).unwrap();
+        }
+        let identity = IdentitySource::Given {
+            svid: authority.svid(control_id(&domain()).unwrap().as_str(), None, 3600),
+            bundle: authority.bundle(),
+        };
+        let running = start(config(&dir), identity).await.unwrap();
+        let trust = trust_of(authority.bundle());
+        Self {
+            dir,
+            authority,
+            running,
+            trust,
+        }
+    }
+
+    pub(crate) async fn shop() -> Self {
+        Self::with(&[("shop.yaml", SHOP)]).await
+    }
+
+    pub(crate) fn view_socket(&self) -> PathBuf {
+        self.dir.path().join("view.sock")
+    }
+
+    /// Saves a file as an editor does.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let mesh = self.dir.path().join("mesh");
+        std::fs::write(mesh.join(".new"), text).unwrap();
+        std::fs::rename(mesh.join(".new"), mesh.join(name)).unwrap();
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.dir.path().join("mesh").join(name)).unwrap();
+    }
+
+    /// A connection under this SVID; none: without a certificate.
+    pub(crate) async fn dial(&self, svid: Option<&Svid>) -> Result<ControlClient<Channel>, DialError> {
+        dial(&self.running, svid, &self.trust).await
+    }
+
+    /// A proxy of `shop` that has said Hello.
+    pub(crate) async fn proxy(&self, name: &str) -> Proxy {
+        self.caller(&id(name), Some(name), hello()).await
+    }
+
+    pub(crate) async fn caller(&self, id: &str, instance: Option<&str>, hello: wire::Hello) -> Proxy {
+        let svid = self.authority.svid(id, instance, 3600);
+        self.stream(&svid, Some(ToControl::Hello(hello))).await
+    }
+
+    /// A stream with this first message.
+    pub(crate) async fn stream(&self, svid: &Svid, first: Option<ToControl>) -> Proxy {
+        let client = self.dial(Some(svid)).await.unwrap();
+        Proxy::open(client, first).await
+    }
+
+    pub(crate) async fn viewer(&self) -> Viewer {
+        Viewer::of(&self.view_socket()).await
+    }
+}
+
+pub(crate) async fn dial(
+    control: &Running,
+    svid: Option<&Svid>,
+    trust: &SharedTrust,
+) -> Result<ControlClient<Channel>, DialError> {
+    let config = tls::client_config(svid, Arc::clone(trust), ALPN).unwrap();
+    let expected = Expected {
+        ids: vec![control_id(&domain()).unwrap()],
+        instance: None,
+    };
+    let channel = transport::connect(&control.listen.to_string(), config, trust, &expected).await?;
+    Ok(ControlClient::new(channel))
+}
+
+pub(crate) fn trust_of(bundle: TrustBundle) -> SharedTrust {
+    Arc::new(ArcSwap::from_pointee(Trust {
+        bundles: BundleSet::default().with(bundle),
+        ..Trust::default()
+    }))
+}
+
+pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
+    ServeConfig {
+        directory: dir.path().join("mesh"),
+        trust_domain: domain(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        metrics_listen: ([127, 0, 0, 1], 0).into(),
+        view_socket: Some(dir.path().join("view.sock")),
+        root_namespace: "postern-system".to_owned(),
+        ready_file: None,
+    }
+}
+
+/// Of this version, with everything that it evaluates.
+pub(crate) fn hello() -> wire::Hello {
+    wire::Hello {
+        version: postern_api::VERSION.to_owned(),
+        features: features_to_wire(FeatureSet::all()),
+        held: Vec::new(),
+        capture: wire::Capture::Redirect as i32,
+    }
+}
+
+/// A policy of `shop` that says `spec`.
+pub(crate) fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: postern.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: shop}}, \
+         spec: {spec}}}\n"
+    )
+}
+
+pub(crate) fn named(id: u64, host: &str, port: u32) -> ToControl {
+    let host = host.to_owned();
+    let name = wire::NamedTarget { host, port };
+    resolve(id, Some(wire::resolve::Target::Name(name)))
+}
+
+pub(crate) fn resolve(id: u64, target: Option<wire::resolve::Target>) -> ToControl {
+    ToControl::Resolve(wire::Resolve { id, target })
+}
+
+/// What a proxy was told last, and in which order.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) workload: Option<wire::WorkloadConfig>,
+    pub(crate) policies: Option<wire::PolicySet>,
+    pub(crate) ranges: Option<wire::Ranges>,
+    pub(crate) bundle: Option<wire::BundleSet>,
+    pub(crate) destinations: HashMap<u64, wire::Destination>,
+    pub(crate) refused: Option<wire::Refused>,
+    pub(crate) heard: Vec<wire::Kind>,
+    versions: Vec<(wire::Kind, u64)>,
+}
+
+impl Held {
+    pub(crate) fn policy_names(&self) -> Vec<&str> {
+        let policies = self.policies.iter().flat_map(|set| &set.policies);
+        policies.map(|policy| &*policy.name).collect()
+    }
+
+    /// The versions of one kind, in the order of coming.
+    pub(crate) fn versions(&self, kind: wire::Kind) -> Vec<u64> {
+        let of_kind = self.versions.iter().filter(|(k, _)| *k == kind);
+        of_kind.map(|(_, version)| *version).collect()
+    }
+
+    pub(crate) fn endpoints(&self, id: u64) -> Vec<String> {
+        match self.destinations.get(&id).and_then(|d| d.state.as_ref()) {
+            Some(wire::destination::State::Meshed(meshed)) => {
+                meshed.endpoints.iter().map(|e| e.workload.clone()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A proxy's end of the stream.
+pub(crate) struct Proxy {
+    pub(crate) out: Option<mpsc::Sender<wire::ProxyMessage>>,
+    incoming: Streaming<wire::ControlMessage>,
+    pub(crate) held: Held,
+}
+
+impl Proxy {
+    /// A stream with this first message.
+    pub(crate) async fn open(mut client: ControlClient<Channel>, first: Option<ToControl>) -> Self {
+        let (out, messages) = mpsc::channel(16);
+        let incoming = client
+            .connect(ReceiverStream::new(messages))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut proxy = Self {
+            out: Some(out),
+            incoming,
+            held: Held::default(),
+        };
+        if let Some(first) = first {
+            proxy.send(first).await;
+        }
+        proxy
+    }
+
+    pub(crate) async fn send(&mut self, message: ToControl) {
+        let message = wire::ProxyMessage { message: Some(message) };
+        // Control may have ended the stream already; what it said tells.
+        let _ = self.out.as_ref().unwrap().send(message).await;
+    }
+
+    /// Reads until what is held is as wanted.
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&Held) -> bool) {
+        let reading = async {
+            while !wanted(&self.held) {
+                let message = self.incoming.message().await.unwrap();
+                self.take(message.expect("the stream ended"));
+            }
+        };
+        if tokio::time::timeout(PATIENCE, reading).await.is_err() {
+            panic!("it never came; held: {:#?}", self.held);
+        }
+    }
+
+    /// Reads until the first set of everything is there.
+    pub(crate) async fn started(mut self) -> Self {
+        self.until(|held| held.ranges.is_some()).await;
+        self
+    }
+
+    /// Reads to the end; the status, if it is one.
+    pub(crate) async fn ends(&mut self) -> Option<Status> {
+        let reading = async {
+            loop {
+                match self.incoming.message().await {
+                    Ok(Some(message)) => self.take(message),
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading)
+            .await
+            .expect("the stream stays open")
+    }
+
+    /// Why it is not served.
+    pub(crate) async fn refused(mut self) -> wire::Refused {
+        let status = self.ends().await;
+        assert!(status.is_none(), "{status:?}");
+        assert_eq!(self.held.heard, [], "nothing else is told to whom is refused");
+        self.held.refused.unwrap()
+    }
+
+    fn take(&mut self, message: wire::ControlMessage) {
+        let held = &mut self.held;
+        let (kind, version) = match message.message.unwrap() {
+            FromControl::Workload(m) => (wire::Kind::Workload, held.workload.insert(m).version),
+            FromControl::Policies(m) => (wire::Kind::Policies, held.policies.insert(m).version),
+            FromControl::Ranges(m) => (wire::Kind::Ranges, held.ranges.insert(m).version),
+            FromControl::Bundle(m) => (wire::Kind::Bundle, held.bundle.insert(m).version),
+            FromControl::Quarantine(m) => (wire::Kind::Quarantine, m.version),
+            FromControl::Destination(m) => {
+                let version = m.version;
+                held.destinations.insert(m.id, m);
+                (wire::Kind::Destination, version)
+            }
+            FromControl::Refused(m) => {
+                held.refused = Some(m);
+                return;
+            }
+        };
+        held.heard.push(kind);
+        held.versions.push((kind, version));
+    }
+}
+
+/// A screen.
+pub(crate) struct Viewer {
+    pictures: Streaming<wire::Picture>,
+}
+
+impl Viewer {
+    pub(crate) async fn of(socket: &Path) -> Self {
+        let channel = transport::connect_unix(socket).await.unwrap();
+        let request = wire::WatchRequest { interval_ms: 100 };
+        let pictures = ViewClient::new(channel).watch(request).await.unwrap().into_inner();
+        Self { pictures }
+    }
+
+    /// Watches until a picture is as wanted.
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&wire::Picture) -> bool) -> wire::Picture {
+        let mut last = wire::Picture::default();
+        let watching = async {
+            loop {
+                last = self.pictures.message().await.unwrap().expect("the view ended");
+                if wanted(&last) {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, watching).await.is_err() {
+            panic!("it was never seen; last: {last:#?}");
+        }
+        last
+    }
+
+    /// Watches until an event says this.
+    pub(crate) async fn event(&mut self, says: &str) -> wire::Event {
+        let picture = self
+            .until(|picture| picture.events.iter().any(|event| event.text.contains(says)))
+            .await;
+        let found = picture.events.into_iter().find(|event| event.text.contains(says));
+        found.unwrap()
+    }
+}
