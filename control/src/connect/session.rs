@@ -24,8 +24,9 @@ use crate::state::{Bundles, State};
 
 mod outgoing;
 
-/// Destinations that one proxy may follow; an app that talks to more names is a scanner.
-const MAX_DESTINATIONS: usize = 1024;
+/// Destinations that one proxy may follow. A proxy keeps 4,096 and releases one for each answer past them: as many again
+/// may be asked for before their answers, and the releases, are under way. One that follows more does not release.
+const MAX_DESTINATIONS: usize = 8192;
 /// The peer's expiry is looked at again at least this often, should the clock be moved.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Longest refusal text that is logged.
