@@ -76,9 +76,13 @@ impl<'a> Fields<'a> {
         Some(&self.left.remove(at).2)
     }
 
-    /// The fields of a map inside this one.
+    /// The fields of a map inside this one. Written without a value it is refused, as are lists and maps of text: what
+    /// remains of a list whose items were commented out is not a list left out.
     pub fn child(&mut self, name: &'static str) -> Option<Fields<'a>> {
         let node = self.take(name)?;
+        if node.value == Value::Null {
+            return self.wrong(node, name, &node.value, "a map");
+        }
         match Fields::of(node, &self.path_of(name)) {
             Ok(fields) => Some(fields),
             Err(error) => {
@@ -148,7 +152,6 @@ impl<'a> Fields<'a> {
                         .collect(),
                 )
             }
-            Value::Null => None,
             other => self.wrong(node, name, other, "a list"),
         }
     }
@@ -182,7 +185,6 @@ impl<'a> Fields<'a> {
             return BTreeMap::new();
         };
         match &node.value {
-            Value::Null => BTreeMap::new(),
             Value::Map(entries) => {
                 let mut map = BTreeMap::new();
                 for (key, place, value) in entries {

@@ -10,6 +10,9 @@ use super::{DocumentError, Node, Place, Value};
 const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// Our deepest kind nests 9 deep.
 const MAX_DEPTH: usize = 32;
+/// Each key is compared with those before it, and an unknown one with all known ones. Ours have a dozen, a workload's labels
+/// a few dozen.
+const MAX_KEYS: usize = 1_000;
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Node>, DocumentError> {
     let mut reader = Reader {
@@ -95,6 +98,9 @@ impl<'t> Reader<'t> {
             let Event::Scalar(key, ..) = event else {
                 return Err(self.error_at(place, "a key must be plain text".to_owned()));
             };
+            if entries.len() == MAX_KEYS {
+                return Err(self.error_at(place, format!("a map with more than {MAX_KEYS} keys")));
+            }
             if let Some((_, first, _)) = entries.iter().find(|(known, _, _)| *known == key) {
                 let what = format!("`{key}` is given twice, first in line {}", first.line);
                 return Err(self.error_at(place, what));

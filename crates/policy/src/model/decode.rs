@@ -8,6 +8,8 @@ use crate::document::{DocumentError, Fields, Node, Object, Place, Value};
 
 /// Istio's own limit.
 const MAX_SERVICE_ACCOUNTS: usize = 16;
+/// The kind that is read here.
+const KIND: &str = "AuthorizationPolicy";
 /// The apiVersions whose AuthorizationPolicy has this shape.
 const API_VERSIONS: [&str; 3] = [
     "postern.dev/v1alpha1",
@@ -20,6 +22,9 @@ pub(super) fn policy(object: &Object) -> Result<AuthorizationPolicy, Vec<Documen
     if !API_VERSIONS.contains(&object.api_version.as_str()) {
         let what = format!("`{}` is not one of {}", object.api_version, API_VERSIONS.join(", "));
         errors.push(object.error("apiVersion", what));
+    }
+    if object.kind != KIND {
+        errors.push(object.error("kind", format!("`{}` is not {KIND}", object.kind)));
     }
     let namespace = object.namespace.clone().unwrap_or_default();
     if namespace.is_empty() {
@@ -99,7 +104,7 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
         index,
         ..Rule::default()
     };
-    let mut fields = match Fields::of(node, path) {
+    let mut fields = match item(node, path) {
         Ok(fields) => fields,
         Err(error) => {
             errors.push(error);
@@ -115,8 +120,8 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
                 "must not be an empty list; leave it out to match all",
             );
         }
-        for (path, item) in items {
-            let Some((inner, at)) = wrapped(item, &path, wrapper, errors) else {
+        for (path, node) in items {
+            let Some((inner, at)) = wrapped(node, &path, wrapper, errors) else {
                 continue;
             };
             if what == "from" {
@@ -135,19 +140,31 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
 
 /// `from: [{source: {...}}]`, `to: [{operation: {...}}]`.
 fn wrapped<'a>(
-    item: &'a Node,
+    node: &'a Node,
     path: &str,
     wrapper: &'static str,
     errors: &mut Vec<DocumentError>,
 ) -> Option<(Fields<'a>, Place)> {
-    let mut fields = Fields::of(item, path).map_err(|error| errors.push(error)).ok()?;
+    let mut fields = item(node, path).map_err(|error| errors.push(error)).ok()?;
     let inner = fields.child(wrapper);
     if inner.is_none() {
         fields.missing(wrapper);
     }
-    let place = item.place.clone();
     fields.finish(errors);
-    Some((inner?, place))
+    Some((inner?, node.place.clone()))
+}
+
+/// An item of a list. `{}` is one that matches everything; a dash with nothing behind it is a mistake.
+fn item<'a>(node: &'a Node, path: &str) -> Result<Fields<'a>, DocumentError> {
+    if node.value == Value::Null {
+        return Err(DocumentError {
+            place: node.place.clone(),
+            path: path.to_owned(),
+            what: "must be a map, not nothing".to_owned(),
+            nearest: None,
+        });
+    }
+    Fields::of(node, path)
 }
 
 fn source(mut fields: Fields<'_>, place: &Place, namespace: &str, errors: &mut Vec<DocumentError>) -> Source {

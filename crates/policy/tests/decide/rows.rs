@@ -129,7 +129,6 @@ fn z_08_without_a_policy_or_a_rule_everything_is_denied() {
         assert_eq!(opaque(&[], peer, 80), Reason::NoPolicy);
         assert_eq!(http(&[], peer, 80, "GET shop /"), Reason::NoPolicy);
         assert_eq!(opaque(&["ALLOW []"], peer, 80), Reason::NoAllowRule);
-        assert_eq!(opaque(&["ALLOW null"], peer, 80), Reason::NoAllowRule, "spec {{}}");
         assert_eq!(opaque(&["ALLOW [{}]"], peer, 80), Reason::AllowRule, "one empty rule");
         assert_eq!(opaque(&["ALLOW [{}]", "DENY [{}]"], peer, 80), Reason::DenyRule);
         // Only DENY policies: what they leave is not allowed by that.

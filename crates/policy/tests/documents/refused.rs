@@ -1,0 +1,312 @@
+//! Policies that are refused. An ALLOW whose mistake was overlooked would let in more, a DENY less.
+
+use postern_policy::document::DocumentError;
+
+use super::{read, with_spec};
+
+fn errors(spec: &str) -> Vec<DocumentError> {
+    with_spec(spec).err().unwrap_or_else(|| panic!("{spec} is read"))
+}
+
+/// The one error, as it is printed.
+fn refused(spec: &str) -> String {
+    let errors = errors(spec);
+    assert_eq!(errors.len(), 1, "{spec}: {errors:#?}");
+    errors[0].to_string()
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_its_place_and_the_nearest_name() {
+    let text = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: p
+  namespace: shop
+spec:
+  selecter:
+    matchLabels: {app: cart}
+  rules:
+  - form:
+    - source: {principals: [a/b]}
+    to:
+    - operation:
+        methods: [GET]
+        pathes: [/x]
+      operations: {}
+  - from:
+    - source:
+        principal: [a/b]
+        namespaces: [shop]
+";
+    let errors: Vec<_> = read(text).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "p.yaml:16:7: spec.rules[0].to[0]: unknown field `operations`; did you mean `operation`?",
+            "p.yaml:15:9: spec.rules[0].to[0].operation: unknown field `pathes`; did you mean `paths`?",
+            "p.yaml:10:5: spec.rules[0]: unknown field `form`; did you mean `from`?",
+            "p.yaml:19:9: spec.rules[1].from[0].source: unknown field `principal`; did you mean `principals`?",
+            "p.yaml:7:3: spec: unknown field `selecter`; did you mean `selector`?",
+        ]
+    );
+}
+
+#[test]
+fn unknown_fields_are_refused_at_every_level() {
+    for (spec, error) in [
+        (
+            "{selector: {matchLabel: {a: b}}}",
+            "spec.selector: unknown field `matchLabel`; did you mean `matchLabels`?",
+        ),
+        (
+            "{selector: {matchExpressions: []}}",
+            "spec.selector: unknown field `matchExpressions`",
+        ),
+        ("{Action: DENY}", "spec: unknown field `Action`; did you mean `action`?"),
+        ("{rule: []}", "spec: unknown field `rule`; did you mean `rules`?"),
+        (
+            "{rules: [{from: [{sources: {}, source: {namespaces: [a]}}]}]}",
+            "unknown field `sources`; did you mean `source`?",
+        ),
+        (
+            "{rules: [{from: [{source: {Namespaces: [a], principals: [a/b]}}]}]}",
+            "did you mean `namespaces`?",
+        ),
+        (
+            "{rules: [{from: [{source: {notprincipals: [a/b], namespaces: [a]}}]}]}",
+            "did you mean `notPrincipals`?",
+        ),
+        (
+            "{rules: [{to: [{operation: {port: ['1'], methods: [GET]}}]}]}",
+            "did you mean `ports`?",
+        ),
+        (
+            "{rules: [{to: [{operation: {xyzzy: ['1'], methods: [GET]}}]}]}",
+            "unknown field `xyzzy`",
+        ),
+    ] {
+        let found = refused(spec);
+        assert!(found.contains(error), "{spec}: {found}");
+        assert!(found.starts_with("p.yaml:4:"), "{found}");
+    }
+}
+
+#[test]
+fn what_this_version_does_not_evaluate_is_refused_by_name() {
+    for spec in [
+        "{rules: [{when: [{key: source.ip, values: [10.0.0.1]}]}]}",
+        "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}",
+        "{rules: [{from: [{source: {notRequestPrincipals: ['*'], namespaces: [a]}}]}]}",
+        "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/8], namespaces: [a]}}]}]}",
+        "{rules: [{from: [{source: {notRemoteIpBlocks: [10.0.0.0/8]}}]}]}",
+        "{action: CUSTOM, provider: {name: opa}, rules: [{}]}",
+        "{action: AUDIT, rules: [{}]}",
+        "{targetRefs: [{kind: Service, name: x}]}",
+        "{targetRef: {kind: Gateway, name: x}}",
+    ] {
+        let errors = errors(spec);
+        assert!(
+            errors
+                .iter()
+                .all(|error| error.what.contains("not supported by this version")),
+            "{spec}: {errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn actions_are_allow_and_deny_as_written() {
+    assert!(refused("{action: DENI, rules: [{}]}").ends_with("`DENI` is not one of ALLOW, DENY; did you mean `DENY`?"));
+    for spec in [
+        "{action: allow}",
+        "{action: ''}",
+        "{action: }",
+        "{action: true}",
+        "{action: [DENY], rules: [{}]}",
+    ] {
+        assert!(refused(spec).contains(": spec.action: "), "{spec}");
+    }
+    for spec in ["{action: DENY}", "{action: DENY, rules: []}"] {
+        assert!(
+            refused(spec).contains("spec.rules: a DENY policy needs at least one rule"),
+            "{spec}"
+        );
+    }
+}
+
+#[test]
+fn a_field_that_lost_its_values_does_not_become_a_field_that_was_left_out() {
+    // What remains of a list when all of its items are commented out: the rule would match everybody.
+    for (spec, error) in [
+        ("{rules: [{from: }]}", "spec.rules[0].from: must be a list, not nothing"),
+        ("{rules: [{to: null}]}", "spec.rules[0].to: must be a list, not nothing"),
+        ("{rules: [{from: []}]}", "spec.rules[0].from: must not be an empty list"),
+        ("{rules: [{to: []}]}", "spec.rules[0].to: must not be an empty list"),
+        ("{rules: [null]}", "spec.rules[0]: must be a map, not nothing"),
+        (
+            "{rules: [{from: [null]}]}",
+            "spec.rules[0].from[0]: must be a map, not nothing",
+        ),
+        ("{rules: [{from: [{}]}]}", "spec.rules[0].from[0]: `source` is missing"),
+        (
+            "{rules: [{from: [{source: }]}]}",
+            "spec.rules[0].from[0].source: must be a map, not nothing",
+        ),
+        (
+            "{rules: [{from: [{source: {}}]}]}",
+            "an empty source would match everything",
+        ),
+        (
+            "{rules: [{to: [{operation: {}}]}]}",
+            "an empty operation would match everything",
+        ),
+        (
+            "{rules: [{from: [{source: {namespaces: [a], principals: }}]}]}",
+            "spec.rules[0].from[0].source.principals: must be a list, not nothing",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: [/a], methods: []}}]}]}",
+            "spec.rules[0].to[0].operation.methods: must not be an empty list",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: [/a], ports: ~}}]}]}",
+            "spec.rules[0].to[0].operation.ports: must be a list, not nothing",
+        ),
+        ("{selector: }", "spec.selector: must be a map, not nothing"),
+        (
+            "{selector: {matchLabels: }}",
+            "spec.selector.matchLabels: must be a map of text, not nothing",
+        ),
+        ("{rules: }", "spec.rules: must be a list, not nothing"),
+    ] {
+        let errors = errors(spec);
+        assert!(
+            errors.iter().any(|e| e.to_string().contains(error)),
+            "{spec}: {errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn values_of_the_wrong_shape_are_refused() {
+    for (spec, error) in [
+        ("[]", "spec: must be a map, not a list"),
+        ("text", "spec: must be a map, not the text `text`"),
+        ("{rules: {}}", "spec.rules: must be a list, not a map"),
+        ("{rules: [text]}", "spec.rules[0]: must be a map, not the text `text`"),
+        (
+            "{rules: [{from: {source: {}}}]}",
+            "spec.rules[0].from: must be a list, not a map",
+        ),
+        (
+            "{rules: [{from: [{source: [a]}]}]}",
+            "spec.rules[0].from[0].source: must be a map, not a list",
+        ),
+        (
+            "{rules: [{to: [{operation: {methods: GET}}]}]}",
+            "methods: must be a list, not the text `GET`",
+        ),
+        (
+            "{rules: [{to: [{operation: {methods: [1]}}]}]}",
+            "methods[0]: must be text (in quotes if it looks like a number), not the number 1",
+        ),
+        (
+            "{rules: [{to: [{operation: {paths: [[/a]]}}]}]}",
+            "paths[0]: must be text",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: [true]}}]}]}",
+            "hosts[0]: must be text (in quotes if it looks like a number), not the boolean true",
+        ),
+        (
+            "{rules: [{to: [{operation: {hosts: [null]}}]}]}",
+            "hosts[0]: must be text",
+        ),
+        (
+            "{selector: {matchLabels: {a: 1}}}",
+            "spec.selector.matchLabels: `a` must be text (in quotes), not the number 1",
+        ),
+        (
+            "{selector: {matchLabels: [a]}}",
+            "spec.selector.matchLabels: must be a map of text, not a list",
+        ),
+    ] {
+        let errors = errors(spec);
+        assert!(
+            errors.iter().any(|e| e.to_string().contains(error)),
+            "{spec}: {errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn ports_are_numbers_from_1_to_65535() {
+    let ports = |value: &str| with_spec(&format!("{{rules: [{{to: [{{operation: {{ports: [{value}]}}}}]}}]}}"));
+    for (value, port) in [("'1'", 1), ("65535", 65535), ("\"8080\"", 8080)] {
+        assert_eq!(ports(value).unwrap().rules[0].to[0].ports, [port], "{value}");
+    }
+    for value in [
+        "'0'", "0", "65536", "'65536'", "-1", "80.0", "http", "'80-90'", "' 80'", "''", "null", "'*'",
+    ] {
+        let error = &ports(value).expect_err(value)[0];
+        assert_eq!(error.what, "must be a port, \"1\" to \"65535\"", "{value}");
+        assert_eq!((error.place.line, error.place.column), (4, 43), "{value}");
+    }
+}
+
+#[test]
+fn service_accounts_are_at_most_sixteen_and_stand_alone() {
+    let accounts = |field: &str, count: usize| {
+        let names: Vec<_> = (0..count).map(|i| format!("a{i}")).collect();
+        with_spec(&format!(
+            "{{rules: [{{from: [{{source: {{{field}: [{}]}}}}]}}]}}",
+            names.join(", ")
+        ))
+    };
+    for field in ["serviceAccounts", "notServiceAccounts"] {
+        accounts(field, 16).unwrap();
+        assert!(
+            accounts(field, 17).unwrap_err()[0].what.contains("at most 16"),
+            "{field}"
+        );
+    }
+    for with in ["principals: [a/b]", "namespaces: [a]"] {
+        for field in ["serviceAccounts", "notServiceAccounts"] {
+            let spec = format!("{{rules: [{{from: [{{source: {{{field}: [x], {with}}}}}]}}]}}");
+            assert!(
+                refused(&spec).contains("cannot be combined with principals or namespaces"),
+                "{spec}"
+            );
+        }
+    }
+}
+
+#[test]
+fn heads_of_another_kind_version_or_without_a_namespace_are_refused() {
+    let head = |version: &str, kind: &str, metadata: &str| {
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {metadata}\nspec: {{}}\n");
+        read(&text)
+            .expect_err(&text)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let (version, kind, metadata) = ("security.istio.io/v1", "AuthorizationPolicy", "{name: p, namespace: n}");
+    for wrong in ["security.istio.io/v2", "postern.dev/v1", "v1"] {
+        assert!(head(wrong, kind, metadata).contains(&format!("p.yaml:1:1: apiVersion: `{wrong}` is not one of")));
+    }
+    let found = head(version, "AuthorisationPolicy", metadata);
+    assert!(
+        found.ends_with("kind: `AuthorisationPolicy` is not AuthorizationPolicy"),
+        "{found}"
+    );
+    assert!(head(version, kind, "{name: p}").contains("metadata: `namespace` is missing"));
+    assert!(head(version, kind, "{namespace: n}").contains("metadata: `name` is missing"));
+    assert!(head(version, kind, "{name: '', namespace: n}").contains("metadata: `name` is missing"));
+    assert!(head(version, kind, "{name: p, namespace: ''}").contains("metadata: `namespace` is missing"));
+    assert!(head(version, kind, "{name: 7, namespace: n}").contains("metadata.name: must be text"));
+    assert!(head("''", kind, metadata).contains("`apiVersion` is missing"));
+    assert!(head(version, kind, "{name: p, namespace: n, lables: {}}").contains("did you mean `labels`?"));
+}
