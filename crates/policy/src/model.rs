@@ -8,6 +8,7 @@ use crate::document::{DocumentError, Object, Place, nearest};
 mod decode;
 mod mask;
 mod text;
+mod value;
 
 /// How strictly a workload is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

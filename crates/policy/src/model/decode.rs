@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::text::Form;
+use super::value::{self, Checked};
 use super::{Action, AuthorizationPolicy, Operation, Rule, Source, StringMatch};
 use crate::document::{DocumentError, Fields, Node, Object, Place, Value};
 
@@ -180,17 +181,14 @@ fn source(mut fields: Fields<'_>, place: &Place, namespace: &str, errors: &mut V
             fields.error(&node.place, unsupported, "is not supported by this version");
         }
     }
+    let account = |text: &str| value::account(text, namespace);
     let source = Source {
-        principals: values(&mut fields, "principals", Form::Plain, principal),
-        not_principals: values(&mut fields, "notPrincipals", Form::Plain, principal),
-        namespaces: values(&mut fields, "namespaces", Form::Wildcard, as_is),
-        not_namespaces: values(&mut fields, "notNamespaces", Form::Wildcard, as_is),
-        service_accounts: values(&mut fields, "serviceAccounts", Form::Wildcard, |t| {
-            account(t, namespace)
-        }),
-        not_service_accounts: values(&mut fields, "notServiceAccounts", Form::Wildcard, |t| {
-            account(t, namespace)
-        }),
+        principals: values(&mut fields, "principals", Form::Plain, value::principal),
+        not_principals: values(&mut fields, "notPrincipals", Form::Plain, value::principal),
+        namespaces: values(&mut fields, "namespaces", Form::Wildcard, value::namespace),
+        not_namespaces: values(&mut fields, "notNamespaces", Form::Wildcard, value::namespace),
+        service_accounts: values(&mut fields, "serviceAccounts", Form::Wildcard, account),
+        not_service_accounts: values(&mut fields, "notServiceAccounts", Form::Wildcard, account),
     };
     let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
     let others = !source.principals.is_empty() || !source.namespaces.is_empty();
@@ -218,16 +216,14 @@ fn source(mut fields: Fields<'_>, place: &Place, namespace: &str, errors: &mut V
 
 fn operation(mut fields: Fields<'_>, place: &Place, errors: &mut Vec<DocumentError>) -> Operation {
     let operation = Operation {
-        hosts: values(&mut fields, "hosts", Form::Plain, |text| Ok(text.to_ascii_lowercase())),
-        not_hosts: values(&mut fields, "notHosts", Form::Plain, |text| {
-            Ok(text.to_ascii_lowercase())
-        }),
+        hosts: values(&mut fields, "hosts", Form::Plain, value::host),
+        not_hosts: values(&mut fields, "notHosts", Form::Plain, value::host),
         ports: ports(&mut fields, "ports"),
         not_ports: ports(&mut fields, "notPorts"),
-        methods: values(&mut fields, "methods", Form::Plain, as_is),
-        not_methods: values(&mut fields, "notMethods", Form::Plain, as_is),
-        paths: values(&mut fields, "paths", Form::Path, as_is),
-        not_paths: values(&mut fields, "notPaths", Form::Path, as_is),
+        methods: values(&mut fields, "methods", Form::Plain, value::method),
+        not_methods: values(&mut fields, "notMethods", Form::Plain, value::method),
+        paths: values(&mut fields, "paths", Form::Path, value::path),
+        not_paths: values(&mut fields, "notPaths", Form::Path, value::path),
     };
     let before = errors.len();
     fields.finish(errors);
@@ -250,7 +246,7 @@ fn values(
     fields: &mut Fields<'_>,
     name: &'static str,
     form: Form,
-    complete: impl Fn(&str) -> Result<String, &'static str>,
+    checked: impl Fn(&str) -> Checked,
 ) -> Vec<StringMatch> {
     let Some(texts) = fields.texts(name) else {
         return Vec::new();
@@ -261,33 +257,13 @@ fn values(
     }
     let mut values = Vec::new();
     for (place, text) in texts {
-        match complete(&text).and_then(|text| StringMatch::read(&text, form)) {
+        let value = checked(&text).and_then(|text| StringMatch::read(&text, form).map_err(str::to_owned));
+        match value {
             Ok(value) => values.push(value),
             Err(why) => fields.error(place, name, format!("`{text}` {why}")),
         }
     }
     values
-}
-
-fn as_is(text: &str) -> Result<String, &'static str> {
-    Ok(text.to_owned())
-}
-
-fn principal(text: &str) -> Result<String, &'static str> {
-    if text.starts_with("spiffe://") {
-        return Err("is written without `spiffe://` here, such as cluster.local/ns/shop/sa/web");
-    }
-    Ok(text.to_owned())
-}
-
-/// `name` belongs to the policy's own namespace.
-fn account(text: &str, namespace: &str) -> Result<String, &'static str> {
-    match text.matches('/').count() {
-        0 if text.is_empty() => Ok(String::new()),
-        0 => Ok(format!("{namespace}/{text}")),
-        1 => Ok(text.to_owned()),
-        _ => Err("is neither `name` nor `namespace/name`"),
-    }
 }
 
 /// Istio writes ports as text; plain numbers are taken as well.
@@ -303,8 +279,8 @@ fn ports(fields: &mut Fields<'_>, name: &'static str) -> Vec<u16> {
     for (_, item) in items {
         let port = match &item.value {
             Value::Int(number) => u16::try_from(*number).ok(),
-            Value::Text(text) => text.parse::<u16>().ok(),
-            Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
+            Value::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse::<u16>().ok(),
+            Value::Null | Value::Bool(_) | Value::Float(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => None,
         };
         match port.filter(|port| *port > 0) {
             Some(port) => ports.push(port),

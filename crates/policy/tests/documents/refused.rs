@@ -247,11 +247,137 @@ fn ports_are_numbers_from_1_to_65535() {
         assert_eq!(ports(value).unwrap().rules[0].to[0].ports, [port], "{value}");
     }
     for value in [
-        "'0'", "0", "65536", "'65536'", "-1", "80.0", "http", "'80-90'", "' 80'", "''", "null", "'*'",
+        "'0'", "0", "65536", "'65536'", "-1", "80.0", "http", "'80-90'", "' 80'", "'+80'", "''", "null", "'*'",
     ] {
         let error = &ports(value).expect_err(value)[0];
         assert_eq!(error.what, "must be a port, \"1\" to \"65535\"", "{value}");
         assert_eq!((error.place.line, error.place.column), (4, 43), "{value}");
+    }
+}
+
+/// Values that no peer and no request can have: a DENY rule with one would never fire.
+#[test]
+fn a_value_that_can_never_match_is_refused() {
+    let source = |field: &str, value: &str| format!("{{rules: [{{from: [{{source: {{{field}: ['{value}']}}}}]}}]}}");
+    let operation =
+        |field: &str, value: &str| format!("{{rules: [{{to: [{{operation: {{{field}: ['{value}']}}}}]}}]}}");
+    for value in [
+        "",
+        "spiffe://cluster.local/ns/a/sa/b",
+        "web",
+        "Cluster.local/ns/a/sa/b",
+        "cluster.local//ns/a",
+        "cluster.local/ns/a/sa/b/",
+        "cluster.local/ns/../sa/b",
+        "cluster.local/ns/a/sa/b c",
+        "cluster.local/ns/*/sa/b",
+        "/ns/a/*",
+        "*/sa/b/",
+        "*web*",
+    ] {
+        refused(&source("principals", value));
+        refused(&source("notPrincipals", value));
+    }
+    for value in ["", "shop/web", "shop/sa/web", "a b", "caf\u{e9}"] {
+        refused(&source("namespaces", value));
+        refused(&source("notNamespaces", value));
+    }
+    for value in ["", "a/b/c", "/web", "shop/", "/", "shop/sa/web", "a b", "shop/w%62"] {
+        refused(&source("serviceAccounts", value));
+        refused(&source("notServiceAccounts", value));
+    }
+    for value in ["", "GET POST", "GET,POST", "G\u{c9}T", "*ET*", "GET "] {
+        refused(&operation("methods", value));
+        refused(&operation("notMethods", value));
+    }
+    for value in [
+        "", "http://a", "a/b", "a:http", "a:0", "u@a", "a..b", "a b", "*a*", "a/*", "*/a", "[::1", "[::g]",
+    ] {
+        refused(&operation("hosts", value));
+        refused(&operation("notHosts", value));
+    }
+    for value in [
+        "",
+        "admin",
+        "admin/*",
+        "/a?b=c",
+        "/a#b",
+        "/a b",
+        "/a\\b",
+        "/a%2fb",
+        "/a%00",
+        "/a%zz",
+        "/caf\u{e9}",
+        "/..;/a",
+        "/../a",
+        "/%2e%2e/a",
+        "/a?*",
+        "/a%2f*",
+        "*/a?b",
+        "*%5c",
+        "*admin*",
+        "/a/{id}",
+        "/a{*}",
+        "/{**}/{*}",
+        "/a//{*}",
+        "/a/../{*}",
+        "/%61/{*}",
+        "/a?/{**}",
+        "a/{*}",
+    ] {
+        refused(&operation("paths", value));
+        refused(&operation("notPaths", value));
+    }
+}
+
+#[test]
+fn a_value_with_one_meaning_gets_the_form_that_requests_get() {
+    let text = |field: &str, value: &str| {
+        let spec = format!("{{rules: [{{to: [{{operation: {{{field}: ['{value}']}}}}]}}]}}");
+        let policy = with_spec(&spec).unwrap_or_else(|errors| panic!("{value}: {errors:#?}"));
+        let operation = &policy.rules[0].to[0];
+        let values = if field == "hosts" {
+            &operation.hosts
+        } else {
+            &operation.paths
+        };
+        crate::random::text_of(&values[0])
+    };
+    for (value, canonical) in [
+        ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/%61dmin", "/admin"),
+        ("/a//b/../c", "/a/c"),
+        ("/a//*", "/a/*"),
+        ("/%7euser/*", "/~user/*"),
+        ("*/%61", "*/a"),
+        // As they are.
+        ("/", "/"),
+        ("/*", "/*"),
+        ("*", "*"),
+        ("/a*b", "/a*b"),
+        ("/a/.", "/a/"),
+        ("/a/.*", "/a/.*"),
+        ("*.php", "*.php"),
+        ("*/", "*/"),
+        ("/a%20b;v=1", "/a%20b;v=1"),
+        ("/a/{*}/b%20c/{**}", "/a/{*}/b%20c/{**}"),
+        ("/pkg.Service/Method", "/pkg.Service/Method"),
+    ] {
+        assert_eq!(text("paths", value), canonical, "{value}");
+    }
+    for (value, canonical) in [
+        ("Example.COM.", "example.com"),
+        ("example.com.:080", "example.com:80"),
+        ("[0:0::1]:80", "[::1]:80"),
+        ("[fd00::1]:*", "[fd00::1]:*"),
+        ("EXAMPLE.com:*", "example.com:*"),
+        ("*.Example.com", "*.example.com"),
+        ("*:8080", "*:8080"),
+        ("*", "*"),
+        ("my_svc", "my_svc"),
+        ("[fd*", "[fd*"),
+    ] {
+        assert_eq!(text("hosts", value), canonical, "{value}");
     }
 }
 
