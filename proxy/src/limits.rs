@@ -82,6 +82,9 @@ pub const RESERVED_FDS: usize = 256;
 pub const USE_MARGIN: Duration = Duration::from_millis(1_000);
 /// Connections of one worker to one endpoint; past it requests wait for nobody and are refused.
 pub const MAX_PEER_CONNECTIONS: usize = 1_024;
+/// Connections of one worker to one port of our app for HTTP; past it requests are refused. HTTP/2 peers bring a hundred
+/// requests on one connection, and each may need one to an HTTP/1 app.
+pub const MAX_APP_CONNECTIONS: usize = 1_024;
 /// Endpoints that one request is offered to, where not a byte of it was sent.
 pub const MAX_TRIES: usize = 3;
 /// A connection that rested longer may have been closed by the other side meanwhile: a copy of the head is kept, and

@@ -18,7 +18,7 @@ use crate::http::body::Body;
 use crate::http::client;
 use crate::http::h1::resting::{self, Resting, Upstream};
 use crate::http::shelf::{self, Shelf};
-use crate::limits::CONNECT_DEADLINE;
+use crate::limits::{CONNECT_DEADLINE, MAX_APP_CONNECTIONS};
 use crate::outcome::Failure;
 use crate::stream::{Rewound, Stream, Transport};
 
@@ -92,6 +92,7 @@ pub(super) async fn relay(connection: &Connection, _: &Admitted, fresh: bool) ->
     if !fresh && let Some(lease) = resting.take(|()| true) {
         return Ok(AppLease(lease));
     }
+    check_bound(resting.open())?;
     let open = resting.making();
     let tcp = connect(connection.port.app).await?;
     let io = Transport::Plain(Rewound::new(bytes::Bytes::new(), Stream::Tcp(tcp)));
@@ -129,11 +130,20 @@ pub async fn request(
             },
         }
     }
+    check_bound(shelf.open())?;
     let sender = client::open(connect(app).await?, version).await?;
     let mut lease = shelf.admit(sender, ());
     match lease.send(request).await {
         Ok(response) => Ok((response, lease)),
         Err(error) => Err(error.failure),
+    }
+}
+
+fn check_bound(open: usize) -> Result<(), Failure> {
+    if open < MAX_APP_CONNECTIONS {
+        Ok(())
+    } else {
+        Err(Failure::Overloaded)
     }
 }
 

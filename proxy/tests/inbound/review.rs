@@ -63,8 +63,7 @@ async fn second_hears(body: Vec<u8>, framing: &str) -> Vec<u8> {
     let _ = tokio::time::timeout(Duration::from_millis(700), up).await;
     go.notify_one();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let heard = heard.borrow().clone();
-    heard
+    heard.take()
 }
 
 #[test]
