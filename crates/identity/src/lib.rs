@@ -8,8 +8,8 @@
 //! Svid + SharedTrust --tls::{server,client}_config--> rustls configs (TLS 1.3 only, no resumption)
 //! ```
 //!
-//! Pure: no sockets, no clock, no randomness; time is a parameter. What is checked here is tested row by row of the SPIFFE
-//! checklist: IDs in `tests/spec_id.rs`, documents in `tests/spec_bundle.rs`, leaves, paths and handshakes in
+//! Pure: no sockets, no clock, no randomness; time is a parameter. What is checked here is tested row by row of the
+//! SPIFFE checklist: IDs in `tests/spec_id.rs`, documents in `tests/spec_bundle.rs`, leaves, paths and handshakes in
 //! `tests/spec_verify/`; the walk from bundle to bundle in `tests/bundle_chain.rs`. What the CA issues is tested in
 //! `ca/tests/spec_*.rs`.
 

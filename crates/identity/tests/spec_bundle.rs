@@ -1,5 +1,5 @@
-//! The SPIFFE checklist, rows 45, 47 and 61 to 68 as far as they are a bundle's: which roots are loaded, and the document
-//! that they travel in. How a bundle is followed by the next is in `bundle_chain.rs`.
+//! The SPIFFE checklist, rows 45, 47 and 61 to 68 as far as they are a bundle's: which roots are loaded, and the
+//! document that they travel in. How a bundle is followed by the next is in `bundle_chain.rs`.
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use base64::Engine as _;

@@ -58,8 +58,8 @@ pub(super) fn find(
     }
 }
 
-/// A root that was renewed with its key is in the bundle twice, and webpki's anchors tell the two not apart: the path holds if
-/// it holds under either.
+/// A root that was renewed with its key is in the bundle twice, and webpki's anchors do not tell the two apart: the path
+/// holds if it holds under either.
 fn check(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixTime) -> Result<Path, VerifyError> {
     let used = path.anchor();
     let same = bundle.anchors().iter().filter(|anchor| {

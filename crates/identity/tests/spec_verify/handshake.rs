@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use postern_identity::svid::SvidError;
 use postern_identity::tls::{
     ClientAuth, client_config, peer_fingerprint, peer_of, pinned_bundle, pinned_client_config, server_config,
-    verify_error, verify_error_in,
+    verify_error_in,
 };
 use postern_identity::{Role, SharedTrust, SpiffeId, Svid, Trust, VerifyError, bundle};
 use rustls::client::Resumption;
@@ -15,77 +15,12 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error, HandshakeKind, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
+use super::shake::{Shaken, read, shake, shake_as};
 use super::{WEB, World, chain};
 use crate::mint::der::{self, uri, usage};
 use crate::mint::{self, DIGITAL_SIGNATURE, Form, KEY_CERT_SIGN, SAN, Signer, USAGE};
 
 const LEDGER: &str = "spiffe://cluster.local/ns/shop/sa/ledger";
-
-/// Both ends after they have said all that they had to say.
-struct Shaken {
-    client: ClientConnection,
-    server: ServerConnection,
-    client_error: Option<Error>,
-    server_error: Option<Error>,
-}
-
-impl Shaken {
-    fn good(self) -> (ClientConnection, ServerConnection) {
-        assert_eq!((&self.client_error, &self.server_error), (&None, &None));
-        assert!(!self.client.is_handshaking() && !self.server.is_handshaking());
-        (self.client, self.server)
-    }
-    /// The server's verdict on the client.
-    fn of_client(&self) -> &VerifyError {
-        verify_error(self.server_error.as_ref().unwrap()).unwrap()
-    }
-    /// The client's verdict on the server.
-    fn of_server(&self) -> &VerifyError {
-        verify_error(self.client_error.as_ref().unwrap()).unwrap()
-    }
-}
-
-fn shake_as(name: &'static str, client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Shaken {
-    let name = ServerName::try_from(name).unwrap();
-    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
-    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-    let (mut client_error, mut server_error) = (None, None);
-    while client.wants_write() || server.wants_write() {
-        let mut bytes = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut bytes).unwrap();
-        }
-        server_error = server_error.or_else(|| read(&mut server, &bytes));
-        bytes.clear();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        client_error = client_error.or_else(|| read(&mut client, &bytes));
-    }
-    Shaken {
-        client,
-        server,
-        client_error,
-        server_error,
-    }
-}
-
-fn read<Side>(
-    connection: &mut (impl std::ops::DerefMut<Target = rustls::ConnectionCommon<Side>> + ?Sized),
-    mut bytes: &[u8],
-) -> Option<Error> {
-    while !bytes.is_empty() {
-        connection.read_tls(&mut bytes).unwrap();
-        if let Err(error) = connection.process_new_packets() {
-            return Some(error);
-        }
-    }
-    None
-}
-
-fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Shaken {
-    shake_as("127.0.0.1", client, server)
-}
 
 impl World {
     fn shared(&self) -> SharedTrust {
@@ -203,9 +138,11 @@ fn spec_054_a_pinned_client_accepts_one_identity_under_one_root() {
     let trust = world.shared();
     let leaf = world.issuer.sign(&mint::leaf(LEDGER));
     let sends_root = chain(&[&leaf, &world.issuer, &world.root]);
-    let (_, server) = present(sends_root, &leaf, &world, &trust);
-    let mut server = (*server).clone();
-    server = anonymous_welcome(&world, &trust, server);
+    let (_, shown) = present(sends_root, &leaf, &world, &trust);
+    // As the CA is: a caller may have no certificate yet.
+    let optional = server_config(&world.svid(LEDGER), Arc::clone(&trust), ClientAuth::Optional, &[]).unwrap();
+    let mut server = (*optional).clone();
+    server.cert_resolver = Arc::clone(&shown.cert_resolver);
     let server = Arc::new(server);
     let (pin, ledger) = (bundle::fingerprint(&world.root.der), SpiffeId::parse(LEDGER).unwrap());
     let pinned = |pin, expected: &SpiffeId| pinned_client_config(pin, expected.clone(), &[]).unwrap();
@@ -239,14 +176,6 @@ fn spec_054_a_pinned_client_accepts_one_identity_under_one_root() {
         shake(&pinned(pin, &ledger), &silent).of_server(),
         &VerifyError::NotPinned
     );
-}
-
-/// The same server, as the CA is: a caller may have no certificate yet.
-fn anonymous_welcome(world: &World, trust: &SharedTrust, server: ServerConfig) -> ServerConfig {
-    let optional = server_config(&world.svid(LEDGER), Arc::clone(trust), ClientAuth::Optional, &[]).unwrap();
-    let mut config = (*optional).clone();
-    config.cert_resolver = server.cert_resolver;
-    config
 }
 
 #[test]

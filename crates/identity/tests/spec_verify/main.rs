@@ -1,5 +1,5 @@
-//! The SPIFFE checklist, rows 31 and 34 to 60 as far as they are a verifier's: leaves, paths, and handshakes. A hostile CA
-//! whose root is trusted signs everything; each verdict is asked for in both directions and must be the same.
+//! The SPIFFE checklist, rows 31 and 34 to 60 as far as they are a verifier's: leaves, paths, and handshakes. A hostile
+//! CA whose root is trusted signs everything; each verdict is asked for in both directions and must be the same.
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 #[path = "../mint/mod.rs"]
@@ -10,6 +10,7 @@ mod handshake;
 mod holds;
 mod leaf;
 mod path;
+mod shake;
 
 use mint::Signer;
 use postern_identity::leaf::LeafError;

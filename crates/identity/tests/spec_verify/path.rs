@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postern_identity::leaf::LeafError;
+use postern_identity::leaf::{INSTANCE_OID, LeafError, instance_extension_der};
 use postern_identity::verify::MAX_CHAIN;
 use postern_identity::{Expected, Instance, SpiffeId, Trust, VerifyError};
 use rcgen::KeyPair;
@@ -190,6 +190,8 @@ fn spec_047_what_may_not_vouch_anchors_nothing() {
         root().without(USAGE),
         root().with(USAGE, true, usage(CRL_SIGN)),
         root().and(NAMES, true, der::uri_constraint(false, "cluster.local")),
+        root().and(NAMES, false, der::uri_constraint(true, "elsewhere.example")),
+        root().and(FOREIGN, false, [5, 0]).and(FOREIGN, false, [5, 0]),
         root().and(FOREIGN, true, [5, 0]),
         root().valid(-60, -1),
     ] {
@@ -349,8 +351,8 @@ fn spec_052_a_maze_of_intermediates_costs_a_bounded_time() {
 #[test]
 fn spec_054_only_the_identity_and_instance_of_a_destination_are_admitted() {
     let world = World::new();
-    let value = |text: &str| postern_identity::leaf::instance_extension_der(&Instance::parse(text).unwrap());
-    let form = mint::leaf(WEB).and(postern_identity::leaf::INSTANCE_OID, false, value("web-1"));
+    let value = |text: &str| instance_extension_der(&Instance::parse(text).unwrap());
+    let form = mint::leaf(WEB).and(INSTANCE_OID, false, value("web-1"));
     let peer = world.judge(&form).unwrap();
     let anonymous = world.judge(&mint::leaf(WEB)).unwrap();
     let ids = |ids: &[&str]| ids.iter().map(|id| SpiffeId::parse(id).unwrap()).collect::<Vec<_>>();
@@ -366,4 +368,30 @@ fn spec_054_only_the_identity_and_instance_of_a_destination_are_admitted() {
     assert!(!expected(&[WEB], Some("web-2")).admits(&peer));
     assert!(!expected(&[WEB], Some("web-1")).admits(&anonymous));
     assert!(expected(&[WEB], None).admits(&anonymous));
+}
+
+#[test]
+fn the_quarantined_are_refused_by_id_and_by_instance() {
+    let world = World::new();
+    let instance = Instance::parse("web-1").unwrap();
+    let value = instance_extension_der(&instance);
+    let form = mint::leaf(WEB).and(INSTANCE_OID, false, value);
+    let chain = chain(&[&world.issuer.sign(&form), &world.issuer]);
+    let peer = judge(&chain, &world.trust).unwrap();
+    let (mut by_id, mut by_instance) = (world.trust.clone(), world.trust.clone());
+    by_id.quarantined_ids.insert(SpiffeId::parse(WEB).unwrap());
+    by_instance.quarantined_instances.insert(instance);
+    for trust in [by_id, by_instance] {
+        assert_eq!(judge(&chain, &trust).unwrap_err().reason(), "quarantined");
+        assert_eq!(
+            peer.still_holds(&trust, mint::now()).unwrap_err().reason(),
+            "quarantined"
+        );
+    }
+    peer.still_holds(&world.trust, mint::now()).unwrap();
+    // The others of its ID, and those without an instance.
+    let mut other = world.trust.clone();
+    other.quarantined_instances.insert(Instance::parse("web-2").unwrap());
+    judge(&chain, &other).unwrap();
+    peer.still_holds(&other, mint::now()).unwrap();
 }
