@@ -1,7 +1,8 @@
-//! Row 57: what a connection was admitted on, asked again while it lives.
+//! Row 57: what a connection was admitted on, asked again while it lives; and those who are cut off.
 
-use postern_identity::VerifyError;
 use postern_identity::bundle::fingerprint;
+use postern_identity::leaf::{INSTANCE_OID, instance_extension_der};
+use postern_identity::{Instance, SpiffeId, VerifyError};
 
 use super::{WEB, World, chain, judge};
 use crate::mint;
@@ -36,4 +37,30 @@ fn spec_057_a_peer_holds_until_it_expires_or_its_root_is_withdrawn() {
     ] {
         assert_eq!(peer.still_holds(&trust, mint::now()).unwrap_err().reason(), reason);
     }
+}
+
+#[test]
+fn the_quarantined_are_refused_by_id_and_by_instance() {
+    let world = World::new();
+    let instance = Instance::parse("web-1").unwrap();
+    let value = instance_extension_der(&instance);
+    let form = mint::leaf(WEB).and(INSTANCE_OID, false, value);
+    let chain = chain(&[&world.issuer.sign(&form), &world.issuer]);
+    let peer = judge(&chain, &world.trust).unwrap();
+    let (mut by_id, mut by_instance) = (world.trust.clone(), world.trust.clone());
+    by_id.quarantined_ids.insert(SpiffeId::parse(WEB).unwrap());
+    by_instance.quarantined_instances.insert(instance);
+    for trust in [by_id, by_instance] {
+        assert_eq!(judge(&chain, &trust).unwrap_err().reason(), "quarantined");
+        assert_eq!(
+            peer.still_holds(&trust, mint::now()).unwrap_err().reason(),
+            "quarantined"
+        );
+    }
+    peer.still_holds(&world.trust, mint::now()).unwrap();
+    // The others of its ID, and those without an instance.
+    let mut other = world.trust.clone();
+    other.quarantined_instances.insert(Instance::parse("web-2").unwrap());
+    judge(&chain, &other).unwrap();
+    peer.still_holds(&other, mint::now()).unwrap();
 }

@@ -369,29 +369,3 @@ fn spec_054_only_the_identity_and_instance_of_a_destination_are_admitted() {
     assert!(!expected(&[WEB], Some("web-1")).admits(&anonymous));
     assert!(expected(&[WEB], None).admits(&anonymous));
 }
-
-#[test]
-fn the_quarantined_are_refused_by_id_and_by_instance() {
-    let world = World::new();
-    let instance = Instance::parse("web-1").unwrap();
-    let value = instance_extension_der(&instance);
-    let form = mint::leaf(WEB).and(INSTANCE_OID, false, value);
-    let chain = chain(&[&world.issuer.sign(&form), &world.issuer]);
-    let peer = judge(&chain, &world.trust).unwrap();
-    let (mut by_id, mut by_instance) = (world.trust.clone(), world.trust.clone());
-    by_id.quarantined_ids.insert(SpiffeId::parse(WEB).unwrap());
-    by_instance.quarantined_instances.insert(instance);
-    for trust in [by_id, by_instance] {
-        assert_eq!(judge(&chain, &trust).unwrap_err().reason(), "quarantined");
-        assert_eq!(
-            peer.still_holds(&trust, mint::now()).unwrap_err().reason(),
-            "quarantined"
-        );
-    }
-    peer.still_holds(&world.trust, mint::now()).unwrap();
-    // The others of its ID, and those without an instance.
-    let mut other = world.trust.clone();
-    other.quarantined_instances.insert(Instance::parse("web-2").unwrap());
-    judge(&chain, &other).unwrap();
-    peer.still_holds(&other, mint::now()).unwrap();
-}
