@@ -15,6 +15,7 @@ use postern_policy::{Action, AuthorizationPolicy};
 
 use crate::documents::{Document, Key, decode, deny_what_it_selects};
 
+mod pieces;
 pub(crate) mod scan;
 pub(crate) mod watch;
 
@@ -205,7 +206,8 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
         Ok(objects) => objects,
         Err(errors) => {
             read.errors = errors;
-            return read;
+            // What stands beside the mistake is read by itself: it may deny.
+            pieces::objects(name, text)
         }
     };
     let mut seen = HashMap::new();

@@ -154,6 +154,27 @@ fn of_a_file_that_never_was_good_only_what_denies_is_in_force() {
     assert_eq!((again.documents, again.bad.len()), (good.documents, 1));
 }
 
+/// One mistake of YAML, or of a document's head, kept all denials of the file out of force.
+#[test]
+fn a_document_that_is_no_document_takes_no_denial_beside_it_out_of_force() {
+    for mistake in ["---\nkind: [Workload\n", "---\nkind: Workload\nmetadta: {name: x}\n"] {
+        let text = [&policy("shut", "DENY"), mistake, CART, &policy("typo", "DENNY")].concat();
+        let text = text.replace(CART, &format!("--- {CART}"));
+        let load = Watched::new().sees(&[("a.yaml", &text)]);
+        assert_eq!(
+            keys(&load),
+            ["AuthorizationPolicy shop/shut", "AuthorizationPolicy shop/typo"]
+        );
+        assert_eq!(policies(&load)[0].place.to_string(), "a.yaml:2:1");
+        let typo = text.lines().position(|line| line.contains("DENNY")).unwrap() + 1;
+        let errors = &load.bad["a.yaml"];
+        assert!(
+            errors.last().unwrap().starts_with(&format!("a.yaml:{typo}:")),
+            "{errors:?}"
+        );
+    }
+}
+
 #[test]
 fn a_file_that_never_was_good_and_is_no_yaml_is_reported_and_opens_nothing() {
     let mut watched = Watched::new();
