@@ -109,9 +109,12 @@ async fn serve(
     let mut session = Session::new(Arc::clone(&hub), name.clone(), id, peer, features, &hello.held, out);
     let ended = session.run(&mut inbound).await;
     tracing::info!(peer.id = %session.peer_id(), workload = %format!("{}/{}", name.0, name.1), reason = ended, "disconnected");
-    hub.subscribers().disconnect(&name, id);
+    let gone = hub.subscribers().disconnect(&name, id);
     hub.metrics.connected(&hub.subscribers());
-    hub.observed().flows.closed(&name);
+    // A stream under a renewed SVID takes the old one's place: what is open stays open.
+    if gone {
+        hub.observed().flows.closed(&name);
+    }
     hub.look();
 }
 

@@ -84,16 +84,20 @@ impl Subscribers {
         Some(self.next_id)
     }
 
-    /// A stream ended.
-    pub(crate) fn disconnect(&mut self, name: &Name, id: u64) {
-        if let Some(subscriber) = self.by_name.get_mut(name)
-            && subscriber.streams.remove(&id)
-        {
-            self.streams -= 1;
-            if subscriber.streams.is_empty() {
-                subscriber.gone_since = Some(Instant::now());
-            }
+    /// A stream ended. True if it was the workload's last.
+    pub(crate) fn disconnect(&mut self, name: &Name, id: u64) -> bool {
+        let Some(subscriber) = self.by_name.get_mut(name) else {
+            return false;
+        };
+        if !subscriber.streams.remove(&id) {
+            return false;
         }
+        self.streams -= 1;
+        let last = subscriber.streams.is_empty();
+        if last {
+            subscriber.gone_since = Some(Instant::now());
+        }
+        last
     }
 
     /// The record, if `id` is its newest stream.

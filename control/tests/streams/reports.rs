@@ -36,6 +36,11 @@ fn view_of<'p>(picture: &'p wire::Picture, name: &str) -> &'p wire::WorkloadView
     picture.workloads.iter().find(|workload| workload.name == name).unwrap()
 }
 
+fn open(picture: &wire::Picture) -> u64 {
+    let flows = picture.flows.iter().filter_map(|view| view.flow.as_ref());
+    flows.map(|flow| flow.open_connections).sum()
+}
+
 #[tokio::test]
 async fn an_acknowledgement_shows_which_policies_are_in_force_where() {
     let world = World::shop().await;
@@ -144,38 +149,45 @@ async fn a_report_is_kept_up_to_its_bounds_and_counted_once() {
     assert_eq!((certificate.spiffe_id, certificate.renewals), (id("cart"), 2));
     // Who is gone has nothing open.
     drop(cart);
-    let picture = viewer.until(|picture| !view_of(picture, "cart").connected).await;
-    let open: u64 = picture
-        .flows
-        .iter()
-        .filter_map(|view| view.flow.as_ref())
-        .map(|flow| flow.open_connections)
-        .sum();
-    let open = if open == 0 {
-        0
-    } else {
-        let picture = viewer.until(|_| true).await;
-        picture
-            .flows
-            .iter()
-            .filter_map(|view| view.flow.as_ref())
-            .map(|flow| flow.open_connections)
-            .sum()
+    let picture = viewer
+        .until(|picture| !view_of(picture, "cart").connected && open(picture) == 0)
+        .await;
+    assert_eq!(picture.flows.len(), 256);
+}
+
+/// Every renewal of a proxy's SVID emptied the screen's column until the next report.
+#[tokio::test]
+async fn what_is_open_stays_open_while_a_newer_stream_of_the_workload_stands() {
+    let world = World::shop().await;
+    let mut viewer = world.viewer().await;
+    let mut old = world.proxy("cart").await.started().await;
+    let mut new = world.proxy("cart").await.started().await;
+    let report = wire::FlowReport {
+        sequence: 1,
+        flows: vec![flow(1)],
+        ..wire::FlowReport::default()
     };
-    assert_eq!((open, picture.flows.len()), (0, 256));
+    new.send(ToControl::Flows(report)).await;
+    viewer.until(|picture| open(picture) == 3).await;
+    old.out = None;
+    old.ends().await;
+    let now = world.viewer().await.until(|_| true).await;
+    assert!(view_of(&now, "cart").connected);
+    assert_eq!(open(&now), 3);
 }
 
 #[tokio::test]
 async fn a_picture_shows_every_meshed_workload_and_who_is_connected() {
     let plain = "{apiVersion: postern.dev/v1alpha1, kind: Workload, metadata: {name: plain, namespace: shop}, spec: {mesh: false}}";
     let world = World::with(&[("shop.yaml", crate::world::SHOP), ("plain.yaml", plain)]).await;
+    let version = format!("{}-test", postern_api::VERSION);
     let mut viewer = world.viewer().await;
     let web = world
         .caller(
             &id("web"),
             Some("web"),
             wire::Hello {
-                version: "0.1.9".to_owned(),
+                version: version.clone(),
                 ..hello()
             },
         )
@@ -191,7 +203,7 @@ async fn a_picture_shows_every_meshed_workload_and_who_is_connected() {
     let web = view_of(&picture, "web");
     assert_eq!(
         (&*web.spiffe_id, &*web.proxy_version, web.mode()),
-        (&*id("web"), "0.1.9", wire::Mode::Protect)
+        (&*id("web"), &*version, wire::Mode::Protect)
     );
     assert!(picture.time_unix_ms > 0 && picture.policy_version > 0 && !picture.ca_connected);
 }
