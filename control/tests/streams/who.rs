@@ -166,7 +166,7 @@ async fn without_a_certificate_of_ours_nobody_speaks() {
 #[tokio::test]
 async fn a_stream_ends_with_the_svid_that_it_was_opened_under() {
     let world = world().await;
-    let short = world.authority.svid(&id("cart"), Some("cart"), 2);
+    let short = world.authority.svid(&id("cart"), Some("cart"), 4);
     let mut proxy = world
         .stream(&short, Some(ToControl::Hello(hello())))
         .await
