@@ -101,9 +101,11 @@ async fn a_destination_is_followed_from_its_question_to_its_release() {
         .await;
     let before = web.held.versions(wire::Kind::Destination).len();
     world.remove("more.yaml");
-    // It shows in the ranges that the edit was looked at.
+    // It shows in the ranges that the edit was looked at; and what is asked then comes after what is followed.
     web.until(|held| held.versions(wire::Kind::Ranges).len() == 3).await;
-    assert_eq!(web.held.versions(wire::Kind::Destination).len(), before);
+    web.send(named(100, "cart", 80)).await;
+    web.until(|held| held.endpoints(100) == ["cart"]).await;
+    assert_eq!(web.held.versions(wire::Kind::Destination).len(), before + 1);
 }
 
 #[tokio::test]
