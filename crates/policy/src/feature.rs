@@ -72,3 +72,20 @@ impl FromIterator<Feature> for FeatureSet {
         Self(features.into_iter().fold(0, |bits, f| bits | 1 << f as u32))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_features_differ_and_a_set_holds_what_it_was_made_of() {
+        for feature in Feature::ALL {
+            let one: FeatureSet = [feature].into_iter().collect();
+            let rest = FeatureSet::all().without(feature);
+            assert!(one.has(feature) && !rest.has(feature), "{feature:?}");
+            assert!(!rest.covers(one) && FeatureSet::all().covers(one) && one.covers(FeatureSet::default()));
+            assert_eq!(one.union(rest), FeatureSet::all());
+            assert_eq!(one.without(feature), FeatureSet::default());
+        }
+    }
+}

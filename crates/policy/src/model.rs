@@ -193,3 +193,25 @@ impl Mode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_as_they_are_written() {
+        for mode in [Mode::Discover, Mode::Monitor, Mode::Protect] {
+            assert_eq!(Mode::parse(mode.as_str()), Ok(mode));
+        }
+        assert_eq!(
+            Mode::default(),
+            Mode::Protect,
+            "the strictest unless something else is said"
+        );
+        let error = Mode::parse("protekt").expect_err("misspelled");
+        assert!(error.ends_with("did you mean `protect`?"), "{error}");
+        for wrong in ["", "PROTECT", " protect", "off"] {
+            assert!(Mode::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

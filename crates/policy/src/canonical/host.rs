@@ -117,6 +117,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_at_most_255_bytes() {
+        let name = |len: usize| "a.".repeat(len / 2) + &"a".repeat(len % 2);
+        assert!(CanonicalHost::parse(&name(MAX_HOST)).is_ok_and(|host| host.name().len() == MAX_HOST));
+        let port = name(MAX_HOST) + ":8080";
+        assert!(CanonicalHost::parse(&port).is_ok_and(|host| host.port() == Some(8080)));
+        assert_eq!(CanonicalHost::parse(&name(MAX_HOST + 2)), Err(CanonicalError::Host));
+    }
+
+    #[test]
     fn h1_12_what_is_no_host_is_refused() {
         for raw in [
             "", ".", "a..b", "u@h", "h/p", "h:", "h:0", "h:65536", "h:+1", "h:1:2", "[::1", "[::1]x", "[x]", "a b",

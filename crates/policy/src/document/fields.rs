@@ -271,3 +271,24 @@ impl Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_like_the_given_one_or_none_is_named() {
+        let known = ["principals", "notPrincipals", "namespaces", "serviceAccounts"];
+        for (given, near) in [
+            ("principal", Some("principals")),
+            ("NAMESPACES", Some("namespaces")),
+            ("not_principals", Some("notPrincipals")),
+            ("serviceAcounts", Some("serviceAccounts")),
+            ("zzz", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(given, known), near, "{given}");
+        }
+        assert_eq!(nearest("principals", []), None);
+    }
+}

@@ -326,6 +326,23 @@ fn istio_2021_002_ports_are_the_workloads_not_those_of_the_host_header() {
 }
 
 #[test]
+fn a_port_is_opaque_only_if_no_rule_for_it_reads_http() {
+    let needs = |rule: &str, port| compiled(&[rule]).needs_http(port);
+    for action in ["ALLOW", "DENY"] {
+        let to = |operation: &str| format!("{action} [{{to: [{{operation: {{{operation}}}}}]}}]");
+        assert!(needs(&to("methods: [GET]"), 80));
+        assert!(needs(&to("notPaths: [/a], ports: ['80']"), 80) && !needs(&to("notPaths: [/a], ports: ['80']"), 81));
+        assert!(needs(&to("hosts: [a], notPorts: ['80']"), 81) && !needs(&to("hosts: [a], notPorts: ['80']"), 80));
+        assert!(!needs(&to("ports: ['80']"), 80));
+        assert!(!needs(
+            &format!("{action} [{{from: [{{source: {{namespaces: [a]}}}}]}}]"),
+            80
+        ));
+    }
+    assert!(!compiled(&[]).needs_http(80));
+}
+
+#[test]
 fn z_01_a_denied_path_is_denied_however_it_is_spelled() {
     let deny = "DENY [{to: [{operation: {paths: [/admin, '/admin/*']}}]}]";
     for path in [
