@@ -42,12 +42,14 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
     ("postern.dev/v1alpha1", "AuthorizationPolicy"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
+    // The same document: what most policy sets still say.
+    ("security.istio.io/v1beta1", "AuthorizationPolicy"),
 ];
 
 /// Decodes one object; all of its errors at once.
@@ -56,7 +58,7 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         ("v1", "Namespace") => Namespace::decode(object).map(Document::Namespace),
         ("v1", "Service") => Service::decode(object).map(Document::Service),
         ("postern.dev/v1alpha1", "Workload") => Workload::decode(object, trust_domain).map(Document::Workload),
-        ("postern.dev/v1alpha1" | "security.istio.io/v1", "AuthorizationPolicy") => {
+        ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
             AuthorizationPolicy::from_object(object).map(Document::Policy)
         }
         (version, kind) => Err(vec![unknown_kind(object, version, kind)]),

@@ -51,6 +51,7 @@ impl Service for Serving {
         for part in [head.method, " ", &path, head.query(), " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+        fields::write(out, b"host", host.shown.as_bytes());
         fields::write_end_to_end(out, head.fields, &head.classes, &head.connection);
         // Theirs are gone; ours come once, last.
         let caller = &self.connection.caller;

@@ -90,12 +90,7 @@ fn effective_host(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host,
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let host = match (field, authority) {
         // RFC 9112 section 3.2: HTTP/1.1 without Host is refused, absolute-form or not.
-        (None, Some(authority)) if parts.version == Version::HTTP_2 => {
-            let value = HeaderValue::from_str(authority).map_err(|_| bad)?;
-            let host = hosts.host_of(authority)?;
-            parts.headers.insert(header::HOST, value);
-            return Ok(host);
-        }
+        (None, Some(authority)) if parts.version == Version::HTTP_2 => hosts.host_of(authority)?,
         (None, _) => return Err(bad),
         (Some(field), None) => hosts.host_of(field.to_str().map_err(|_| bad)?)?,
         (Some(field), Some(authority)) => {
@@ -107,7 +102,32 @@ fn effective_host(parts: &mut request::Parts, hosts: &HostCache) -> Result<Host,
             host
         }
     };
+    forward_as_decided(parts, &host)?;
     Ok(host)
+}
+
+/// The host that is forwarded is the host that was decided on, in its one form.
+fn forward_as_decided(parts: &mut request::Parts, host: &Host) -> Result<(), Failure> {
+    let bad = Failure::BadRequest(BadRequest::Host);
+    let decided = &*host.shown;
+    if parts
+        .headers
+        .get(header::HOST)
+        .is_none_or(|field| field.as_bytes() != decided.as_bytes())
+    {
+        let value = HeaderValue::from_str(decided).map_err(|_| bad)?;
+        parts.headers.insert(header::HOST, value);
+    }
+    if parts
+        .uri
+        .authority()
+        .is_some_and(|authority| authority.as_str() != decided)
+    {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.authority = Some(decided.parse().map_err(|_| bad)?);
+        parts.uri = Uri::from_parts(uri).map_err(|_| bad)?;
+    }
+    Ok(())
 }
 
 impl HostCache {

@@ -88,6 +88,9 @@ impl Service for Relay<'_> {
         for part in [head.method, " ", head.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
+        if let Some(host) = head.host {
+            fields::write(out, b"host", host.as_bytes());
+        }
         fields::write_end_to_end(out, head.fields, &head.classes, &head.connection);
         self.serving.worker.peers.retries.earn();
         Ok((exchange, ()))

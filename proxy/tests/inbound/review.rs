@@ -316,3 +316,20 @@ fn h1_11_stray_bytes_of_a_rested_connection_are_no_answer() {
         }
     });
 }
+
+#[test]
+fn z_04_the_host_that_is_forwarded_is_the_one_that_was_decided_on() {
+    run(async {
+        let shop = Shop::before(Canary::start().await, Protocol::Http1, POLICY).await;
+        let mut conn = shop.h1().await;
+        conn.send("GET /a HTTP/1.1\r\nX: y\r\nHOST: CART.Shop:80\r\n\r\n").await;
+        assert_eq!(conn.answer().await.status, 200);
+        // Absolute form is hyper's.
+        conn.send("GET http://CART.Shop:80/b HTTP/1.1\r\nHost: CART.Shop:80\r\n\r\n")
+            .await;
+        assert_eq!(conn.answer().await.status, 200);
+        for request in shop.app.requests() {
+            assert_eq!(request.all("host"), ["cart.shop:80"], "{request:?}");
+        }
+    });
+}

@@ -21,7 +21,7 @@ fn an_absolute_form_request_reaches_the_app_in_origin_form_under_our_identity() 
         let answer = conn.answer().await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "/a/b?c"));
         let seen = pair.app.only();
-        assert_eq!(seen.all("host"), ["Cart.Shop"]);
+        assert_eq!(seen.all("host"), ["cart.shop"]);
         assert_eq!(seen.all("x-postern-source"), [WEB]);
         assert_eq!(seen.field("accept"), Some("*/*"));
         for name in ["proxy-connection", "proxy-authorization"] {

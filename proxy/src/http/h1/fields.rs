@@ -117,7 +117,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Writes the fields that go on to the next hop: end-to-end ones as they came, framing as it was understood.
+/// Writes the end-to-end fields as they came. `Host` and framing are their caller's to write, as they were understood.
 pub fn write_end_to_end(
     out: &mut Vec<u8>,
     fields: &[httparse::Header<'_>],
@@ -127,10 +127,11 @@ pub fn write_end_to_end(
     for (field, class) in fields.iter().zip(classes) {
         match class {
             Class::Plain if connection.takes_away(field.name) => {}
-            Class::Plain | Class::Host | Class::ContentType | Class::Trailer | Class::Expect => {
+            Class::Plain | Class::ContentType | Class::Trailer | Class::Expect => {
                 write(out, field.name.as_bytes(), field.value);
             }
-            Class::ContentLength
+            Class::Host
+            | Class::ContentLength
             | Class::TransferEncoding
             | Class::Connection
             | Class::Upgrade
@@ -195,7 +196,7 @@ mod tests {
         let classes = names.map(Class::of);
         let mut out = Vec::new();
         write_end_to_end(&mut out, &fields, &classes, &connection);
-        assert_eq!(out, b"Host: 1\r\nx-other: 1\r\n");
+        assert_eq!(out, b"x-other: 1\r\n");
         assert!(connection.close && !connection.upgrade);
     }
 
