@@ -1,6 +1,6 @@
 //! From what an app asked for (a name, or an address) to what its proxy may do about it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State;
@@ -27,7 +27,9 @@ impl Model {
         }
         let labels: Vec<&str> = host.split('.').collect();
         let (name, namespace) = match labels.as_slice() {
-            ["localhost"] => return State::Outside(wire::Outside {}),
+            // RFC 6761, section 6.3: loopback, where explicit workloads of one machine live. Their apps must not be called in
+            // clear, whatever they are called by.
+            [.., "localhost"] => return self.resolve_localhost(port),
             [name] => (*name, namespace),
             [name, other] if self.knows_namespace(other) => (*name, *other),
             [name, other, "svc", ..] if self.knows_namespace(other) => (*name, *other),
@@ -53,6 +55,14 @@ impl Model {
                 let what = format!("no service `{name}` in namespace `{namespace}`");
                 unreachable("unknown_host", detail(what, nearest(name, here)))
             }
+        }
+    }
+
+    /// As resolvers do: IPv4 first.
+    fn resolve_localhost(&self, port: u16) -> State {
+        match self.resolve_address(Ipv4Addr::LOCALHOST.into(), port) {
+            State::Outside(_) => self.resolve_address(Ipv6Addr::LOCALHOST.into(), port),
+            found => found,
         }
     }
 

@@ -160,14 +160,7 @@ fn an_unknown_host_or_port_is_unreachable_and_told_the_nearest() {
 #[test]
 fn names_of_others_are_outside() {
     let model = shop();
-    for name in [
-        "localhost",
-        "LOCALHOST.",
-        "example.com",
-        "api.example.com",
-        "cart.nowhere",
-        "a..b",
-    ] {
+    for name in ["example.com", "api.example.com", "cart.nowhere", "a..b"] {
         assert!(outside(&model.resolve_name("shop", name, 80)), "{name}");
     }
     let longest = ["a."; 126].concat() + "a";
@@ -211,6 +204,26 @@ fn a_cluster_address_is_its_service_at_addresses_of_the_same_family_where_there_
         ["fd00::1:8080 cart-1", "10.0.0.2:8080 cart-2"]
     );
     assert_eq!(unreachable(at(&model, "10.96.0.10", 8080)).0, "unknown_port");
+}
+
+/// An app that named `localhost:PORT` of a meshed workload was sent to the app's own port, in clear.
+#[test]
+fn localhost_is_the_loopback_address() {
+    let of_bench = bench();
+    for name in ["localhost", "LOCALHOST.", "web.localhost"] {
+        for port in [21001, 21002] {
+            let found = meshed(of_bench.resolve_name("shop", name, port));
+            assert_eq!(endpoints(&found), ["127.0.0.1:21001 web"], "{name}:{port}");
+        }
+        assert!(outside(&of_bench.resolve_name("shop", name, 22)), "{name}");
+    }
+    let of_v6 = model(&workload(
+        "shop/six",
+        "serviceAccount: six, address: '::1', ports: [{number: 80, listen: 21001, app: 21002}]",
+    ));
+    let found = meshed(of_v6.resolve_name("shop", "localhost", 21002));
+    assert_eq!(endpoints(&found), ["::1:21001 six"]);
+    assert!(outside(&of_v6.resolve_name("shop", "localhost", 22)));
 }
 
 /// The address that captured packets carry is compared in one notation.
