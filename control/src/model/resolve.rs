@@ -32,7 +32,10 @@ impl Model {
             [.., "localhost"] => return self.resolve_localhost(port),
             [name] => (*name, namespace),
             [name, other] if self.knows_namespace(other) => (*name, *other),
-            [name, other, "svc", ..] if self.knows_namespace(other) => (*name, *other),
+            // No other suffix: `cart.shop.svc.partner.example` is a partner's.
+            [name, other, "svc"] | [name, other, "svc", "cluster", "local"] if self.knows_namespace(other) => {
+                (*name, *other)
+            }
             // A name of the cluster's own, even if nobody lives there: it must not leak to the outside.
             [_, other, "svc"] | [_, other, "svc", "cluster", "local"] => {
                 let known = self
@@ -41,6 +44,12 @@ impl Model {
                     .chain(self.workloads.keys().map(|(namespace, _)| namespace));
                 let nearest = nearest(other, known.map(String::as_str));
                 return unreachable("unknown_host", detail(format!("no namespace `{other}`"), nearest));
+            }
+            // One Pod of a Service (`cart-0.cart.shop.svc`), or no name at all.
+            [.., "svc"] | [.., "svc", "cluster", "local"] => {
+                let what =
+                    format!("`{host}` is in the cluster's own domain, where only `service.namespace.svc` is known");
+                return unreachable("unknown_host", what);
             }
             _ => return State::Outside(wire::Outside {}),
         };

@@ -105,7 +105,6 @@ fn a_name_with_its_namespace_is_the_same_from_everywhere_in_every_form() {
         "cart.shop.svc",
         "cart.shop.svc.cluster.local",
         "cart.shop.svc.cluster.local.",
-        "cart.shop.svc.example.org",
         "CART.Shop",
     ] {
         assert_eq!(model.resolve_name("lab", name, 80), cart, "{name}");
@@ -169,6 +168,32 @@ fn names_of_others_are_outside() {
     assert_eq!(
         unreachable(model.resolve_name("shop", &(longest + "b"), 80)).1,
         "not a host name"
+    );
+}
+
+/// `cart-0.cart.shop.svc.cluster.local` was outside: in clear to the Pod's own port.
+#[test]
+fn no_name_of_the_clusters_own_domain_is_outside() {
+    let model = shop();
+    for name in [
+        "cart-0.cart.shop.svc",
+        "cart-0.cart.shop.svc.cluster.local",
+        "CART-0.cart.shop.svc.cluster.local.",
+        "a.b.cart.nowhere.svc.cluster.local",
+        "_http._tcp.cart.shop.svc.cluster.local",
+        "cart.svc",
+        "cart.svc.cluster.local",
+        "svc.cluster.local",
+        "cart..svc",
+    ] {
+        let (reason, detail) = unreachable(model.resolve_name("shop", name, 80));
+        assert_eq!(reason, "unknown_host", "{name}");
+        assert!(!detail.is_empty(), "{name}");
+    }
+    let (_, detail) = unreachable(model.resolve_name("shop", "cart-0.cart.shop.svc", 80));
+    assert_eq!(
+        detail,
+        "`cart-0.cart.shop.svc` is in the cluster's own domain, where only `service.namespace.svc` is known"
     );
 }
 
