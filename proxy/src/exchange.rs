@@ -18,6 +18,7 @@ use crate::inbound::authorize::Permit;
 use crate::metrics::{Finished, Route, RouteKey};
 use crate::outbound::originate::Riding;
 use crate::outcome::Failure;
+use crate::snapshot;
 use crate::worker::Worker;
 
 /// Labels and counters of one route, resolved once per (connection, route): counts as an open connection on it.
@@ -133,6 +134,7 @@ pub struct Exchange {
     denial: OnceCell<Denial>,
     permit: OnceCell<Permit>,
     riding: RefCell<Option<Rc<Riding>>>,
+    in_clear_to: OnceCell<snapshot::Target>,
     half_closed: Cell<bool>,
     moved: Cell<Instant>,
     motion: [Cell<Motion>; 2],
@@ -158,6 +160,7 @@ impl Exchange {
             denial: OnceCell::new(),
             permit: OnceCell::new(),
             riding: RefCell::new(None),
+            in_clear_to: OnceCell::new(),
             half_closed: Cell::new(false),
             moved: Cell::new(now),
             motion: [Cell::new(Motion::Idle), Cell::new(Motion::Idle)],
@@ -221,6 +224,19 @@ impl Exchange {
     /// Outbound: keeps what its peer connection was admitted on, so that it ends with it.
     pub fn rides(&self, riding: Option<&Rc<Riding>>) {
         *self.riding.borrow_mut() = riding.cloned();
+    }
+
+    /// Outbound, to a destination outside of the mesh: it ends if that joins.
+    pub fn goes_in_clear_to(&self, target: Option<snapshot::Target>) {
+        if let Some(target) = target {
+            let _ = self.in_clear_to.set(target);
+        }
+    }
+
+    /// See [`Exchange::goes_in_clear_to`].
+    #[must_use]
+    pub fn in_clear_to(&self) -> Option<&snapshot::Target> {
+        self.in_clear_to.get()
     }
 
     /// See [`Exchange::rides`].

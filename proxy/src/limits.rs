@@ -122,3 +122,5 @@ pub const LINGER_DEADLINE: Duration = Duration::from_secs(1);
 pub const HEAD_READ: usize = 16 * 1024;
 /// Fields that `Connection` may name: each is compared with each field of the head.
 pub const MAX_NOMINATED: usize = 32;
+/// Addresses of one name outside of the mesh that are looked at and dialled.
+pub const MAX_LOOKED_UP: usize = 8;

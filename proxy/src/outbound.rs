@@ -125,6 +125,7 @@ async fn relay<IO>(
     IO: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     let control = Supervisor::watch(worker, Speaks::Opaque, None);
+    exchange.goes_in_clear_to(route.in_clear_to());
     control.carries(exchange);
     let relaying = async {
         let mut upstream = match opened {

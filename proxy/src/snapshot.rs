@@ -140,6 +140,17 @@ pub enum Destination {
     Unreachable(Failure, String),
 }
 
+impl Destination {
+    /// Bytes go there as they are.
+    #[must_use]
+    pub fn is_in_clear(&self) -> bool {
+        match self {
+            Self::Unmeshed { .. } | Self::Outside => true,
+            Self::Meshed(_) | Self::Unreachable(..) => false,
+        }
+    }
+}
+
 /// A meshed destination.
 #[derive(Debug)]
 pub struct Service {

@@ -139,7 +139,20 @@ impl Supervisor {
     }
 }
 
+/// Supervision ends with its task, however that ends: the next connection begins it anew.
+struct Running<'a>(&'a Worker);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.supervisor.running.set(false);
+        if std::thread::panicking() {
+            self.0.metrics.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
 async fn run(worker: Rc<Worker>) {
+    let _running = Running(&worker);
     let mut changes = worker.shared.changes.subscribe();
     let mut drain = worker.drain.clone();
     while worker.supervisor.look(&worker) {
@@ -155,7 +168,6 @@ async fn run(worker: Rc<Worker>) {
             () = tokio::time::sleep(TICK) => {}
         }
     }
-    worker.supervisor.running.set(false);
 }
 
 struct Pass<'a> {
@@ -325,7 +337,7 @@ impl Control {
             return;
         }
         if let Some(permit) = exchange.permit()
-            && let Err(failure) = permit.still_holds(&pass.worker.shared, exchange)
+            && let Err(failure) = permit.still_holds(pass.worker, exchange)
         {
             exchange.cut_short(failure);
             return;
@@ -334,6 +346,14 @@ impl Control {
             && let Err(failure) = riding.still_holds(&pass.worker.shared.trust.load(), pass.clock)
         {
             exchange.cut_short(failure);
+            return;
+        }
+        if let Some(target) = exchange.in_clear_to()
+            && let Some(destination) = pass.worker.shared.destinations.get(target)
+            && !destination.is_in_clear()
+        {
+            // It has joined the mesh, or must not be reached any more: what goes on in clear ends.
+            exchange.cut_short(Failure::PeerWithdrawn);
             return;
         }
         let still = pass.now.saturating_duration_since(exchange.last_moved());

@@ -99,3 +99,66 @@ impl InForce {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use postern_identity::{BundleSet, TrustBundle};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SigningKey as _};
+    use rustls::pki_types::CertificateDer;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn root() -> (KeyPair, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let certificate = params.self_signed(&key).unwrap();
+        (key, certificate.der().clone())
+    }
+
+    #[test]
+    fn a_bundle_that_control_sends_and_the_ca_did_not_sign_changes_nothing() {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let (_, ours) = root();
+        let (evil_key, evil) = root();
+        let held = TrustBundle::new(domain.clone(), 1, vec![ours], UnixTime::now());
+        let shared = Arc::new(Shared::new(mpsc::channel(1).0));
+        shared.trust.store(Arc::new(Trust {
+            bundles: BundleSet::default().with(held),
+            ..Trust::default()
+        }));
+        let mut in_force = InForce {
+            shared: Arc::clone(&shared),
+            metrics: Arc::default(),
+            trust_domain: domain.clone(),
+            epoch: watch::channel(1).0,
+            workload: None,
+            compiled: None,
+        };
+        let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();
+        let signature = evil_key.sign(&bundle::signing_input(&domain, &document)).unwrap();
+        for (signature, signer_chain) in [
+            (signature.clone(), vec![evil.to_vec()]),
+            (signature, Vec::new()),
+            (Vec::new(), Vec::new()),
+        ] {
+            let link = postern_api::ca::v1::SignedBundle {
+                document: document.clone(),
+                signature,
+                signer_chain,
+            };
+            let refused = in_force.apply(&Update::Bundle(wire::BundleSet {
+                version: 2,
+                bundles: vec![link],
+                issuer_epoch: 2,
+            }));
+            assert!(refused.is_err());
+            let trust = shared.trust.load();
+            assert_eq!(trust.bundles.get("cluster.local").unwrap().sequence(), 1);
+            assert_eq!(*in_force.epoch.borrow(), 1, "nor is a new issuer believed in");
+        }
+    }
+}

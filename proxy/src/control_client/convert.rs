@@ -111,6 +111,10 @@ fn endpoint(endpoint: &wire::Endpoint) -> Result<Arc<Endpoint>, Wrong> {
         "" => None,
         text => Some(Instance::parse(text).map_err(|e| e.to_string())?),
     };
+    if endpoint.alpn.is_empty() != endpoint.spiffe_ids.is_empty() {
+        // Half of either would be reached in clear, or by nobody.
+        return Err("an endpoint has identities exactly if it speaks mutual TLS".to_owned());
+    }
     Ok(Arc::new(Endpoint {
         address: socket_address(&endpoint.ip, endpoint.port)?,
         workload_port: number(endpoint.workload_port)?,

@@ -10,7 +10,8 @@ use super::Connection;
 use super::authenticate::Caller;
 use crate::exchange::{Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
-use crate::snapshot::{PolicyState, Protocol, Shared};
+use crate::snapshot::{PolicyState, Protocol};
+use crate::worker::Worker;
 
 /// Proof that policy lets one request or stream through. Consumed by `forward`; the exchange keeps it, so that the
 /// same facts can be decided again when policy changes.
@@ -54,7 +55,7 @@ fn admit(connection: &Connection, host: Option<Rc<CanonicalHost>>, exchange: &Ex
         Mode::Monitor => true,
         Mode::Protect => false,
     };
-    report(connection, exchange, failure, decision.as_ref(), monitor_only);
+    report(&connection.worker, exchange, failure, decision.as_ref(), monitor_only);
     if monitor_only {
         exchange.would_deny();
         Ok(permit)
@@ -64,13 +65,7 @@ fn admit(connection: &Connection, host: Option<Rc<CanonicalHost>>, exchange: &Ex
 }
 
 /// Only on a denial: names, counts, and leaves the trace that the access log line is made of.
-fn report(
-    connection: &Connection,
-    exchange: &Exchange,
-    failure: Failure,
-    decision: Option<&Decision<'_>>,
-    monitor_only: bool,
-) {
+fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Option<&Decision<'_>>, monitor_only: bool) {
     let policy = decision
         .and_then(|decision| decision.policy)
         .map(|policy| format!("{}/{}", policy.namespace, policy.name));
@@ -79,9 +74,9 @@ fn report(
         .map(|place| format!("{}:{}", place.file, place.line));
     let reason = failure.facts().reason;
     let name = policy.as_deref().unwrap_or("");
-    connection.worker.metrics.denial(name, reason, monitor_only);
+    worker.metrics.denial(name, reason, monitor_only);
     exchange.denied(Denial {
-        decision_id: decision_id(connection.worker.id).into(),
+        decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
         rule: rule.map(Into::into),
     });
@@ -128,8 +123,8 @@ impl Permit {
     }
 
     /// Decides the same facts under the policy of now; cheap while that has not changed.
-    pub(crate) fn still_holds(&self, shared: &Shared, exchange: &Exchange) -> Result<(), Failure> {
-        let state = shared.policy.load();
+    pub(crate) fn still_holds(&self, worker: &Worker, exchange: &Exchange) -> Result<(), Failure> {
+        let state = worker.shared.policy.load();
         let Some(state) = state.as_ref() else {
             return Err(Failure::ControlUnavailable);
         };
@@ -141,18 +136,7 @@ impl Permit {
             // Plaintext has no place in `protect`, whatever the rules say.
             Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
             Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
-                if let Some(decision) = decision {
-                    let policy = decision
-                        .policy
-                        .map(|policy| format!("{}/{}", policy.namespace, policy.name));
-                    exchange.denied(Denial {
-                        decision_id: decision_id(0).into(),
-                        policy: policy.map(Into::into),
-                        rule: decision
-                            .place()
-                            .map(|place| format!("{}:{}", place.file, place.line).into()),
-                    });
-                }
+                report(worker, exchange, failure, decision.as_ref(), false);
                 failure
             }),
         }

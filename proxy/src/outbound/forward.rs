@@ -14,6 +14,7 @@ use super::pool::{Group, Lease};
 use super::resolve::Route;
 use crate::exchange::Exchange;
 use crate::http::body::Body;
+use crate::http::shelf::Open;
 use crate::http::target;
 use crate::limits::{COPY_AFTER_REST, MAX_TRIES};
 use crate::outcome::Failure;
@@ -128,6 +129,7 @@ fn copy_of(request: &Request<Body>) -> Option<Request<Body>> {
 pub(super) struct OpenStream {
     pub(super) transport: Transport,
     pub(super) riding: Rc<Riding>,
+    _open: Open,
     _counted: Counted,
 }
 
@@ -159,11 +161,12 @@ pub(super) async fn open_stream(worker: &Rc<Worker>, route: &Route) -> Result<Op
         let (at, group) = route.pick(worker, &tried)?;
         let started = Instant::now();
         match group.stream(worker).await {
-            Ok((transport, riding)) => {
+            Ok((transport, riding, open)) => {
                 group.load.answered(started.elapsed());
                 return Ok(OpenStream {
                     transport,
                     riding,
+                    _open: open,
                     _counted: Counted::begin(group),
                 });
             }

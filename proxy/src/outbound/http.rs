@@ -149,7 +149,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     let grpc = headers::is_grpc(&parts.headers);
     let resolved = match serving.target(&mut parts) {
         Ok(target) => serving.route(&target).await,
-        Err(failure) => return Ok(answer::refusal(failure, grpc, serving.version, None)),
+        Err(failure) => return Ok(serving.refuse_unheard(failure, grpc)),
     };
     let head = Head {
         method: parts.method.clone(),
@@ -161,6 +161,7 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
         Err(nowhere) => return Ok(serving.nowhere(&nowhere, grpc, Some(head))),
     };
     let exchange = Exchange::begin(Rc::clone(&route.way), Some(head));
+    exchange.goes_in_clear_to(route.in_clear_to());
     serving.control.carries(&exchange);
     let upgrade = clean(&mut parts.headers);
     parts.extensions.clear();
@@ -311,6 +312,12 @@ impl Serving {
         *self.after.borrow_mut() = Some(after);
     }
 
+    /// A request that names no destination: counted with the connections that were turned away.
+    fn refuse_unheard(&self, failure: Failure, grpc: bool) -> Response<Body> {
+        self.worker.metrics.refused_connection(Direction::Outbound, failure);
+        answer::refusal(failure, grpc, self.version, None)
+    }
+
     fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>) -> Response<Body> {
         self.refuse_saying(failure, grpc, exchange, failure.facts().reason)
     }
@@ -337,7 +344,7 @@ impl Serving {
             host: self.shown_host(host_of(parts)),
         };
         let target = match (&self.aim, parts.uri.authority()) {
-            (Aim::Named(_), Some(authority)) => authority
+            (Aim::Named(_), Some(authority)) if !authority.as_str().contains('@') => authority
                 .port_u16()
                 .ok_or(Failure::BadRequest(BadRequest::Target))
                 .and_then(|port| named(authority.host(), port)),
@@ -345,7 +352,7 @@ impl Serving {
         };
         let target = match target {
             Ok(target) => target,
-            Err(failure) => return answer::refusal(failure, false, self.version, None),
+            Err(failure) => return self.refuse_unheard(failure, false),
         };
         if resolve::declared(&self.worker, &target).await.is_looked_into() {
             self.then(After::Tunnel(Tunnel::Inner(target)));

@@ -17,10 +17,10 @@ use super::originate::{self, Carries, Riding};
 use crate::http::Version;
 use crate::http::client;
 use crate::http::h1::resting::{self, Resting};
-use crate::http::shelf::{self, Shelf};
+use crate::http::shelf::{self, Open, Shelf};
 use crate::limits::{MAX_PEER_CONNECTIONS, USE_MARGIN};
 use crate::outcome::Failure;
-use crate::snapshot::{Door, Endpoint, Identity, Shared};
+use crate::snapshot::{Door, Endpoint, Identity, Protocol, Shared};
 use crate::stream::Transport;
 use crate::supervise::Supervisor;
 use crate::worker::Worker;
@@ -43,6 +43,8 @@ struct Key {
     generation: u64,
     address: SocketAddr,
     carries: Carries,
+    door: Door,
+    protocol: Protocol,
     ids: Vec<SpiffeId>,
     instance: Option<Instance>,
 }
@@ -53,6 +55,8 @@ impl Key {
             generation: identity.generation,
             address: endpoint.address,
             carries,
+            door: endpoint.door,
+            protocol: endpoint.protocol,
             ids: endpoint.expected.ids.clone(),
             instance: endpoint.expected.instance.clone(),
         }
@@ -161,6 +165,8 @@ impl Group {
     }
 
     async fn dial(&self, worker: &Rc<Worker>) -> Result<Lease, Failure> {
+        // Counted from now on: a burst of dials must not pass the bound.
+        let _making = self.resting.making();
         let (transport, riding) = originate::open(worker, &self.endpoint, &self.identity, self.carries).await?;
         let sender = client::open(transport, self.version()).await?;
         Supervisor::wake(worker);
@@ -213,10 +219,11 @@ impl Group {
     }
 
     /// A connection for one opaque stream; nobody else will ride on it.
-    pub(super) async fn stream(&self, worker: &Rc<Worker>) -> Result<(Transport, Rc<Riding>), Failure> {
+    pub(super) async fn stream(&self, worker: &Rc<Worker>) -> Result<(Transport, Rc<Riding>, Open), Failure> {
         self.check_may_dial(originate::clock())?;
+        let open = self.resting.making();
         let (transport, riding) = originate::open(worker, &self.endpoint, &self.identity, self.carries).await?;
-        Ok((transport, Rc::new(riding)))
+        Ok((transport, Rc::new(riding), open))
     }
 }
 

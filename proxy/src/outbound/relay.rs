@@ -84,6 +84,7 @@ impl Service for Relay<'_> {
             host: self.serving.shown_host(head.host.unwrap_or("")),
         };
         let exchange = Exchange::begin(Rc::clone(&route.way), Some(told));
+        exchange.goes_in_clear_to(route.in_clear_to());
         self.serving.control().carries(&exchange);
         for part in [head.method, " ", head.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());

@@ -14,7 +14,7 @@ use super::originate::{self, Carries};
 use super::pool::Group;
 use crate::exchange::Way;
 use crate::http::Version;
-use crate::limits::LOOKUP_DEADLINE;
+use crate::limits::{LOOKUP_DEADLINE, MAX_LOOKED_UP};
 use crate::metrics::{Direction, RouteKey};
 use crate::outcome::Failure;
 use crate::snapshot::{Destination, Door, Endpoint, Identity, Protocol, Target};
@@ -114,7 +114,19 @@ pub(super) async fn resolve(
     // Read first: what changes while we ask makes the route stale, never wrong.
     let revision = shared.destinations.revision();
     let known = shared.destinations.resolve(&target).await;
-    let destination = known.map_err(|failure| nowhere(failure, String::new()))?;
+    let mut destination = known.map_err(|failure| nowhere(failure, String::new()))?;
+    let mut outside: Addresses = SmallVec::new();
+    if matches!(*destination, Destination::Outside) {
+        let looked_up = addresses_of(&target).await;
+        outside = looked_up.map_err(|detail| nowhere(Failure::UnknownDestination, detail))?;
+        if let Target::Name(..) = target {
+            // A name outside of the mesh may lead into it all the same, and must not be reached in clear.
+            let inside = inside_of(worker, &outside).await;
+            if let Some(inside) = inside.map_err(|failure| nowhere(failure, String::new()))? {
+                destination = inside;
+            }
+        }
+    }
     let (key, ends) = match &*destination {
         Destination::Meshed(service) => {
             let name = format!("{}.{}", service.name, service.namespace);
@@ -129,11 +141,9 @@ pub(super) async fn resolve(
             (key, Ends::Open(open_ends(addresses.iter().copied())))
         }
         Destination::Outside => {
-            let looked_up = addresses_of(&target).await;
-            let addresses = looked_up.map_err(|detail| nowhere(Failure::UnknownDestination, detail))?;
             // No port: whatever an app scans would fill the bounded set of routes.
             let key = key(worker, "outside", Arc::from(""), 0, carries, false);
-            (key, Ends::Open(open_ends(addresses.into_iter())))
+            (key, Ends::Open(open_ends(outside.into_iter())))
         }
         Destination::Unreachable(failure, detail) => return Err(nowhere(*failure, detail.clone())),
     };
@@ -188,15 +198,30 @@ fn open_ends(addresses: impl Iterator<Item = SocketAddr>) -> Vec<Arc<Endpoint>> 
     addresses.map(|address| Arc::new(end(address))).collect()
 }
 
+/// What control says of the first address that is not outside of the mesh.
+async fn inside_of(worker: &Worker, addresses: &[SocketAddr]) -> Result<Option<Arc<Destination>>, Failure> {
+    for address in addresses {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let destination = worker.shared.destinations.resolve(&Target::Address(address)).await?;
+        if !matches!(*destination, Destination::Outside) {
+            return Ok(Some(destination));
+        }
+    }
+    Ok(None)
+}
+
+/// Few names have more.
+type Addresses = SmallVec<[SocketAddr; 2]>;
+
 /// Outside of the mesh a name is the system resolver's business.
-async fn addresses_of(target: &Target) -> Result<SmallVec<[SocketAddr; 2]>, String> {
+async fn addresses_of(target: &Target) -> Result<Addresses, String> {
     let (host, port) = match target {
         Target::Address(address) => return Ok(SmallVec::from_elem(*address, 1)),
         Target::Name(host, port) => (host.trim_matches(['[', ']']), *port),
     };
     let looked_up = timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((host, port))).await;
     match looked_up {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        Ok(Ok(addresses)) => Ok(addresses.take(MAX_LOOKED_UP).collect()),
         Ok(Err(error)) => Err(format!("cannot look up `{host}`: {error}")),
         Err(_) => Err(format!("looking up `{host}` took more than {LOOKUP_DEADLINE:?}")),
     }
@@ -257,6 +282,14 @@ impl Route {
     /// It is (or was) this target's.
     pub(super) fn leads_where(&self, target: &Target) -> bool {
         self.target == *target
+    }
+
+    /// In clear: its target, for as long as it stays outside of the mesh.
+    pub(super) fn in_clear_to(&self) -> Option<Target> {
+        match &self.ends {
+            Ends::Open(_) => Some(self.target.clone()),
+            Ends::Service(_) => None,
+        }
     }
 
     /// How many endpoints there are.

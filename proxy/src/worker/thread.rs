@@ -23,6 +23,9 @@ const STACK: usize = 1024 * 1024;
 /// Sockets handed over and not yet picked up; a worker that is this far behind is overloaded.
 const HAND_OVER: usize = 1_024;
 
+/// Names outside of the mesh are looked up by blocking calls; more of them wait their turn.
+const LOOKUP_THREADS: usize = 4;
+
 /// The acceptor's end of a worker.
 #[derive(Debug)]
 pub struct Handle {
@@ -50,7 +53,10 @@ pub fn start(
 ) -> io::Result<Handle> {
     let (sockets, handed_over) = mpsc::channel(HAND_OVER);
     let open = Arc::new(AtomicUsize::new(0));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(LOOKUP_THREADS)
+        .build()?;
     let thread = std::thread::Builder::new()
         .name(format!("worker-{id}"))
         .stack_size(STACK)
@@ -59,7 +65,10 @@ pub fn start(
             move || {
                 metrics::count_as_worker(id);
                 let worker = Worker::new(id, shared, access_log, metrics, drain);
-                LocalSet::new().block_on(&runtime, serve(worker, handed_over, open))
+                let ended = LocalSet::new().block_on(&runtime, serve(worker, handed_over, open));
+                // A name lookup may hang in a blocking thread; it must not hold up the exit.
+                runtime.shutdown_background();
+                ended
             }
         })?;
     Ok(Handle {

@@ -190,6 +190,8 @@ fn z_07_a_grpc_stream_that_policy_ends_is_told_so_in_its_trailers() {
         assert_eq!(trailers["grpc-status"], "7");
         assert_eq!(trailers["grpc-message"], "deny_rule");
         assert!(trailers.contains_key("x-postern-decision-id"));
+        let denials = shop.cart.metric("postern_proxy_denials_total", &["deny_rule", "true"]);
+        assert_eq!(denials, 1, "a live denial is counted like any other");
     });
 }
 

@@ -118,6 +118,7 @@ fn what_is_no_proxy_request_is_a_400() {
             "GET http://cart.shop:0/a",
             "CONNECT cart.shop",
             "CONNECT cart.shop:0",
+            "CONNECT me:secret@cart.shop:80",
             "CONNECT /a",
             "CONNECT http://cart.shop/",
         ] {

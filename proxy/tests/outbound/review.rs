@@ -1,14 +1,15 @@
 //! What a review of the relay found, held for ever.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use postern_proxy::limits::HEAD_DEADLINE;
 use postern_proxy::outcome::Failure;
 use postern_proxy::snapshot::{Destination, Door, Protocol, Target};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::canary::{Canary, ok};
-use crate::world::{CART, Conn, POLICY, Pair, Proxy, WAYS, endpoint, pass, run, until};
+use crate::world::{CART, Conn, POLICY, Pair, Proxy, WAYS, WEB, endpoint, meshed, named, pass, run, until};
 
 #[test]
 fn a_request_with_nowhere_to_go_is_recorded_once_whoever_answers_it() {
@@ -141,5 +142,55 @@ fn an_ejected_endpoint_is_passed_over_by_new_connections_too() {
             }
         }
         assert!(dead.connections() <= 10);
+    });
+}
+
+#[test]
+fn a_name_outside_of_the_mesh_that_leads_into_it_is_not_reached_in_clear() {
+    run(async {
+        let pair = Pair::new(Protocol::Http1).await;
+        // The app behind the cart's proxy, by a name that control knows nothing of.
+        let port = pair.app.address.port();
+        pair.web.knows(named("localhost", port), Destination::Outside);
+        let inside = || {
+            let cart = endpoint(pair.door, CART, Some("cart-1"), Protocol::Http1, Door::Sidecar);
+            meshed(Protocol::Http1, vec![cart])
+        };
+        for ip in ["127.0.0.1", "::1"] {
+            let address = SocketAddr::new(ip.parse().unwrap(), port);
+            pair.web.knows(Target::Address(address), inside());
+        }
+        let mut conn = pair.client().await;
+        conn.send(format!("GET http://localhost:{port}/a HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .await;
+        assert_eq!(conn.answer().await.text(), "/a");
+        assert_eq!(pair.app.only().all("x-postern-source"), [WEB], "it came by mutual TLS");
+    });
+}
+
+#[test]
+fn what_goes_in_clear_ends_when_its_destination_joins_the_mesh() {
+    run(async {
+        let pair = Pair::new(Protocol::Http1).await;
+        let clear = Canary::serving(|mut stream, _, _| async move {
+            let mut read = [0; 64];
+            while let Ok(n @ 1..) = stream.read(&mut read).await {
+                let _ = stream.write_all(&read[..n]).await;
+            }
+        })
+        .await;
+        let original: SocketAddr = "10.96.0.9:7000".parse().unwrap();
+        let target = Target::Address(original);
+        let unmeshed = Destination::Unmeshed {
+            service: "old.shop".into(),
+            addresses: vec![clear.address],
+        };
+        pair.web.knows(target.clone(), unmeshed);
+        let mut conn = Conn::plain(pair.web.captured(original).await).await;
+        conn.send("ping").await;
+        assert_eq!(conn.exactly(4).await, b"ping");
+        let cart = endpoint(pair.door, CART, Some("cart-1"), Protocol::Tcp, Door::Sidecar);
+        pair.web.knows(target, meshed(Protocol::Tcp, vec![cart]));
+        conn.ends().await;
     });
 }

@@ -48,12 +48,15 @@ impl Proxy {
         let (ask, mut asks) = mpsc::channel::<postern_proxy::snapshot::Ask>(16);
         let shared = Arc::new(Shared::new(ask));
         shared.trust.store(Arc::new(authority.trust()));
-        // What the test did not publish, control does not know: it names the nearest.
+        // What the test did not publish, control does not know: addresses are outside, of names it tells the nearest.
         tokio::task::spawn_local(async move {
             while let Some(ask) = asks.recv().await {
                 let detail = "no such service; did you mean `cart.shop`?".to_owned();
-                let nowhere = Destination::Unreachable(Failure::UnknownDestination, detail);
-                let _ = ask.answer.send(Ok(Arc::new(nowhere)));
+                let answer = match ask.target {
+                    Target::Address(_) => Destination::Outside,
+                    Target::Name(..) => Destination::Unreachable(Failure::UnknownDestination, detail),
+                };
+                let _ = ask.answer.send(Ok(Arc::new(answer)));
             }
         });
         let (worker, phase) = Worker::standalone(Arc::clone(&shared));
