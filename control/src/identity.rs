@@ -1,7 +1,7 @@
 //! Control's own identity: a first SVID by join token, then renewed at half its life, kept until it expires.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use postern_api::ca_client::{self, ALPN, Backoff, CaError, Issued, JoinToken};
@@ -19,6 +19,9 @@ use crate::state::Bundles;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// After a change of the issuer all holders renew; spread over this.
 const EPOCH_JITTER: Duration = Duration::from_secs(2);
+/// A wait never sleeps past this, so that a clock that jumps (suspend) is noticed. Also between attempts once the CA's no
+/// is final: only a CA that was put right (a restored store) would answer otherwise.
+const NAP: Duration = Duration::from_secs(10);
 
 /// Where control's identity comes from.
 #[derive(Debug)]
@@ -143,46 +146,187 @@ pub(crate) async fn keep_fresh(
     mut epoch: u64,
 ) -> std::convert::Infallible {
     let mut bundles = hub.watch_bundles();
-    let mut backoff = Backoff::up_to(LONGEST_WAIT);
+    let mut failures = Failures::default();
     let mut wait = ca_client::renew_after(&own.svid(), transport::now(), fastrand::f64());
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = epoch_after(&mut bundles, epoch) => {
-                tokio::time::sleep(EPOCH_JITTER.mul_f64(fastrand::f64())).await;
+        let due = Due::after(wait, SystemTime::now(), Instant::now());
+        while let Some(nap) = due.nap(SystemTime::now(), Instant::now()) {
+            tokio::select! {
+                () = tokio::time::sleep(nap) => {}
+                () = epoch_after(&mut bundles, epoch) => {
+                    tokio::time::sleep(EPOCH_JITTER.mul_f64(fastrand::f64())).await;
+                    break;
+                }
             }
         }
-        let renewed = ca_client::renew(&address, &own.svid(), &hub.trust).await;
-        let outcome = renewed
-            .map_err(|error| (error.reason(), error_chain(&error)))
-            .and_then(|issued| {
+        let outcome = match ca_client::renew(&address, &own.svid(), &hub.trust).await {
+            Ok(issued) => {
                 trust_bundle(&hub.trust, &issued.bundle);
                 // Taken even if the announced one is higher: or else a CA that lags behind itself would be asked on and on.
                 epoch = issued.issuer_epoch.max(bundles.borrow().issuer_epoch);
-                own.replace(issued.svid).map_err(|error| ("tls", error_chain(&error)))
-            });
-        match outcome {
+                own.replace(issued.svid).map_err(Failure::from)
+            }
+            Err(error) => Err(Failure::from(error)),
+        };
+        wait = match outcome {
             Ok(()) => {
                 let svid = own.svid();
                 hub.metrics.renewal(true);
                 hub.metrics.certificate(svid.not_after().as_secs());
                 tracing::info!(not_after = svid.not_after().as_secs(), "own certificate renewed");
-                backoff.reset();
-                wait = ca_client::renew_after(&svid, transport::now(), fastrand::f64());
+                failures = Failures::default();
+                ca_client::renew_after(&svid, transport::now(), fastrand::f64())
             }
-            Err((reason, error)) => {
-                hub.metrics.renewal(false);
-                tracing::warn!(
-                    reason,
-                    "own certificate not renewed, the current one is kept until it expires: {error}"
-                );
-                wait = backoff.after_failure(fastrand::f64());
-            }
+            Err(failure) => failures.after(&hub, &failure),
+        };
+    }
+}
+
+/// When something is due. The wall clock runs on while the machine sleeps, and SVIDs expire by it; the steady one does
+/// not wait longer because somebody set the time back. The first to say so counts.
+struct Due {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Due {
+    fn after(wait: Duration, wall: SystemTime, steady: Instant) -> Self {
+        Self {
+            wall: wall + wait,
+            steady: steady + wait,
         }
+    }
+    /// How long to sleep before the clocks are read again. `None`: it is due.
+    fn nap(&self, wall: SystemTime, steady: Instant) -> Option<Duration> {
+        let by_wall = self.wall.duration_since(wall).unwrap_or_default();
+        let left = by_wall.min(self.steady.saturating_duration_since(steady)).min(NAP);
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+/// Why there is no renewed SVID.
+struct Failure {
+    reason: &'static str,
+    is_final: bool,
+    text: String,
+}
+
+impl From<CaError> for Failure {
+    fn from(error: CaError) -> Self {
+        Self {
+            reason: error.reason(),
+            is_final: error.is_final(),
+            text: error_chain(&error),
+        }
+    }
+}
+
+impl From<OwnError> for Failure {
+    fn from(error: OwnError) -> Self {
+        Self {
+            reason: "tls",
+            is_final: false,
+            text: error_chain(&error),
+        }
+    }
+}
+
+/// Those since the last success.
+struct Failures {
+    backoff: Backoff,
+    told_final: bool,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::up_to(LONGEST_WAIT),
+            told_final: false,
+        }
+    }
+}
+
+impl Failures {
+    /// Tells of one more; a final one is told once. How long to wait now.
+    fn after(&mut self, hub: &Hub, failure: &Failure) -> Duration {
+        let Failure { reason, is_final, text } = failure;
+        hub.metrics.renewal(false);
+        if !is_final {
+            tracing::warn!(
+                reason,
+                "own certificate not renewed, the current one is kept until it expires: {text}"
+            );
+            return self.backoff.after_failure(fastrand::f64());
+        }
+        if !std::mem::replace(&mut self.told_final, true) {
+            let what = format!(
+                "the CA will not renew control's own certificate, which is kept until it expires: control needs a new \
+                 join token (postern ca token create) and a restart: {text}"
+            );
+            tracing::error!(reason, "{what}");
+            hub.event("error", what);
+            hub.look();
+        }
+        NAP
     }
 }
 
 async fn epoch_after(bundles: &mut watch::Receiver<Arc<Bundles>>, epoch: u64) {
     // An error means that the hub is gone, and with it this task.
     let _ = bundles.wait_for(|bundles| bundles.issuer_epoch > epoch).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use postern_api::refusal::RefusalReason;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn refused(reason: RefusalReason) -> Failure {
+        let message = "no".to_owned();
+        CaError::Refused { reason, message }.into()
+    }
+
+    #[test]
+    fn a_final_refusal_to_renew_is_told_once_with_what_is_needed_and_asked_seldom() {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let hub = Hub::new(
+            domain,
+            "postern-system".to_owned(),
+            SharedTrust::default(),
+            Metrics::default(),
+        );
+        let events = || -> Vec<String> { hub.observed().events.iter().map(|event| event.text.clone()).collect() };
+        let mut failures = Failures::default();
+        assert!(failures.after(&hub, &refused(RefusalReason::Busy)) <= LONGEST_WAIT);
+        assert!(events().is_empty());
+        for _ in 0..3 {
+            assert_eq!(failures.after(&hub, &refused(RefusalReason::RenewalExpired)), NAP);
+        }
+        let told = events();
+        assert!(
+            told.len() == 1 && told[0].contains("needs a new join token"),
+            "{told:?}"
+        );
+    }
+
+    /// A machine that slept past its SVID's half waited as long again when it woke.
+    #[test]
+    fn a_clock_that_jumps_is_noticed_within_a_nap_and_never_makes_a_wait_longer() {
+        let (wall, steady) = (SystemTime::now(), Instant::now());
+        let due = Due::after(Duration::from_secs(1800), wall, steady);
+        assert_eq!(due.nap(wall, steady), Some(NAP));
+        // Suspended: the steady clock stood still.
+        assert_eq!(due.nap(wall + Duration::from_secs(1800), steady), None);
+        assert_eq!(
+            due.nap(wall + Duration::from_secs(1799), steady),
+            Some(Duration::from_secs(1))
+        );
+        // Set back.
+        let back = wall - Duration::from_secs(3600);
+        assert_eq!(due.nap(back, steady + Duration::from_secs(1800)), None);
+    }
 }

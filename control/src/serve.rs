@@ -4,16 +4,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use postern_api::control::v1::control_server::ControlServer;
 use postern_api::control::v1::view_server::ViewServer;
 use postern_api::transport;
-use postern_identity::{SharedTrust, TrustDomain};
+use postern_identity::{SharedTrust, Svid, TrustDomain};
 use postern_telemetry::Endpoint;
 use prometheus_client::registry::Registry;
+use rustls::pki_types::UnixTime;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -127,7 +127,7 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
     ));
     let down = hub.down.clone();
     let mut tasks = JoinSet::new();
-    let ready = Arc::new(AtomicBool::new(false));
+    let ready = Arc::new(OnceLock::new());
     // First of all, so that probes hear why it is not ready yet.
     let (listener, metrics) = bind(config.metrics_listen).await?;
     tasks.spawn(until_down(
@@ -148,12 +148,13 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
 
     let own = own_identity(&hub, identity, &mut tasks).await?;
     let (listener, listen) = bind(config.listen).await?;
-    tasks.spawn(serve_proxies(Arc::clone(&hub), own, listener));
+    tasks.spawn(serve_proxies(Arc::clone(&hub), Arc::clone(&own), listener));
     if let Some(path) = &config.view_socket {
         tasks.spawn(serve_viewers(Arc::clone(&hub), bind_view(path).await?));
     }
     tasks.spawn(until_down(down.subscribe(), prune(Arc::clone(&hub))));
-    ready.store(true, Ordering::Release);
+    // Nobody else sets it.
+    let _ = ready.set(own);
     if let Some(path) = &config.ready_file {
         let document = serde_json::json!({ "listen": listen, "metrics": metrics });
         let failed = |source| ServeError::Io {
@@ -252,20 +253,30 @@ fn only_own_user(request: Request<()>) -> Result<Request<()>, Status> {
     }
 }
 
-fn endpoint(hub: &Arc<Hub>, registry: Registry, ready: &Arc<AtomicBool>) -> Endpoint {
+/// `ready` is what is served under, once proxies can call.
+fn endpoint(hub: &Arc<Hub>, registry: Registry, ready: &Arc<OnceLock<Arc<Own>>>) -> Endpoint {
     let (asked, ready) = (Arc::clone(hub), Arc::clone(ready));
     let readiness = move || {
         if *asked.down.borrow() {
             Err("going down".to_owned())
         } else if asked.state().version == 0 {
             Err("the directory is not read yet".to_owned())
-        } else if !ready.load(Ordering::Acquire) {
-            Err("no identity yet".to_owned())
+        } else if let Some(own) = ready.get() {
+            still_good(&own.svid(), transport::now())
         } else {
-            Ok(())
+            Err("no identity yet".to_owned())
         }
     };
     Endpoint::new(registry, Arc::new(readiness), || {})
+}
+
+/// No proxy believes an expired SVID: who shows one serves nobody.
+fn still_good(own: &Svid, now: UnixTime) -> Result<(), String> {
+    // An SVID holds through its last second.
+    match now.as_secs().checked_sub(own.not_after().as_secs()) {
+        None | Some(0) => Ok(()),
+        Some(ago) => Err(format!("our own SVID expired {ago} s ago and is not renewed")),
+    }
 }
 
 /// Forgets workloads that have long been gone.

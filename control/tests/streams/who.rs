@@ -1,10 +1,13 @@
 //! Who is which workload, and who is not served.
 
+use postern_api::ca_client::control_id;
 use postern_api::control::v1 as wire;
+use postern_control::{IdentitySource, start};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use wire::proxy_message::Message as ToControl;
 
-use crate::world::{Authority, World, hello, id};
+use crate::world::{Authority, World, config, domain, hello, id};
 
 const MORE: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -229,4 +232,25 @@ async fn who_is_no_more_what_it_was_is_told_so_and_cut() {
         reason.contains("there is no Workload `cart` in namespace `bank`"),
         "{reason}"
     );
+}
+
+/// Control said that it is ready with an SVID that no proxy believes.
+#[tokio::test]
+async fn control_is_not_ready_under_an_expired_svid_of_its_own() {
+    for (seconds, says) in [(3600, "200 OK"), (-5, "not ready: our own SVID expired ")] {
+        let authority = Authority::new();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        let identity = IdentitySource::Given {
+            svid: authority.svid(control_id(&domain()).unwrap().as_str(), None, seconds),
+            bundle: authority.bundle(),
+        };
+        let running = start(config(&dir), identity).await.unwrap();
+        let mut probe = tokio::net::TcpStream::connect(running.metrics).await.unwrap();
+        let request = b"GET /readyz HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n";
+        probe.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(says), "{answer}");
+    }
 }
