@@ -10,14 +10,20 @@ use postern_api::ca_client::{self, ALPN, Backoff};
 use postern_api::transport::{self, DialError};
 use postern_identity::bundle::{self, BundleError};
 use postern_identity::{Expected, IdError, tls};
+use tokio::time::timeout;
 
 use crate::error_chain;
 use crate::hub::Hub;
 use crate::identity::{Own, trust_bundle};
 use crate::state::{Bundles, next_version};
 
+#[cfg(test)]
+mod tests;
+
 /// Between attempts: a CA that comes back is noticed well within two seconds.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Until the first update: the CA holds it ready, so one that takes longer is stuck, however alive its connection.
+const OPENING_DEADLINE: Duration = Duration::from_secs(5);
 /// All links of the chain; past this something else is speaking.
 const MAX_UPDATE: usize = 1024 * 1024;
 
@@ -35,6 +41,8 @@ enum StreamError {
     Name(#[from] IdError),
     #[error("the CA closed the stream")]
     Closed,
+    #[error("the CA took longer than {OPENING_DEADLINE:?} to send its bundle")]
+    TooSlow,
     #[error("no bundle of our own trust domain is held")]
     NoBundle,
 }
@@ -68,13 +76,21 @@ async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> R
     };
     let channel = transport::connect(address, config, &hub.trust, &expected).await?;
     let mut client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_UPDATE);
-    // From the first link on: a proxy may hold any bundle of the chain.
-    let mut updates = client
-        .watch_bundle(pb::WatchBundleRequest { bundle_sequence: 0 })
-        .await?
-        .into_inner();
+    let opening = async {
+        // From the first link on: a proxy may hold any bundle of the chain.
+        let request = pb::WatchBundleRequest { bundle_sequence: 0 };
+        let mut updates = client.watch_bundle(request).await?.into_inner();
+        let first = updates.message().await?.ok_or(StreamError::Closed)?;
+        Ok::<_, StreamError>((first, updates))
+    };
+    let opened = timeout(OPENING_DEADLINE, opening).await;
+    let (mut update, mut updates) = opened.map_err(|_| StreamError::TooSlow)??;
     loop {
-        let update = tokio::select! {
+        take(hub, update)?;
+        backoff.reset();
+        hub.set_ca_connected(true);
+        hub.metrics.ca_connected(true);
+        update = tokio::select! {
             // Dropping a half-read message is fine: the stream ends with it.
             renewed = current.changed() => match renewed {
                 Ok(()) => return Ok(Renewed),
@@ -82,10 +98,6 @@ async fn stream(hub: &Hub, own: &Own, address: &str, backoff: &mut Backoff) -> R
             },
             update = updates.message() => update?.ok_or(StreamError::Closed)?,
         };
-        take(hub, update)?;
-        backoff.reset();
-        hub.set_ca_connected(true);
-        hub.metrics.ca_connected(true);
     }
 }
 
