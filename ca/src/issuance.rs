@@ -30,6 +30,9 @@ use crate::refusal::Refusal;
 use crate::store::{Kind, Store, StoreError};
 use crate::tokens::{TokenBook, hex};
 
+#[cfg(test)]
+mod tests;
+
 /// State of a running CA; shared by all its services.
 pub(crate) struct Ca {
     pub(crate) clock: Clock,
@@ -43,8 +46,8 @@ pub(crate) struct Ca {
     by_svid: ByOwnSvid,
     keys_seen: KeysSeen,
     admission: Admission,
-    /// One rotation at a time.
-    rotating: tokio::sync::Mutex<()>,
+    /// One rotation at a time; a rotation whose caller went away still holds it.
+    rotating: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why there is no new issuer.
@@ -99,7 +102,7 @@ impl Ca {
             store,
             keys_seen: KeysSeen::default(),
             admission: Admission::new(REQUESTS),
-            rotating: tokio::sync::Mutex::new(()),
+            rotating: Arc::default(),
         })
     }
 
@@ -191,33 +194,53 @@ impl Ca {
         tracing::warn!(reason = refusal.reason().as_str(), attestation, caller = %caller, "refused: {refusal}");
     }
 
-    /// A new issuer: prepared, tested, on disk, and only then the one that signs and is announced.
-    pub(crate) async fn rotate(&self) -> Result<Arc<Authority>, RotationError> {
-        let _one = self.rotating.lock().await;
-        let (store, current, now) = (Arc::clone(&self.store), self.authority(), self.now());
-        let made = tokio::task::spawn_blocking(move || {
-            let root: RootRecord = store
-                .read(Kind::Root)?
-                .ok_or_else(|| RotationError::RootOffline(store.path(Kind::Root).display().to_string()))?;
-            let next = current.with_new_issuer(&root.load()?, now)?;
-            store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
-            Ok::<_, RotationError>(Arc::new(next))
+    /// A new issuer: prepared, tested, on disk, and only then the one that signs and is announced. Once begun it is
+    /// finished, even if the caller goes away (a deadline, Ctrl-C): what is on disk is what signs.
+    pub(crate) async fn rotate(self: &Arc<Self>) -> Result<Arc<Authority>, RotationError> {
+        let one = Arc::clone(&self.rotating).lock_owned().await;
+        let ca = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let _one = one;
+            let made = ca.replace_issuer();
+            ca.rotated(&made);
+            made
         })
         .await
-        .unwrap_or(Err(RotationError::Cut));
-        self.metrics.rotation(made.is_ok());
-        let next = made.inspect_err(|error| {
-            tracing::error!(reason = "rotation", error = %crate::error_chain(error), "no new issuer");
-        })?;
+        .unwrap_or_else(|_| {
+            let cut = Err(RotationError::Cut);
+            self.rotated(&cut);
+            cut
+        })
+    }
+
+    /// Blocks; under `rotating`.
+    fn replace_issuer(&self) -> Result<Arc<Authority>, RotationError> {
+        let root: RootRecord = self
+            .store
+            .read(Kind::Root)?
+            .ok_or_else(|| RotationError::RootOffline(self.store.path(Kind::Root).display().to_string()))?;
+        let next = self.authority().with_new_issuer(&root.load()?, self.now())?;
+        self.store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
+        let next = Arc::new(next);
         self.trust.store(Arc::new(next.trust()));
         self.metrics.authority(&next);
         self.authority.send_replace(Arc::clone(&next));
-        tracing::info!(
-            issuer_epoch = next.issuer_epoch(),
-            not_after = shown(next.issuer_not_after()),
-            "new issuer signs"
-        );
         Ok(next)
+    }
+
+    /// Counts and logs how a rotation ended.
+    fn rotated(&self, made: &Result<Arc<Authority>, RotationError>) {
+        self.metrics.rotation(made.is_ok());
+        match made {
+            Ok(next) => tracing::info!(
+                issuer_epoch = next.issuer_epoch(),
+                not_after = shown(next.issuer_not_after()),
+                "new issuer signs"
+            ),
+            Err(error) => {
+                tracing::error!(reason = "rotation", error = %crate::error_chain(error), "no new issuer");
+            }
+        }
     }
 }
 

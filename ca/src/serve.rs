@@ -177,7 +177,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
 /// Puts a new issuer into the store of a CA that does not run; its number.
 pub async fn rotate_store(store: &Path, clock: Clock) -> Result<u64, ServeError> {
     let metrics = Metrics::register(&mut Registry::default());
-    let ca = Ca::load(Store::open(store)?, MAX_SVID_LIFE, clock, metrics)?;
+    let ca = Arc::new(Ca::load(Store::open(store)?, MAX_SVID_LIFE, clock, metrics)?);
     let next = ca
         .rotate()
         .await
@@ -203,7 +203,7 @@ fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
 }
 
 /// An issuer that ran out (or nearly) while nobody served is replaced before the first caller.
-async fn renew_overdue_issuer(ca: &Ca) -> Result<(), ServeError> {
+async fn renew_overdue_issuer(ca: &Arc<Ca>) -> Result<(), ServeError> {
     let (authority, now) = (ca.authority(), ca.now());
     if now < authority.rotation_due(ca.svid_life) || !authority.can_outlive_itself() {
         return Ok(());

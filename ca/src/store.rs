@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,6 +139,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// One write at a time: two would share a temporary file.
+    writing: Mutex<()>,
     /// Released by the kernel when the process ends, however it ends.
     _lock: File,
 }
@@ -177,6 +180,7 @@ impl Store {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            writing: Mutex::new(()),
             _lock: lock,
         })
     }
@@ -188,6 +192,8 @@ impl Store {
 
     /// Replaces a file: when this returns, a crash finds the new one; before, the old one; never a mixture.
     pub fn write<T: Serialize>(&self, kind: Kind, value: &T) -> Result<(), StoreError> {
+        // A write that panicked left at most its temporary file, which the next one truncates.
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         write_in(&self.dir, kind, value)
     }
 

@@ -3,6 +3,9 @@
 //! Memory leads, disk follows before anybody is answered: a redemption is first marked here (so that of two at once one
 //! wins), then written and synced, and only then does the caller get its certificate. Writers that meet are served by
 //! one write. If the write fails the mark is taken back: nobody has got a certificate for it.
+//!
+//! A caller may go away at any await (a deadline, a reset stream). What it began goes on without it, to disk or back:
+//! snapshot, write and taking back are one step on a blocking thread, and those steps come one after another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +25,9 @@ use crate::authority::sha256;
 use crate::clock::{later, shown};
 use crate::refusal::Refusal;
 use crate::store::{Kind, Store, StoreError};
+
+#[cfg(test)]
+mod tests;
 
 /// Outstanding tokens: enough for a large machine park coming up at once; the file stays under 4 MiB.
 pub(crate) const MAX_TOKENS: usize = 10_000;
@@ -65,10 +71,15 @@ struct Book {
 
 /// The book, shared by the admin socket and the attestor.
 pub(crate) struct TokenBook {
+    shared: Arc<Shared>,
+}
+
+/// What a write keeps when its caller has gone.
+struct Shared {
     book: Mutex<Book>,
     store: Arc<Store>,
-    /// The last generation that is on disk; held while writing.
-    written: tokio::sync::Mutex<u64>,
+    /// The last generation that is on disk; held, on blocking threads only, from snapshot to rename.
+    written: Mutex<u64>,
 }
 
 /// Whom a token makes.
@@ -89,9 +100,11 @@ impl TokenBook {
             .map(|entry| (entry.id.clone(), entry))
             .collect();
         Ok(Self {
-            book: Mutex::new(Book { entries, generation: 0 }),
-            store,
-            written: tokio::sync::Mutex::new(0),
+            shared: Arc::new(Shared {
+                book: Mutex::new(Book { entries, generation: 0 }),
+                store,
+                written: Mutex::new(0),
+            }),
         })
     }
 
@@ -131,10 +144,9 @@ impl TokenBook {
             );
             book.changed()
         };
-        if let Err(refusal) = self.persist(generation).await {
-            self.lock().entries.remove(token.id());
-            return Err(refusal);
-        }
+        let made = token.id().to_owned();
+        self.persist(generation, move |book| drop(book.entries.remove(&made)))
+            .await?;
         Ok((token, expires))
     }
 
@@ -176,11 +188,13 @@ impl TokenBook {
             entry.redeemed = true;
             book.changed()
         };
-        self.persist(generation).await.inspect_err(|_| {
-            if let Some(entry) = self.lock().entries.get_mut(token_id) {
+        let used = token_id.to_owned();
+        self.persist(generation, move |book| {
+            if let Some(entry) = book.entries.get_mut(&used) {
                 entry.redeemed = false;
             }
         })
+        .await
     }
 
     /// Voids a token.
@@ -195,9 +209,10 @@ impl TokenBook {
             })?;
             (entry, book.changed())
         };
-        self.persist(generation).await.inspect_err(|_| {
-            self.lock().entries.insert(entry.id.clone(), entry);
+        self.persist(generation, move |book| {
+            book.entries.insert(entry.id.clone(), entry);
         })
+        .await
     }
 
     /// All that are remembered.
@@ -212,9 +227,31 @@ impl TokenBook {
         self.lock().outstanding(now)
     }
 
-    /// Returns when everything up to `generation` is on disk.
-    async fn persist(&self, generation: u64) -> Result<(), Refusal> {
-        let mut written = self.written.lock().await;
+    /// Returns when everything up to `generation` is on disk, or taken back. There is no await before the work is
+    /// handed over, and work handed over is not cancelled: a caller that is dropped leaves nothing half done.
+    async fn persist(&self, generation: u64, undo: impl FnOnce(&mut Book) + Send + 'static) -> Result<(), Refusal> {
+        let shared = Arc::clone(&self.shared);
+        let outcome = tokio::task::spawn_blocking(move || shared.write(generation, undo)).await;
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_logged)) => Err(Refusal::new(
+                RefusalReason::Store,
+                "the CA cannot write its store; its log says why",
+            )),
+            Err(_) => Err(Refusal::new(RefusalReason::Internal, "writing the store was cut short")),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.shared.lock()
+    }
+}
+
+impl Shared {
+    /// Blocks. Whoever waits here while another writes is mostly served by the next write.
+    fn write(&self, generation: u64, undo: impl FnOnce(&mut Book)) -> Result<(), StoreError> {
+        // A write that panics has not counted itself.
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if *written >= generation {
             return Ok(());
         }
@@ -227,22 +264,12 @@ impl TokenBook {
                 book.generation,
             )
         };
-        let store = Arc::clone(&self.store);
-        let outcome = tokio::task::spawn_blocking(move || store.write(Kind::Tokens, &snapshot)).await;
-        match outcome {
-            Ok(Ok(())) => {
-                *written = holds;
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                tracing::error!(reason = "store", error = %crate::error_chain(&error), "the token book was not written");
-                Err(Refusal::new(
-                    RefusalReason::Store,
-                    "the CA cannot write its store; its log says why",
-                ))
-            }
-            Err(_) => Err(Refusal::new(RefusalReason::Internal, "writing the store was cut short")),
-        }
+        self.store.write(Kind::Tokens, &snapshot).inspect_err(|error| {
+            tracing::error!(reason = "store", error = %crate::error_chain(error), "the token book was not written");
+            undo(&mut self.lock());
+        })?;
+        *written = holds;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

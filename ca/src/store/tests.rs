@@ -148,3 +148,20 @@ fn where_no_store_is_the_command_that_makes_one_is_named() {
     let error = Store::open(&dir.path().join("none")).unwrap_err().to_string();
     assert!(error.contains("postern-ca init --store"), "{error}");
 }
+
+#[test]
+fn c_06_writes_at_once_come_one_after_another() {
+    let (_dir, store) = store();
+    std::thread::scope(|scope| {
+        for writer in 0..8_usize {
+            let store = &store;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    store.write(Kind::Tokens, &vec![writer; 1000 * (writer + 1)]).unwrap();
+                    let read = store.read::<Vec<usize>>(Kind::Tokens).unwrap().unwrap();
+                    assert!(read.len() == 1000 * (read[0] + 1) && read.iter().all(|entry| *entry == read[0]));
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,55 @@
+#![allow(clippy::unwrap_used)]
+use futures_util::FutureExt as _;
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::init::{InitConfig, init};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ca(dir: &tempfile::TempDir) -> Arc<Ca> {
+    let config = InitConfig {
+        store: dir.path().join("ca"),
+        trust_domain: "cluster.local".to_owned(),
+        root_life: Duration::from_secs(10 * 365 * 24 * 3600),
+        issuer_life: Duration::from_secs(30 * 24 * 3600),
+    };
+    init(&config, UnixTime::now()).unwrap();
+    let store = Store::open(&config.store).unwrap();
+    let metrics = Metrics::register(&mut Registry::default());
+    Arc::new(Ca::load(store, Duration::from_secs(3600), Arc::new(UnixTime::now), metrics).unwrap())
+}
+
+/// The issuer that a CA that starts now would sign with.
+fn epoch_on_disk(ca: &Ca) -> u64 {
+    let record: AuthorityRecord = ca.store.read(Kind::Authority).unwrap().unwrap();
+    record.load(ca.now()).unwrap().issuer_epoch()
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_dropped_half_way_leaves_disk_and_memory_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ca(&dir);
+    let mut told = ca.watch();
+    assert!(ca.rotate().now_or_never().is_none(), "it is not done at once");
+    let on_disk = async {
+        while epoch_on_disk(&ca) == 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, on_disk).await.unwrap();
+    let _ended = ca.rotating.lock().await;
+    assert_eq!((epoch_on_disk(&ca), ca.authority().issuer_epoch()), (2, 2));
+    assert!(told.has_changed().unwrap());
+    assert_eq!(told.borrow_and_update().issuer_epoch(), 2);
+}
+
+#[tokio::test]
+async fn a_rotation_after_one_that_was_dropped_comes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = ca(&dir);
+    assert!(ca.rotate().now_or_never().is_none(), "it is not done at once");
+    let next = ca.rotate().await.unwrap();
+    assert_eq!(next.issuer_epoch(), 3);
+    assert_eq!((epoch_on_disk(&ca), ca.authority().issuer_epoch()), (3, 3));
+}
