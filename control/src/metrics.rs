@@ -85,7 +85,7 @@ impl Metrics {
         // Every series is there from the start: a rate over one that appears with its first event misses it.
         for kind in KINDS.map(snapshot_word) {
             drop(inner.pushes.get_or_create(&OfKind { kind }));
-            for outcome in ["in_force", "refused"] {
+            for outcome in ["in_force", "refused", "ignored"] {
                 drop(inner.acknowledgements.get_or_create(&Acknowledgement { kind, outcome }));
             }
         }
@@ -110,7 +110,7 @@ impl Metrics {
         registry.register("pushes", "Snapshots sent to proxies, by kind", inner.pushes.clone());
         registry.register(
             "acknowledgements",
-            "Snapshots that proxies put in force or refused, by kind",
+            "Snapshots that proxies put in force or refused, by kind; ignored: refused again, or not what was sent last",
             inner.acknowledgements.clone(),
         );
         registry.register(
@@ -169,8 +169,8 @@ impl Metrics {
     pub(crate) fn pushed(&self, kind: &'static str) {
         self.inner.pushes.get_or_create(&OfKind { kind }).inc();
     }
-    pub(crate) fn acknowledged(&self, kind: Kind, in_force: bool) {
-        let outcome = if in_force { "in_force" } else { "refused" };
+    /// `in_force`, `refused` or `ignored`.
+    pub(crate) fn acknowledged(&self, kind: Kind, outcome: &'static str) {
         let kind = snapshot_word(kind);
         self.inner
             .acknowledgements

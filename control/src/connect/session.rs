@@ -74,6 +74,8 @@ pub(super) struct Session {
     destinations: HashMap<u64, Subscription>,
     /// The highest version per kind that this proxy has from us or from one before us.
     versions: BTreeMap<i32, u64>,
+    /// The version per kind that this proxy refused last.
+    refused: BTreeMap<i32, u64>,
     reported: u64,
 }
 
@@ -109,6 +111,7 @@ impl Session {
             sent: Sent::default(),
             destinations: HashMap::new(),
             versions,
+            refused: BTreeMap::new(),
             reported: 0,
         }
     }
@@ -216,8 +219,8 @@ impl Session {
             wire::Kind::Unspecified => return Err("acknowledge: kind"),
             kind => kind,
         };
-        self.hub.metrics.acknowledged(kind, acknowledge.refused.is_empty());
         if acknowledge.refused.is_empty() {
+            self.hub.metrics.acknowledged(kind, "in_force");
             if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
                 match kind {
                     wire::Kind::Policies => subscriber.policies.acknowledged(acknowledge.version),
@@ -234,6 +237,11 @@ impl Session {
             }
             return Ok(());
         }
+        if !self.may_refuse(kind, acknowledge.version) {
+            self.hub.metrics.acknowledged(kind, "ignored");
+            return Ok(());
+        }
+        self.hub.metrics.acknowledged(kind, "refused");
         let mut refused = acknowledge.refused;
         observed::cut(&mut refused, MAX_REFUSAL);
         let (namespace, name) = &self.name;
@@ -249,6 +257,12 @@ impl Session {
             format!("{namespace}/{name} refuses {kind} {}: {refused}", acknowledge.version),
         );
         Ok(())
+    }
+
+    /// What was sent last of its kind, once: who refuses more than that would fill the log and push out others' events.
+    fn may_refuse(&mut self, kind: wire::Kind, version: u64) -> bool {
+        let kind = kind as i32;
+        self.versions.get(&kind) == Some(&version) && self.refused.insert(kind, version) != Some(version)
     }
 
     fn report(&mut self, mut report: wire::FlowReport) {

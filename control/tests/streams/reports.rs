@@ -8,7 +8,7 @@ use postern_api::transport;
 use tonic::Code;
 use wire::proxy_message::Message as ToControl;
 
-use crate::world::{Proxy, World, hello, id, policy};
+use crate::world::{Proxy, World, hello, id, named, policy};
 
 fn flow(port: u32) -> wire::Flow {
     wire::Flow {
@@ -82,6 +82,36 @@ async fn an_acknowledgement_shows_which_policies_are_in_force_where() {
     assert!(!current(&picture));
     acknowledge(&mut cart, wire::Kind::Policies, second, "").await;
     viewer.until(current).await;
+}
+
+/// One hostile proxy filled control's log, and pushed every other event out of the ring.
+#[tokio::test]
+async fn a_proxy_refuses_what_it_was_sent_last_once_and_more_of_it_is_only_counted() {
+    let world = World::shop().await;
+    let mut viewer = world.viewer().await;
+    let mut cart = world.proxy("cart").await.started().await;
+    cart.send(named(1, "cart", 80)).await;
+    cart.until(|held| !held.versions(wire::Kind::Destination).is_empty())
+        .await;
+    for kind in [wire::Kind::Policies, wire::Kind::Destination] {
+        let version = *cart.held.versions(kind).last().unwrap();
+        for i in 0..50 {
+            acknowledge(&mut cart, kind, version, "flood").await;
+            acknowledge(&mut cart, kind, version + 1 + i, "flood").await;
+        }
+    }
+    let last = wire::FlowReport {
+        sequence: 1,
+        flows: vec![flow(1)],
+        ..wire::FlowReport::default()
+    };
+    cart.send(ToControl::Flows(last)).await;
+    let picture = viewer.until(|picture| open(picture) == 3).await;
+    let told = |kind: &str| {
+        let says = format!("shop/cart refuses {kind} ");
+        picture.events.iter().filter(|event| event.text.contains(&says)).count()
+    };
+    assert_eq!((told("policies"), told("destination")), (1, 1));
 }
 
 #[tokio::test]

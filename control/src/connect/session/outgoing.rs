@@ -102,6 +102,7 @@ impl Session {
             return None;
         }
         subscription.sent = Some(answer.clone());
+        self.versions.insert(wire::Kind::Destination as i32, state.version);
         Some(Message::Destination(wire::Destination {
             // Each destination has a version of its own, and an answer changes only with the state. One counter for all of
             // them would begin lower on the next stream than what this one gave to the last of several.
