@@ -5,6 +5,7 @@
 //! world       pods, nginx, and each subject's processes ---- haproxy, postern: how a pair is set up
 //! subject     where its load goes, which processes are its own, how its hops count requests
 //! rounds      interleaved: every subject in turn, in alternating order; wrk, accounting, scrape
+//! program     which binaries are measured
 //! report      medians and spreads, as a table or JSON ------ statistics
 //! ```
 //!
@@ -14,6 +15,7 @@ mod accounting;
 mod args;
 mod haproxy;
 mod postern;
+mod program;
 mod report;
 mod rounds;
 mod scrape;
@@ -67,6 +69,20 @@ pub(crate) enum Flaw {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    match program::again_with_thin_proxy() {
+        None => {}
+        Some(Ok(status)) => {
+            return if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+        Some(Err(error)) => {
+            eprintln!("pair: what is measured could not be built: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(flaw) => {
