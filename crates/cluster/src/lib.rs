@@ -1,0 +1,1 @@
+//! What components need of the Kubernetes API.

@@ -1,0 +1,2 @@
+//! `postern-injector` as a program.
+fn main() {}
