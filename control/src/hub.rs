@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use postern_api::control::v1 as wire;
-use postern_identity::{SharedTrust, TrustDomain};
+use postern_identity::{SharedTrust, Svid, TrustDomain};
 use tokio::sync::watch;
 
 use crate::directory::Load;
@@ -18,6 +18,8 @@ use crate::subscribers::Subscribers;
 
 /// Shared by all streams; one per process.
 pub(crate) struct Hub {
+    /// Tells this process from other replicas and from those before it.
+    replica: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) root_namespace: String,
     pub(crate) trust: SharedTrust,
@@ -29,6 +31,8 @@ pub(crate) struct Hub {
     /// Grows when viewers should look at once.
     news: watch::Sender<u64>,
     pub(crate) ca_connected: AtomicBool,
+    /// Control's own, once there is one.
+    own: OnceLock<watch::Receiver<Arc<Svid>>>,
     /// True once the process is going down.
     pub(crate) down: watch::Sender<bool>,
 }
@@ -36,6 +40,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(trust_domain: TrustDomain, root_namespace: String, trust: SharedTrust, metrics: Metrics) -> Self {
         Self {
+            replica: format!("{:016x}", fastrand::u64(..)),
             trust_domain,
             root_namespace,
             trust,
@@ -46,6 +51,7 @@ impl Hub {
             observed: Mutex::default(),
             news: watch::Sender::default(),
             ca_connected: AtomicBool::new(false),
+            own: OnceLock::new(),
             down: watch::Sender::default(),
         }
     }
@@ -71,6 +77,12 @@ impl Hub {
     }
     pub(crate) fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose certificate the pictures show as control's own.
+    pub(crate) fn show_own(&self, svid: watch::Receiver<Arc<Svid>>) {
+        // The first stays: there is one per process.
+        let _ = self.own.set(svid);
     }
 
     /// Puts a load in force: every stream sees it at once.
@@ -190,13 +202,17 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
         view.policy_version_acknowledged = subscriber.policies.in_force;
         view.bundle_sequence_acknowledged = subscriber.bundle.in_force;
         view.certificate.clone_from(&subscriber.certificate);
+        view.refused = subscriber.refused.as_ref().map_or_else(String::new, |(kind, reason)| {
+            format!("{}: {reason}", crate::connect::snapshot_word(*kind))
+        });
     }
     let mut workloads: Vec<wire::WorkloadView> = views.into_values().collect();
     workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let (flows, reach) = observed.flow_views();
     wire::Picture {
         time_unix_ms: crate::state::now_ms(),
         workloads,
-        flows: observed.flows.views(),
+        flows,
         denials: observed.denials.iter().cloned().collect(),
         events: observed.events.iter().cloned().collect(),
         bad_files: state
@@ -211,5 +227,34 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
         bundle_sequence: bundles.sequence,
         issuer_epoch: bundles.issuer_epoch,
         ca_connected: hub.ca_connected.load(Ordering::Relaxed),
+        replica: hub.replica.clone(),
+        control_version: postern_api::VERSION.to_owned(),
+        conditions: state.model.conditions.clone(),
+        roots_sha256: roots(hub),
+        certificate: hub.own.get().map(|svid| certificate(&svid.borrow())),
+        recent_ms: u32::try_from(reach.as_millis()).unwrap_or(u32::MAX),
     }
+}
+
+/// The fingerprints of our own trust domain's roots.
+fn roots(hub: &Hub) -> Vec<String> {
+    let trust = hub.trust.load();
+    let bundle = trust.bundles.get(hub.trust_domain.as_str());
+    let roots = bundle.iter().flat_map(|bundle| bundle.roots());
+    roots
+        .map(|root| hex(&postern_identity::bundle::fingerprint(root)))
+        .collect()
+}
+
+fn certificate(svid: &Svid) -> wire::Certificate {
+    wire::Certificate {
+        spiffe_id: svid.id().to_string(),
+        serial: hex(&svid.leaf().serial),
+        not_after_unix_ms: i64::try_from(svid.not_after().as_secs().saturating_mul(1000)).unwrap_or(i64::MAX),
+        ..wire::Certificate::default()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

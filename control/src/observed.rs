@@ -1,6 +1,7 @@
 //! What proxies report and what control notices: aggregates and short rings, all bounded, whatever a proxy sends.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use postern_api::control::v1 as wire;
 
@@ -8,6 +9,7 @@ use crate::model::Name;
 use crate::state::now_ms;
 
 mod flows;
+mod recent;
 
 pub(crate) use flows::Flows;
 
@@ -25,8 +27,9 @@ const MAX_FIELD: usize = 128;
 const MAX_ID: usize = postern_identity::id::MAX_ID_LEN;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Observed {
+    started: Instant,
     pub(crate) flows: Flows,
     /// Oldest first.
     pub(crate) denials: VecDeque<wire::Denial>,
@@ -42,14 +45,33 @@ pub(crate) struct Overflow {
     pub(crate) events: u64,
 }
 
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            flows: Flows::default(),
+            denials: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+}
+
 impl Observed {
+    /// All flows, and how far back their recent counts go.
+    pub(crate) fn flow_views(&self) -> (Vec<wire::FlowView>, Duration) {
+        let since_start = self.started.elapsed();
+        (self.flows.views(recent::slot(since_start)), recent::reach(since_start))
+    }
+
     /// Takes a report of the workload `reporter`, whose verified identity is `own_id`: it speaks for itself only.
     pub(crate) fn take(&mut self, reporter: &Name, own_id: &str, report: wire::FlowReport) -> Overflow {
         let mut overflow = Overflow {
             denials: report.denials_dropped,
             ..Overflow::default()
         };
-        overflow.flows = self.flows.add(reporter, own_id, report.flows);
+        overflow.flows = self
+            .flows
+            .add(reporter, own_id, report.flows, recent::slot(self.started.elapsed()));
         for (i, mut denial) in report.denials.into_iter().enumerate() {
             if i >= MAX_DENIALS {
                 overflow.denials += 1;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use postern_api::ca_client;
 use postern_api::control::v1::control_server::ControlServer;
 use postern_api::control::v1::view_server::ViewServer;
-use postern_api::transport;
-use postern_identity::{SharedTrust, Svid, TrustDomain};
+use postern_api::transport::{self, Caller};
+use postern_identity::{SharedTrust, Svid, TrustDomain, VerifiedPeer};
 use postern_telemetry::Endpoint;
 use prometheus_client::registry::Registry;
 use rustls::pki_types::UnixTime;
@@ -191,6 +192,7 @@ async fn own_identity(
     identity::trust_bundle(&hub.trust, &bundle);
     hub.metrics.certificate(svid.not_after().as_secs());
     let own = Arc::new(Own::new(svid, Arc::clone(&hub.trust)).map_err(failed)?);
+    hub.show_own(own.watch());
     if let Some((address, epoch)) = source {
         let (down, bundles_of) = (&hub.down, address.clone());
         tasks.spawn(until_down(
@@ -213,6 +215,7 @@ async fn serve_proxies(hub: Arc<Hub>, own: Arc<Own>, listener: TcpListener) {
     };
     let incoming = transport::incoming(listener, move || own.server(), Arc::clone(&hub.trust), refused);
     let mut down = hub.down.subscribe();
+    let pictures = ViewServer::with_interceptor(Viewing { hub: Arc::clone(&hub) }, only_control(&hub));
     let service = ControlServer::new(Connecting { hub }).max_decoding_message_size(MAX_MESSAGE);
     let served = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
@@ -220,6 +223,7 @@ async fn serve_proxies(hub: Arc<Hub>, own: Arc<Own>, listener: TcpListener) {
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(service)
+        .add_service(pictures)
         .serve_with_incoming_shutdown(incoming, async move { told(&mut down).await })
         .await;
     if let Err(error) = served {
@@ -236,6 +240,21 @@ async fn serve_viewers(hub: Arc<Hub>, listener: UnixListener) {
         .await;
     if let Err(error) = served {
         tracing::error!(error = %error_chain(&error), "the view socket ended");
+    }
+}
+
+/// Replicas show each other their pictures, and nobody else: who talks to whom is nothing for a workload to read.
+fn only_control(hub: &Arc<Hub>) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
+    let hub = Arc::clone(hub);
+    move |request| {
+        let caller = request.extensions().get::<Caller>();
+        let peer = caller.and_then(|caller| caller.peer.as_ref());
+        let holds = |peer: &VerifiedPeer| peer.still_holds(&hub.trust.load(), transport::now()).is_ok();
+        let control = ca_client::control_id(&hub.trust_domain).ok();
+        match (peer, control) {
+            (Some(peer), Some(control)) if *peer.id() == control && holds(peer) => Ok(request),
+            _ => Err(Status::permission_denied("only control may look here")),
+        }
     }
 }
 

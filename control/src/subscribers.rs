@@ -30,6 +30,8 @@ pub(crate) struct Subscriber {
     pub(crate) policies: Acknowledged,
     pub(crate) bundle: Acknowledged,
     pub(crate) certificate: Option<wire::Certificate>,
+    /// The snapshot that it refused last, until it takes one of that kind.
+    pub(crate) refused: Option<(wire::Kind, String)>,
     /// The newest is the one whose word counts.
     streams: BTreeSet<u64>,
     gone_since: Option<Instant>,
@@ -80,7 +82,7 @@ impl Subscribers {
         subscriber.gone_since = None;
         spiffe_id.clone_into(&mut subscriber.spiffe_id);
         proxy_version.clone_into(&mut subscriber.proxy_version);
-        (subscriber.policies, subscriber.bundle) = Default::default();
+        (subscriber.policies, subscriber.bundle, subscriber.refused) = Default::default();
         Some(self.next_id)
     }
 

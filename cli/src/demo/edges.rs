@@ -206,6 +206,7 @@ mod tests {
             flows: vec![wire::FlowView {
                 reporter: "shop/cart".to_owned(),
                 flow: Some(flow),
+                ..wire::FlowView::default()
             }],
             ..wire::Picture::default()
         }

@@ -83,6 +83,7 @@ mod tests {
                 allowed,
                 ..wire::Flow::default()
             }),
+            ..wire::FlowView::default()
         }
     }
 

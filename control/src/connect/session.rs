@@ -222,6 +222,7 @@ impl Session {
         if acknowledge.refused.is_empty() {
             self.hub.metrics.acknowledged(kind, "in_force");
             if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+                subscriber.refused.take_if(|(refused, _)| *refused == kind);
                 match kind {
                     wire::Kind::Policies => subscriber.policies.acknowledged(acknowledge.version),
                     wire::Kind::Bundle => subscriber.bundle.acknowledged(acknowledge.version),
@@ -244,6 +245,9 @@ impl Session {
         self.hub.metrics.acknowledged(kind, "refused");
         let mut refused = acknowledge.refused;
         observed::cut(&mut refused, MAX_REFUSAL);
+        if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+            subscriber.refused = Some((kind, refused.clone()));
+        }
         let (namespace, name) = &self.name;
         let kind = snapshot_word(kind);
         tracing::error!(

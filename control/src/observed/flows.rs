@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use postern_api::control::v1 as wire;
 use postern_api::flow::LATENCY_BUCKETS;
 
+use super::recent::Recent;
 use super::{MAX_ID, cut};
 use crate::model::Name;
 
@@ -12,7 +13,7 @@ use crate::model::Name;
 const MAX_PER_REPORT: usize = 256;
 /// Edges kept per workload: it talks to that many others in a very large mesh.
 const MAX_PER_WORKLOAD: usize = 512;
-/// Edges kept altogether: some 8 MiB.
+/// Edges kept altogether: some 9 MiB.
 const MAX_FLOWS: usize = 16 * 1024;
 /// Longest service or port name.
 const MAX_NAME: usize = 256;
@@ -32,13 +33,20 @@ struct Edge {
 /// Totals by reporter and edge.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    by_reporter: BTreeMap<Name, HashMap<Edge, wire::Flow>>,
+    by_reporter: BTreeMap<Name, HashMap<Edge, Total>>,
     kept: usize,
 }
 
+/// Since the start, and of late.
+#[derive(Debug, Default)]
+struct Total {
+    flow: wire::Flow,
+    recent: Recent,
+}
+
 impl Flows {
-    /// Adds a report; says how many of its flows were not kept.
-    pub(super) fn add(&mut self, reporter: &Name, own_id: &str, flows: Vec<wire::Flow>) -> u64 {
+    /// Adds a report that came in `slot`; says how many of its flows were not kept.
+    pub(super) fn add(&mut self, reporter: &Name, own_id: &str, flows: Vec<wire::Flow>, slot: u64) -> u64 {
         let mut dropped = 0;
         let edges = self.by_reporter.entry(reporter.clone()).or_default();
         for (i, flow) in flows.into_iter().enumerate() {
@@ -47,14 +55,19 @@ impl Flows {
                 continue;
             };
             let edge = Edge::of(&flow);
-            if let Some(total) = edges.get_mut(&edge) {
-                add(total, &flow);
+            let (allowed, denied) = (flow.allowed, flow.denied);
+            let total = if let Some(total) = edges.get_mut(&edge) {
+                add(&mut total.flow, &flow);
+                total
             } else if edges.len() < MAX_PER_WORKLOAD && self.kept < MAX_FLOWS {
                 self.kept += 1;
-                edges.insert(edge, flow);
+                let recent = Recent::default();
+                edges.entry(edge).or_insert(Total { flow, recent })
             } else {
                 dropped += 1;
-            }
+                continue;
+            };
+            total.recent.add(slot, allowed, denied);
         }
         dropped
     }
@@ -68,25 +81,30 @@ impl Flows {
 
     /// A workload that has gone has nothing open.
     pub(crate) fn closed(&mut self, reporter: &Name) {
-        for flow in self
+        for total in self
             .by_reporter
             .get_mut(reporter)
             .into_iter()
             .flat_map(HashMap::values_mut)
         {
-            flow.open_connections = 0;
+            total.flow.open_connections = 0;
         }
     }
 
-    /// All of them, in a steady order.
-    pub(crate) fn views(&self) -> Vec<wire::FlowView> {
+    /// All of them, in a steady order, as they are in `slot`.
+    pub(super) fn views(&self, slot: u64) -> Vec<wire::FlowView> {
         let mut views = Vec::with_capacity(self.kept);
         for ((namespace, name), edges) in &self.by_reporter {
             let mut edges: Vec<_> = edges.iter().collect();
             edges.sort_by_key(|(edge, _)| *edge);
-            views.extend(edges.into_iter().map(|(_, flow)| wire::FlowView {
-                reporter: format!("{namespace}/{name}"),
-                flow: Some(flow.clone()),
+            views.extend(edges.into_iter().map(|(_, total)| {
+                let (recently_allowed, recently_denied) = total.recent.counts(slot);
+                wire::FlowView {
+                    reporter: format!("{namespace}/{name}"),
+                    flow: Some(total.flow.clone()),
+                    recently_allowed,
+                    recently_denied,
+                }
             }));
         }
         views

@@ -5,6 +5,7 @@
 mod bounds;
 mod bundle;
 mod changes;
+mod replicas;
 mod reports;
 mod snapshots;
 mod who;

@@ -40,6 +40,7 @@ fn flow(from: &str, to: &str, protocol: wire::Protocol, calls: u64) -> wire::Flo
             latency_buckets,
             ..wire::Flow::default()
         }),
+        ..wire::FlowView::default()
     }
 }
 

@@ -599,7 +599,7 @@ pub struct Picture {
     pub time_unix_ms: i64,
     #[prost(message, repeated, tag = "2")]
     pub workloads: ::prost::alloc::vec::Vec<WorkloadView>,
-    /// Totals since control started, per flow as reported; rates are the viewer's to compute.
+    /// Totals since control started, per flow as reported.
     #[prost(message, repeated, tag = "3")]
     pub flows: ::prost::alloc::vec::Vec<FlowView>,
     /// The last 64, oldest first.
@@ -618,6 +618,23 @@ pub struct Picture {
     pub issuer_epoch: u64,
     #[prost(bool, tag = "10")]
     pub ca_connected: bool,
+    /// Which process drew it: chosen at random at each start.
+    #[prost(string, tag = "11")]
+    pub replica: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub control_version: ::prost::alloc::string::String,
+    /// Faults between documents, such as Services that disagree on a port's protocol. At most 256.
+    #[prost(string, repeated, tag = "13")]
+    pub conditions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// SHA-256 of each root of the bundle, lower-case hex.
+    #[prost(string, repeated, tag = "14")]
+    pub roots_sha256: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Control's own.
+    #[prost(message, optional, tag = "15")]
+    pub certificate: ::core::option::Option<Certificate>,
+    /// How far back the recent counts of flows go: about half a minute, less just after a start.
+    #[prost(uint32, tag = "16")]
+    pub recent_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadView {
@@ -639,6 +656,12 @@ pub struct WorkloadView {
     pub bundle_sequence_acknowledged: u64,
     #[prost(message, optional, tag = "9")]
     pub certificate: ::core::option::Option<Certificate>,
+    /// What tells it from others of its ID: the pod's UID in Kubernetes.
+    #[prost(string, tag = "10")]
+    pub instance: ::prost::alloc::string::String,
+    /// The snapshot that its proxy refused last and still goes without: kind and reason.
+    #[prost(string, tag = "11")]
+    pub refused: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlowView {
@@ -647,6 +670,11 @@ pub struct FlowView {
     pub reporter: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub flow: ::core::option::Option<Flow>,
+    /// Counts of the last Picture.recent_ms.
+    #[prost(uint64, tag = "3")]
+    pub recently_allowed: u64,
+    #[prost(uint64, tag = "4")]
+    pub recently_denied: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BadFile {
@@ -1133,7 +1161,8 @@ pub mod view_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Served on a Unix socket, mode 0600: what the demo's screen and the CLI read.
+    /// Served on a Unix socket, mode 0600: what the demo's screen and the CLI read; and over mTLS to control's own ID, so that
+    /// replicas can put their pictures together.
     #[derive(Debug, Clone)]
     pub struct ViewClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1255,7 +1284,8 @@ pub mod view_server {
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
-    /// Served on a Unix socket, mode 0600: what the demo's screen and the CLI read.
+    /// Served on a Unix socket, mode 0600: what the demo's screen and the CLI read; and over mTLS to control's own ID, so that
+    /// replicas can put their pictures together.
     #[derive(Debug)]
     pub struct ViewServer<T> {
         inner: Arc<T>,
