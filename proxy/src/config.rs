@@ -101,6 +101,9 @@ pub struct RunArgs {
     /// Where /metrics, /readyz and /livez are (port 0: any free one)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
     pub metrics_listen: SocketAddr,
+    /// Serve /metrics on port 15021 only, which callers reach through this proxy: by mutual TLS, and if policy lets them
+    #[arg(long)]
+    pub metrics_mutual_tls: bool,
     /// Threads that move bytes [default: the CPU limit, at most 2]
     #[arg(long, value_name = "N", value_parser = workers)]
     pub workers: Option<usize>,
@@ -146,6 +149,13 @@ impl RunArgs {
                  identity",
                 self.explicit_listen
             ));
+        }
+        if self.metrics_mutual_tls && self.capture != Capture::Redirect {
+            return Err(
+                "--metrics-mutual-tls needs --capture redirect: nothing else leads callers of port 15021 through \
+                        the proxy"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -232,6 +242,7 @@ mod tests {
             (&["--trust-domain", "Cluster.Local"], "trust"),
             (&["--drain-seconds", "3601"], "3600"),
             (&["--explicit-listen", "0.0.0.0:15002"], "not a loopback address"),
+            (&["--metrics-mutual-tls"], "needs --capture redirect"),
             (&["--no-such-switch"], "unexpected argument"),
         ] {
             let error = parse(bad).unwrap_err();

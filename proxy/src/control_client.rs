@@ -47,6 +47,11 @@ use crate::status::{Level, Status, Topic, error_chain};
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Control's own clients spread out by jitter; a proxy without control should not be so for long.
 const LONGEST_AWAY: Duration = Duration::from_secs(5);
+/// A stream that stood this long was good: when it ends its control has gone, and another replica behind the same name may
+/// take us at once.
+const STOOD: Duration = Duration::from_secs(1);
+/// Over this the proxies that one replica leaves behind spread out.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// A last report at shutdown is a courtesy.
 const LAST_REPORT: Duration = Duration::from_millis(500);
 
@@ -234,12 +239,19 @@ impl Client {
     }
 
     fn lost(&mut self, why: &str) {
-        self.session = None;
+        let stood = self
+            .session
+            .take()
+            .is_some_and(|session| session.since.elapsed() >= STOOD);
         self.metrics.process.control_connected.store(0, Ordering::Relaxed);
         let text = format!("the stream with control is gone ({why}); what is in force stays");
         self.status.problem(Topic::Control, Level::Warning, text);
         self.asked.control_is_away();
-        self.wait_before_retry();
+        if stood {
+            self.retry = Some(Box::pin(sleep(AT_ONCE.mul_f64(fastrand::f64()))));
+        } else {
+            self.wait_before_retry();
+        }
     }
 
     fn wait_before_retry(&mut self) {

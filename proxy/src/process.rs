@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use postern_telemetry::{Endpoint, Readiness};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -35,6 +35,9 @@ const ASKS: usize = 1_024;
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
 /// Workers that were told to cut end at once; one that does not is stuck, and the process ends without it.
 const CUT_DEADLINE: Duration = Duration::from_secs(5);
+/// Where metrics are with `--metrics-mutual-tls`: captured like any port of the workload, so that only our own inbound
+/// dials it from outside of the pod, for callers whom policy lets in.
+const MUTUAL_TLS_METRICS_PORT: u16 = 15_021;
 
 /// Runs the proxy until a signal ends it.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
@@ -46,7 +49,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
             .thread_stack_size(256 * 1024)
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
-        let outcome = runtime.block_on(async { Process::start(args).await?.serve().await });
+        let outcome = runtime.block_on(async { Process::start(args)?.serve().await });
         // A name lookup may hang in a blocking thread; it must not hold up the exit.
         runtime.shutdown_background();
         outcome
@@ -86,7 +89,7 @@ struct Addresses {
 
 impl Process {
     /// Binds, starts workers and endpoints. What fails here is a mistake in the arguments, and ends the process.
-    async fn start(args: RunArgs) -> Result<Self, String> {
+    fn start(args: RunArgs) -> Result<Self, String> {
         let (phase, drain) = Drain::new();
         let (ask, asks) = mpsc::channel(ASKS);
         let shared = Arc::new(Shared::new(ask));
@@ -110,7 +113,7 @@ impl Process {
         let access_log = AccessLog::open(args.access_log, &args.access_log_file, Arc::clone(&metrics))
             .map_err(|error| format!("cannot open the access log {:?}: {error}", args.access_log_file))?;
         let mut addresses = Addresses {
-            metrics: Some(endpoint(&args, &metrics, &status).await?),
+            metrics: Some(endpoint(&args, &metrics, &status)?),
             ..Addresses::default()
         };
 
@@ -253,15 +256,25 @@ impl Process {
     }
 }
 
-/// Starts the endpoint for scrapers and probes.
-async fn endpoint(args: &RunArgs, metrics: &Arc<Metrics>, status: &Arc<Status>) -> Result<SocketAddr, String> {
-    let at = args.metrics_listen;
-    let failed = |error| format!("cannot listen on {at}: {error}");
-    let listener = TcpListener::bind(at).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+/// Starts the endpoint for scrapers and probes; with metrics over mutual TLS only, a second one that our inbound leads to.
+fn endpoint(args: &RunArgs, metrics: &Arc<Metrics>, status: &Arc<Status>) -> Result<SocketAddr, String> {
     let status = Arc::clone(status);
-    let readiness: postern_telemetry::Readiness = Arc::new(move || status.readiness());
-    tokio::spawn(postern_telemetry::Endpoint::new(metrics.registry(), readiness, || {}).serve(listener));
+    let readiness: Readiness = Arc::new(move || status.readiness());
+    let mut endpoint = Endpoint::new(metrics.registry(), readiness, || {});
+    let at = args.metrics_listen;
+    if args.metrics_mutual_tls {
+        let guarded = SocketAddr::new(at.ip(), MUTUAL_TLS_METRICS_PORT);
+        serve_endpoint(endpoint.clone().only_metrics(), guarded)?;
+        endpoint = endpoint.without_metrics();
+    }
+    serve_endpoint(endpoint, at)
+}
+
+fn serve_endpoint(endpoint: Endpoint, at: SocketAddr) -> Result<SocketAddr, String> {
+    let failed = |error| format!("cannot listen on {at}: {error}");
+    let listener = postern_telemetry::bind(at).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tokio::spawn(endpoint.serve(listener));
     Ok(address)
 }
 

@@ -3,25 +3,65 @@
 //! prometheus-client writes OpenMetrics only. The two formats differ where `promtool check metrics` looks: 0.0.4 has
 //! HELP and TYPE under the sample's full name (`x_total`, `x_info`), no UNIT and no EOF line.
 
+pub mod foreign;
+
 use std::fmt::Write as _;
 
 use prometheus_client::registry::Registry;
 
-/// `Content-Type` of OpenMetrics 1.0.
-pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// `Content-Type` of Prometheus text 0.0.4.
-pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub use self::foreign::Foreign;
 
-/// The body and its content type for a scrape with this `Accept` header.
+/// How a scrape's answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Prometheus text 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a scraper with this `Accept` header gets.
+    #[must_use]
+    pub fn accepted(accept: Option<&str>) -> Self {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
+            _ => Self::Text,
+        }
+    }
+
+    /// `Content-Type`.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// What stands at the end of the whole answer.
+    #[must_use]
+    pub const fn end(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::OpenMetrics => "# EOF\n",
+        }
+    }
+}
+
+/// All of `registry`, without [`Format::end`].
 #[must_use]
-pub fn render(registry: &Registry, accept: Option<&str>) -> (&'static str, String) {
+pub fn render(registry: &Registry, format: Format) -> String {
     let mut open_metrics = String::with_capacity(16 * 1024);
     // Writing to a String does not fail; a metric that refuses to encode leaves the rest readable.
     let _ = prometheus_client::encoding::text::encode(&mut open_metrics, registry);
-    if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
-        (OPEN_METRICS, open_metrics)
-    } else {
-        (TEXT, to_text(&open_metrics))
+    match format {
+        Format::Text => to_text(&open_metrics),
+        Format::OpenMetrics => {
+            let end = Format::OpenMetrics.end();
+            open_metrics.truncate(open_metrics.strip_suffix(end).map_or(open_metrics.len(), str::len));
+            open_metrics
+        }
     }
 }
 
@@ -75,8 +115,7 @@ mod tests {
 
     #[test]
     fn a_plain_scrape_gets_help_and_type_under_the_name_of_the_samples() {
-        let (content_type, body) = render(&registry(), None);
-        assert_eq!(content_type, TEXT);
+        let body = render(&registry(), Format::accepted(None));
         assert!(body.contains("# HELP postern_requests_total Requests.\n# TYPE postern_requests_total counter\n"));
         assert!(body.contains("\npostern_requests_total 3\n"));
         assert!(body.contains("# TYPE postern_latency_seconds histogram\n"));
@@ -85,11 +124,13 @@ mod tests {
 
     #[test]
     fn open_metrics_is_given_to_whom_accepts_it() {
-        let (content_type, body) = render(
-            &registry(),
-            Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"),
+        let format = Format::accepted(Some("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"));
+        assert_eq!(format, Format::OpenMetrics);
+        let body = render(&registry(), format);
+        assert!(
+            body.contains("# TYPE postern_requests counter\n") && !body.contains("# EOF"),
+            "{body}"
         );
-        assert_eq!(content_type, OPEN_METRICS);
-        assert!(body.ends_with("# EOF\n"));
+        assert_eq!(format.end(), "# EOF\n");
     }
 }

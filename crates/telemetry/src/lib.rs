@@ -4,4 +4,4 @@ pub mod endpoint;
 pub mod exposition;
 pub mod log;
 
-pub use endpoint::{Endpoint, Readiness};
+pub use endpoint::{Endpoint, Readiness, bind};

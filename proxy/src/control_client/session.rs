@@ -10,7 +10,7 @@ use postern_api::transport::{self, DialError};
 use postern_identity::tls::client_config;
 use postern_identity::{Expected, TrustDomain};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use wire::proxy_message::Message;
@@ -30,6 +30,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     /// The generation of our SVID that it was opened with.
     pub(super) generation: u64,
+    /// When it was opened.
+    pub(super) since: Instant,
     pub(super) incoming: Streaming<wire::ControlMessage>,
     outgoing: Option<mpsc::Sender<wire::ProxyMessage>>,
     targets: HashMap<u64, Target>,
@@ -80,6 +82,7 @@ impl Opener {
             .into_inner();
         Ok(Session {
             generation: identity.generation,
+            since: Instant::now(),
             incoming,
             outgoing: Some(outgoing),
             targets: HashMap::new(),

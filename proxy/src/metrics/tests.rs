@@ -30,7 +30,7 @@ fn finished(status: u16, failure: Option<Failure>) -> Finished {
 }
 
 fn rendered(metrics: &Arc<Metrics>) -> String {
-    postern_telemetry::exposition::render(&metrics.registry(), None).1
+    postern_telemetry::exposition::render(&metrics.registry(), postern_telemetry::exposition::Format::Text)
 }
 
 fn busy() -> Arc<Metrics> {

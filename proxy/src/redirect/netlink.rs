@@ -55,11 +55,12 @@ pub enum NetlinkError {
         source: rustix::io::Errno,
     },
     /// The kernel refused one message, and with it all.
-    #[error("the kernel refused to {message}: {source}{}", hint(source))]
+    #[error("the kernel refused to {message}{}", hint(source))]
     Refused {
         /// Which step.
         message: String,
         /// Why.
+        #[source]
         source: io::Error,
     },
     /// The answer is not netlink.
@@ -67,12 +68,29 @@ pub enum NetlinkError {
     Malformed,
 }
 
+impl NetlinkError {
+    /// Was the kernel asked without the capability?
+    #[must_use]
+    pub fn is_lack_of_permission(&self) -> bool {
+        match self {
+            Self::Socket { source, .. } => *source == rustix::io::Errno::PERM || *source == rustix::io::Errno::ACCESS,
+            Self::Refused { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Malformed => false,
+        }
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => " (NET_ADMIN is needed in this network namespace)",
         io::ErrorKind::NotFound => " (is the nf_tables NAT module available?)",
         _ => "",
     }
+}
+
+/// Bytes of the one message that [`apply`] sends.
+#[cfg(test)]
+pub(super) fn size(program: &[Chain]) -> usize {
+    encode(program).bytes.len()
 }
 
 /// Replaces our table with `program`; an empty program removes it.
