@@ -3,11 +3,13 @@
 //! ```text
 //! lab      a bridge and pods: network namespaces with IPv4 and IPv6, made and removed here
 //! process  a child process that is waited for by state, never by time, and that never outlives its guard
+//! chart    the Helm chart, rendered
 //! mesh     a CA, control and proxies of the built `postern` binary, run as pods run them
 //! ```
 //!
 //! What a test needs and the machine lacks (root, nginx, ...) is said loudly and skipped; under `CI=true` it fails.
 
+pub mod chart;
 pub mod lab;
 pub mod mesh;
 pub mod process;
@@ -40,12 +42,13 @@ pub fn requires(programs: &[&str], root: bool) -> bool {
     false
 }
 
-/// Where a program is.
+/// Where a program is. The cluster lab keeps `helm` apart.
 #[must_use]
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(["/usr/sbin".into(), "/sbin".into(), home.join(".cache/k8slab/k8s/bin")])
         .map(|d| d.join(program))
         .find(|p| p.is_file())
 }
