@@ -42,13 +42,14 @@ pub fn requires(programs: &[&str], root: bool) -> bool {
     false
 }
 
-/// Where a program is. The cluster lab keeps `helm` apart.
+/// Where a program is: `e2e/install` and the cluster lab keep `helm` apart.
 #[must_use]
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-bin");
     std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into(), home.join(".cache/k8slab/k8s/bin")])
+        .chain(["/usr/sbin".into(), "/sbin".into(), built, home.join(".cache/k8slab/k8s/bin")])
         .map(|d| d.join(program))
         .find(|p| p.is_file())
 }
