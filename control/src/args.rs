@@ -89,6 +89,8 @@ async fn serve(args: Args) -> Result<(), String> {
         view_socket: args.view_socket,
         root_namespace: args.root_namespace,
         ready_file: args.ready_file,
+        #[cfg(feature = "kubernetes")]
+        api: None,
     };
     let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
     // Before anything is served: a signal that comes early is not lost.

@@ -14,6 +14,8 @@
 //! state in force; a policy that nobody understands denies what it selects; a slow proxy costs a bounded queue and gets
 //! the newest state; control holds no secret but its own key, and cannot forge a bundle.
 
+#[cfg(feature = "kubernetes")]
+pub mod api;
 mod args;
 mod bundles;
 mod connect;

@@ -61,6 +61,9 @@ pub struct ServeConfig {
     pub root_namespace: String,
     /// Gets `{"listen":..., "metrics":...}` once proxies are served.
     pub ready_file: Option<PathBuf>,
+    /// The aggregated API for operators.
+    #[cfg(feature = "kubernetes")]
+    pub api: Option<crate::api::ApiConfig>,
 }
 
 /// Why control does not serve.
@@ -88,6 +91,9 @@ pub struct Running {
     pub listen: SocketAddr,
     /// The bound address for metrics.
     pub metrics: SocketAddr,
+    /// The bound address of the aggregated API, if it is served.
+    #[cfg(feature = "kubernetes")]
+    pub api: Option<SocketAddr>,
     down: watch::Sender<bool>,
     tasks: JoinSet<()>,
     view_socket: Option<PathBuf>,
@@ -154,6 +160,16 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
         tasks.spawn(serve_viewers(Arc::clone(&hub), bind_view(path).await?));
     }
     tasks.spawn(until_down(down.subscribe(), prune(Arc::clone(&hub))));
+    #[cfg(feature = "kubernetes")]
+    let api = match config.api {
+        None => None,
+        Some(api) => {
+            let (listener, bound) = bind(api.listen).await?;
+            let served = crate::api::serve(Arc::clone(&hub), Arc::clone(&own), api, listener);
+            tasks.spawn(until_down(down.subscribe(), served));
+            Some(bound)
+        }
+    };
     // Nobody else sets it.
     let _ = ready.set(own);
     if let Some(path) = &config.ready_file {
@@ -168,6 +184,8 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
     Ok(Running {
         listen,
         metrics,
+        #[cfg(feature = "kubernetes")]
+        api,
         down,
         tasks,
         view_socket: config.view_socket,

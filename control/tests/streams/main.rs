@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "kubernetes")]
+mod api;
 mod bounds;
 mod bundle;
 mod changes;

@@ -66,6 +66,11 @@ pub(crate) struct World {
 impl World {
     /// With these files in its directory.
     pub(crate) async fn with(files: &[(&str, &str)]) -> Self {
+        Self::configured(files, |_| {}).await
+    }
+
+    /// With a change to its configuration.
+    pub(crate) async fn configured(files: &[(&str, &str)], change: impl FnOnce(&mut ServeConfig)) -> Self {
         let authority = Authority::new();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mesh")).unwrap();
@@ -76,7 +81,9 @@ impl World {
             svid: authority.svid(control_id(&domain()).unwrap().as_str(), None, 3600),
             bundle: authority.bundle(),
         };
-        let running = start(config(&dir), identity).await.unwrap();
+        let mut config = config(&dir);
+        change(&mut config);
+        let running = start(config, identity).await.unwrap();
         let trust = trust_of(authority.bundle());
         Self {
             dir,
@@ -84,6 +91,19 @@ impl World {
             running,
             trust,
         }
+    }
+
+    /// Another replica over the same directory.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) async fn another(&self, change: impl FnOnce(&mut ServeConfig)) -> Running {
+        let mut config = config(&self.dir);
+        config.view_socket = None;
+        change(&mut config);
+        let identity = IdentitySource::Given {
+            svid: self.authority.svid(control_id(&domain()).unwrap().as_str(), None, 3600),
+            bundle: self.authority.bundle(),
+        };
+        start(config, identity).await.unwrap()
     }
 
     pub(crate) async fn shop() -> Self {
@@ -161,6 +181,8 @@ pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
         view_socket: Some(dir.path().join("view.sock")),
         root_namespace: "postern-system".to_owned(),
         ready_file: None,
+        #[cfg(feature = "kubernetes")]
+        api: None,
     }
 }
 

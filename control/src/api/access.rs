@@ -1,0 +1,146 @@
+//! May they: the API server decides, by SubjectAccessReview. A yes is remembered for a moment; a no, or no answer, is not.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+};
+use kube::api::{Api, PostParams};
+
+use super::front_proxy::User;
+use super::objects::{GROUP, Resource, VERSION};
+
+/// A review is one call to the API server next door.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a yes holds. A right that is taken away is gone this much later; `kubectl get -w` loops would ask each time.
+const REMEMBERED: Duration = Duration::from_secs(5);
+/// Yeses remembered: users times resources times namespaces that are looked at within seconds.
+const MAX_REMEMBERED: usize = 1024;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    pub(crate) resource: Resource,
+    /// `None`: in all of them, or the resource has none.
+    pub(crate) namespace: Option<String>,
+    /// `None`: a list.
+    pub(crate) name: Option<String>,
+}
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Denied {
+    /// The API server says no.
+    #[error("{0}")]
+    Forbidden(String),
+    /// Nobody could say.
+    #[error("the API server could not be asked whether this is allowed")]
+    Review(#[source] kube::Error),
+    /// Nobody said in time.
+    #[error("the API server did not say within {DEADLINE:?} whether this is allowed")]
+    TooSlow,
+}
+
+/// See the module.
+pub(crate) struct Access {
+    reviews: Api<SubjectAccessReview>,
+    allowed: Mutex<HashMap<(User, Asked), Instant>>,
+}
+
+impl Asked {
+    fn verb(&self) -> &'static str {
+        if self.name.is_some() { "get" } else { "list" }
+    }
+
+    fn attributes(&self) -> ResourceAttributes {
+        ResourceAttributes {
+            group: Some(GROUP.to_owned()),
+            version: Some(VERSION.to_owned()),
+            resource: Some(self.resource.plural().to_owned()),
+            verb: Some(self.verb().to_owned()),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            ..ResourceAttributes::default()
+        }
+    }
+
+    /// As the API server itself words it, so that `kubectl`'s users know it.
+    fn refusal(&self, user: &User, reason: Option<String>) -> String {
+        let resource = self.resource.plural();
+        let what = match &self.name {
+            Some(name) => format!("{resource}.{GROUP} \"{name}\""),
+            None => format!("{resource}.{GROUP}"),
+        };
+        let place = match &self.namespace {
+            Some(namespace) => format!("in the namespace \"{namespace}\""),
+            None => "at the cluster scope".to_owned(),
+        };
+        let why = reason
+            .filter(|reason| !reason.is_empty())
+            .map_or_else(String::new, |reason| format!(": {reason}"));
+        format!(
+            "{what} is forbidden: User \"{}\" cannot {} resource \"{resource}\" in API group \"{GROUP}\" {place}{why}",
+            user.name,
+            self.verb()
+        )
+    }
+}
+
+impl Access {
+    pub(crate) fn new(client: kube::Client) -> Self {
+        Self {
+            reviews: Api::all(client),
+            allowed: Mutex::default(),
+        }
+    }
+
+    /// Fails closed: only a clear yes is one.
+    pub(crate) async fn check(&self, user: &User, asked: &Asked) -> Result<(), Denied> {
+        let key = (user.clone(), asked.clone());
+        if self.remembers(&key, Instant::now()) {
+            return Ok(());
+        }
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.name.clone()),
+                uid: user.uid.clone(),
+                groups: Some(user.groups.clone()),
+                extra: Some(user.extra.clone()),
+                resource_attributes: Some(asked.attributes()),
+                non_resource_attributes: None,
+            },
+            ..SubjectAccessReview::default()
+        };
+        let params = PostParams::default();
+        let answer = tokio::time::timeout(DEADLINE, self.reviews.create(&params, &review)).await;
+        let status = answer.map_err(|_| Denied::TooSlow)?.map_err(Denied::Review)?.status;
+        match status {
+            Some(SubjectAccessReviewStatus {
+                allowed: true, denied, ..
+            }) if denied != Some(true) => {
+                self.remember(key, Instant::now());
+                Ok(())
+            }
+            Some(status) => Err(Denied::Forbidden(asked.refusal(user, status.reason))),
+            None => Err(Denied::Forbidden(asked.refusal(user, None))),
+        }
+    }
+
+    fn remembers(&self, key: &(User, Asked), now: Instant) -> bool {
+        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.get(key).is_some_and(|until| now < *until)
+    }
+
+    fn remember(&self, key: (User, Asked), now: Instant) {
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        if allowed.len() >= MAX_REMEMBERED {
+            allowed.retain(|_, until| now < *until);
+        }
+        // Still full: not remembered is only slower.
+        if allowed.len() < MAX_REMEMBERED {
+            allowed.insert(key, now + REMEMBERED);
+        }
+    }
+}
