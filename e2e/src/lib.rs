@@ -49,7 +49,12 @@ pub fn which(program: &str) -> Option<PathBuf> {
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e-bin");
     std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into(), built, home.join(".cache/k8slab/k8s/bin")])
+        .chain([
+            "/usr/sbin".into(),
+            "/sbin".into(),
+            built,
+            home.join(".cache/k8slab/k8s/bin"),
+        ])
         .map(|d| d.join(program))
         .find(|p| p.is_file())
 }

@@ -474,12 +474,13 @@ fn components_understand_the_arguments_that_they_are_given() {
         return;
     }
     for set in VALUE_SETS {
-        for deployment in of_kind(&render(set), "Deployment") {
-            let name = name(deployment).to_owned();
-            for container in deployment["spec"]["template"]["spec"]["containers"].as_array().unwrap() {
-                let mut line = vec![name.as_str()];
-                line.extend(strings(&container["args"]));
-                let parsed = match name.as_str() {
+        let objects = render(set);
+        let pods = of_kind(&objects, "Deployment").map(|deployment| &deployment["spec"]["template"]["spec"]);
+        for pod in pods.chain(of_kind(&objects, "Pod").map(|pod| &pod["spec"])) {
+            for container in pod["containers"].as_array().unwrap() {
+                let name = container["name"].as_str().unwrap();
+                let line = [vec![name], strings(&container["args"])].concat();
+                let parsed = match name {
                     "postern-ca" => postern_ca::Cli::try_parse_from(&line).map(drop),
                     "postern-control" => postern_control::Cli::try_parse_from(&line).map(drop),
                     "postern-injector" => Ok(()), // until its command line is there
