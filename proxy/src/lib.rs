@@ -6,6 +6,7 @@
 //!           -> inbound/sanitize -> inbound/forward (needs the Permit) -> app
 //! outbound  listen -> original_dst or outbound/explicit -> outbound/resolve -> detect
 //!           -> outbound/balance -> outbound/pool -> outbound/originate (mTLS, expected ID) -> outbound/forward
+//! pod       probes and app_metrics: what kubelets and scrapers ask of the app, answered on 15020 (app_client asks it)
 //! beside    workload (key, CSR, renewal), control_client (subscriptions, last good), metrics, access_log, drain
 //! ```
 //!
@@ -15,6 +16,8 @@
 
 pub mod access_log;
 mod admin;
+mod app_client;
+mod app_metrics;
 pub mod config;
 mod control_client;
 mod descriptors;
@@ -31,6 +34,8 @@ pub mod opaque;
 mod original_dst;
 pub mod outbound;
 pub mod outcome;
+mod pod;
+mod probes;
 mod process;
 pub mod redirect;
 mod scratch;

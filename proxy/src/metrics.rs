@@ -103,6 +103,10 @@ pub struct Metrics {
     refused_connections: Counters<ReasonKey>,
     /// Lines that the access log could not queue.
     pub access_log_dropped: AtomicU64,
+    /// Why the app's own metrics were left out, by a closed set of words.
+    app_scrape_failures: Counters<ReasonKey>,
+    /// Samples of the app's under our prefix, left out.
+    pub app_scrape_dropped: AtomicU64,
     /// Connection tasks that panicked: a fault of ours, contained.
     pub panics: AtomicU64,
     /// What the control side knows.
@@ -194,6 +198,8 @@ impl Default for Metrics {
             handshake_failures: Counters::new(MAX_REASON_SERIES),
             refused_connections: Counters::new(MAX_REASON_SERIES),
             access_log_dropped: AtomicU64::new(0),
+            app_scrape_failures: Counters::default(),
+            app_scrape_dropped: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             process: Process::default(),
         }
@@ -253,6 +259,12 @@ impl Metrics {
     pub fn renewal_failed(&self, reason: &'static str) {
         let direction = Direction::Outbound;
         self.process.renewal_failures.add(&ReasonKey { direction, reason });
+    }
+
+    /// The app's own metrics are missing from a scrape.
+    pub(crate) fn app_scrape_failed(&self, reason: &'static str) {
+        let direction = Direction::Inbound;
+        self.app_scrape_failures.add(&ReasonKey { direction, reason });
     }
 
     /// How many renewals (and first issues) have failed.

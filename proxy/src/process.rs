@@ -24,6 +24,7 @@ use crate::drain::{Drain, Phase, grace};
 use crate::flows::Reporter;
 use crate::listen::{Acceptor, Listener, Listeners, bind_all};
 use crate::metrics::Metrics;
+use crate::pod::Pod;
 use crate::snapshot::Shared;
 use crate::status::{Level, Status, Topic};
 use crate::worker;
@@ -112,8 +113,9 @@ impl Process {
         }
         let access_log = AccessLog::open(args.access_log, &args.access_log_file, Arc::clone(&metrics))
             .map_err(|error| format!("cannot open the access log {:?}: {error}", args.access_log_file))?;
+        let pod = Pod::from_environment(&metrics)?;
         let mut addresses = Addresses {
-            metrics: Some(endpoint(&args, &metrics, &status)?),
+            metrics: Some(endpoint(&args, pod, &metrics, &status)?),
             ..Addresses::default()
         };
 
@@ -257,10 +259,20 @@ impl Process {
 }
 
 /// Starts the endpoint for scrapers and probes; with metrics over mutual TLS only, a second one that our inbound leads to.
-fn endpoint(args: &RunArgs, metrics: &Arc<Metrics>, status: &Arc<Status>) -> Result<SocketAddr, String> {
+fn endpoint(args: &RunArgs, pod: Pod, metrics: &Arc<Metrics>, status: &Arc<Status>) -> Result<SocketAddr, String> {
     let status = Arc::clone(status);
     let readiness: Readiness = Arc::new(move || status.readiness());
     let mut endpoint = Endpoint::new(metrics.registry(), readiness, || {});
+    if let Some(probes) = pod.probes {
+        tracing::info!(
+            probes = probes.len(),
+            "probes of the app are answered on the metrics port"
+        );
+        endpoint = endpoint.and(Arc::new(probes));
+    }
+    if let Some(app) = pod.app_metrics {
+        endpoint = endpoint.with_foreign(Arc::new(app));
+    }
     let at = args.metrics_listen;
     if args.metrics_mutual_tls {
         let guarded = SocketAddr::new(at.ip(), MUTUAL_TLS_METRICS_PORT);

@@ -33,6 +33,7 @@ impl prometheus_client::collector::Collector for Collector {
         narrow(&mut to, &counts)?;
         connections(&mut to, &counts)?;
         refusals(&mut to, metrics)?;
+        app(&mut to, metrics)?;
         process(&mut to, metrics)
     }
 }
@@ -197,6 +198,25 @@ fn refusals(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+fn app(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
+    let mut family = to.encode_descriptor(
+        "postern_app_scrape_failures",
+        "Scrapes without the app's own metrics",
+        None,
+        MetricType::Counter,
+    )?;
+    for (key, count) in metrics.app_scrape_failures.read() {
+        counter(&mut family.encode_family(&[("reason", key.reason)])?, count)?;
+    }
+    let mut series = to.encode_descriptor(
+        "postern_app_scrape_dropped_samples",
+        "Samples of the app that were left out: their names begin with postern_",
+        None,
+        MetricType::Counter,
+    )?;
+    counter(&mut series, metrics.app_scrape_dropped.load(Ordering::Relaxed))
 }
 
 fn process(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
