@@ -115,6 +115,12 @@ impl Drop for Lab {
 }
 
 impl Pod {
+    /// Where its network namespace is mounted.
+    #[must_use]
+    pub fn network_namespace(&self) -> PathBuf {
+        Path::new("/var/run/netns").join(&self.namespace)
+    }
+
     /// A command inside the pod, as `uid`. It ends with the thread that started it, should that be killed.
     pub fn command(&self, uid: u32, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");

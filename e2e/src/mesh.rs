@@ -29,6 +29,17 @@ pub struct Mesh {
     control_arguments: Vec<String>,
 }
 
+/// In what a pod's sidecar differs from the usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sidecar<'a> {
+    /// Arguments of `redirect`.
+    pub redirect: &'a [&'a str],
+    /// Further arguments of `run`.
+    pub run: &'a [&'a str],
+    /// Its environment, as an injector writes it.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
 impl Mesh {
     /// Starts CA and control with certificates that live `life` (such as `1h`, `10s`); policy and workloads are read from
     /// [`Mesh::documents`].
@@ -199,9 +210,26 @@ impl Mesh {
     /// If it does not become ready.
     #[must_use]
     pub fn capture(&self, pod: &Pod, namespace: &str, account: &str, name: &str, more: &[&str]) -> Process {
+        let sidecar = Sidecar {
+            run: more,
+            ..Sidecar::default()
+        };
+        let mut proxy = self.sidecar(pod, namespace, account, name, sidecar);
+        let ready = "curl -sf http://127.0.0.1:15020/readyz";
+        proxy.wait_for("readiness", || pod.run(ready).status.success().then_some(()));
+        proxy
+    }
+
+    /// The same with whatever is special about it; does not wait.
+    ///
+    /// # Panics
+    /// If the rules cannot be set.
+    #[must_use]
+    pub fn sidecar(&self, pod: &Pod, namespace: &str, account: &str, name: &str, sidecar: Sidecar<'_>) -> Process {
         let redirect = pod
             .command(0, crate::postern())
             .args(["proxy", "redirect"])
+            .args(sidecar.redirect)
             .output()
             .expect("postern runs");
         assert!(
@@ -209,10 +237,8 @@ impl Mesh {
             "redirect: {}",
             String::from_utf8_lossy(&redirect.stderr)
         );
-        let mut proxy = self.proxy(pod, namespace, account, name, more);
-        let ready = "curl -sf http://127.0.0.1:15020/readyz";
-        proxy.wait_for("readiness", || pod.run(ready).status.success().then_some(()));
-        proxy
+        self.hand_token(namespace, account, name);
+        self.start_proxy(pod, name, sidecar)
     }
 
     /// Starts a proxy with a new token; does not wait.
@@ -243,6 +269,19 @@ impl Mesh {
     /// If it cannot be started.
     #[must_use]
     pub fn proxy_again(&self, pod: &Pod, name: &str, more: &[&str]) -> Process {
+        let sidecar = Sidecar {
+            run: more,
+            ..Sidecar::default()
+        };
+        self.start_proxy(pod, name, sidecar)
+    }
+
+    /// Starts a proxy with whatever token its file holds; does not wait.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_proxy(&self, pod: &Pod, name: &str, sidecar: Sidecar<'_>) -> Process {
         let state = self.state_of(name);
         let arguments: Vec<String> = [
             "proxy",
@@ -259,16 +298,11 @@ impl Mesh {
         .chain(["--join-token-file".into(), text(state.join("token"))])
         .chain(["--metrics-listen".into(), "[::]:15020".into()])
         .chain(["--access-log-file".into(), text(state.join("access.log"))])
-        .chain(more.iter().map(ToString::to_string))
+        .chain(sidecar.run.iter().map(ToString::to_string))
         .collect();
-        start(
-            pod,
-            PROXY_UID,
-            &self.binary,
-            &format!("proxy-{name}"),
-            &arguments,
-            &self.directory,
-        )
+        let mut command = pod.command(PROXY_UID, &self.binary);
+        command.args(arguments).envs(sidecar.environment.iter().copied());
+        Process::start(&format!("proxy-{name}"), command, &self.directory)
     }
 
     fn state_of(&self, name: &str) -> PathBuf {

@@ -151,6 +151,11 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
     }
 }
 
+/// The wait after the end of a stream that had stood so long; `None`: it was no good, patience. `jitter` is in 0..1.
+fn at_once(stood: Option<Duration>, jitter: f64) -> Option<Duration> {
+    (stood? >= STOOD).then(|| AT_ONCE.mul_f64(jitter))
+}
+
 async fn next(session: &mut Option<Session>) -> Option<Result<wire::ControlMessage, GrpcStatus>> {
     match session {
         Some(session) => session.incoming.next().await,
@@ -239,18 +244,14 @@ impl Client {
     }
 
     fn lost(&mut self, why: &str) {
-        let stood = self
-            .session
-            .take()
-            .is_some_and(|session| session.since.elapsed() >= STOOD);
+        let stood = self.session.take().map(|session| session.since.elapsed());
         self.metrics.process.control_connected.store(0, Ordering::Relaxed);
         let text = format!("the stream with control is gone ({why}); what is in force stays");
         self.status.problem(Topic::Control, Level::Warning, text);
         self.asked.control_is_away();
-        if stood {
-            self.retry = Some(Box::pin(sleep(AT_ONCE.mul_f64(fastrand::f64()))));
-        } else {
-            self.wait_before_retry();
+        match at_once(stood, fastrand::f64()) {
+            Some(wait) => self.retry = Some(Box::pin(sleep(wait))),
+            None => self.wait_before_retry(),
         }
     }
 
@@ -402,5 +403,22 @@ impl Client {
         }
         self.turned_away = true;
         self.session = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_had_stood_is_replaced_at_once_and_one_that_had_not_after_a_wait() {
+        assert_eq!(at_once(Some(STOOD), 0.0), Some(Duration::ZERO));
+        assert_eq!(at_once(Some(Duration::from_secs(3_600)), 1.0), Some(AT_ONCE));
+        assert_eq!(
+            at_once(Some(STOOD - Duration::from_millis(1)), 0.0),
+            None,
+            "a loop would spin"
+        );
+        assert_eq!(at_once(None, 0.0), None, "there was none");
     }
 }

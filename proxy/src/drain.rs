@@ -13,6 +13,9 @@ pub(crate) fn grace(whole: Duration) -> Duration {
     (whole / 5).min(GRACE)
 }
 
+/// How often a shutdown looks whether what it waits for has ended.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// How far the shutdown is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Phase {

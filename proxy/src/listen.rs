@@ -65,6 +65,11 @@ impl Acceptor {
         self.workers.iter().map(worker::Handle::open).sum()
     }
 
+    /// Of these, peers' to our app.
+    pub(crate) fn open_inbound(&self) -> usize {
+        self.workers.iter().map(worker::Handle::open_inbound).sum()
+    }
+
     fn hand_over(&self, accepted: Accepted) {
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.open()) else {
             return;
@@ -164,6 +169,7 @@ pub(crate) struct Listeners {
     acceptor: Arc<Acceptor>,
     tasks: JoinSet<()>,
     by_port: HashMap<SocketAddr, Open>,
+    captured_inbound: Vec<AbortHandle>,
 }
 
 /// One workload port's listener.
@@ -180,6 +186,7 @@ impl Listeners {
             acceptor,
             tasks: JoinSet::new(),
             by_port: HashMap::new(),
+            captured_inbound: Vec::new(),
         }
     }
 
@@ -189,7 +196,8 @@ impl Listeners {
     }
     /// Redirect capture: from peers.
     pub(crate) fn inbound(&mut self, listener: Listener) {
-        self.listen(listener, Acceptor::captured_inbound);
+        let task = self.listen(listener, Acceptor::captured_inbound);
+        self.captured_inbound.push(task);
     }
     /// Redirect capture: from our app.
     pub(crate) fn outbound(&mut self, listener: Listener) {
@@ -250,6 +258,13 @@ impl Listeners {
         let mut addresses: Vec<SocketAddr> = self.by_port.keys().copied().collect();
         addresses.sort();
         addresses
+    }
+
+    /// No more connections of peers; our app goes on.
+    pub(crate) fn close_inbound(&mut self) {
+        let explicit = self.by_port.drain().map(|(_, open)| open.task);
+        let captured = self.captured_inbound.drain(..);
+        explicit.chain(captured).for_each(|task| task.abort());
     }
 
     /// Closes every listener.

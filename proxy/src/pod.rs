@@ -14,6 +14,8 @@ use crate::status::error_chain;
 /// The app's side of the pod, as far as kubelets and scrapers ask for it.
 #[derive(Debug, Default)]
 pub(crate) struct Pod {
+    /// A kubelet runs us beside the app, as a sidecar that it starts before the app and ends after it.
+    pub(crate) sidecar: bool,
     pub(crate) probes: Option<Probes>,
     pub(crate) app_metrics: Option<AppMetrics>,
 }
@@ -36,13 +38,19 @@ impl Pod {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
         let (probes, app_metrics) = (variable("POSTERN_PROBES")?, variable("POSTERN_APP_METRICS")?);
-        if probes.is_none() && app_metrics.is_none() {
-            return Ok(Self::default());
-        }
-        let ip = variable("POD_IP")?
-            .ok_or("POD_IP is not set, and the app's probes and metrics are asked for there (status.podIP)")?;
-        let ip: IpAddr = ip.parse().map_err(|_| format!("POD_IP `{ip}` is no IP address"))?;
+        let ip = match variable("POD_IP")? {
+            Some(ip) => ip
+                .parse::<IpAddr>()
+                .map_err(|_| format!("POD_IP `{ip}` is no IP address"))?,
+            None if probes.is_none() && app_metrics.is_none() => return Ok(Self::default()),
+            None => {
+                return Err(
+                    "POD_IP is not set, and the app's probes and metrics are asked for there (status.podIP)".to_owned(),
+                );
+            }
+        };
         Ok(Self {
+            sidecar: true,
             probes: probes
                 .map(|text| Probes::parse(&text, ip))
                 .transpose()
@@ -72,8 +80,10 @@ mod tests {
 
     #[test]
     fn without_the_injectors_variables_there_is_nothing_to_serve() {
-        let pod = read(&[("POD_IP", "not looked at")]).unwrap();
-        assert!(pod.probes.is_none() && pod.app_metrics.is_none());
+        let pod = read(&[]).unwrap();
+        assert!(!pod.sidecar && pod.probes.is_none() && pod.app_metrics.is_none());
+        let pod = read(&[("POD_IP", "10.0.0.1")]).unwrap();
+        assert!(pod.sidecar && pod.probes.is_none() && pod.app_metrics.is_none());
     }
 
     #[test]
@@ -87,6 +97,7 @@ mod tests {
         );
         for (variables, says) in [
             (&[("POSTERN_APP_METRICS", metrics)][..], "POD_IP is not set"),
+            (&[("POD_IP", "")], "POD_IP `` is no IP address"),
             (
                 &[("POD_IP", "x"), ("POSTERN_APP_METRICS", metrics)],
                 "POD_IP `x` is no IP address",

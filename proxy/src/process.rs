@@ -1,6 +1,7 @@
 //! One proxy process, from start to exit. The main thread is the control side: identity, control, listeners, endpoints,
 //! signals. Bytes are moved by the workers' threads.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::admin::{self, Admin};
 use crate::config::{Capture, RunArgs};
 use crate::control_client;
 use crate::descriptors;
-use crate::drain::{Drain, Phase, grace};
+use crate::drain::{Drain, LOOK_EVERY, Phase, grace};
 use crate::flows::Reporter;
 use crate::listen::{Acceptor, Listener, Listeners, bind_all};
 use crate::metrics::Metrics;
@@ -77,6 +78,8 @@ struct Process {
     /// Where our app, or the kernel's redirection, comes in.
     addresses: Addresses,
     asks: mpsc::Receiver<crate::snapshot::Ask>,
+    /// A kubelet ends us after the app.
+    sidecar: bool,
 }
 
 /// What the ready file tells.
@@ -114,6 +117,7 @@ impl Process {
         let access_log = AccessLog::open(args.access_log, &args.access_log_file, Arc::clone(&metrics))
             .map_err(|error| format!("cannot open the access log {:?}: {error}", args.access_log_file))?;
         let pod = Pod::from_environment(&metrics)?;
+        let sidecar = pod.sidecar;
         let mut addresses = Addresses {
             metrics: Some(endpoint(&args, pod, &metrics, &status)?),
             ..Addresses::default()
@@ -164,6 +168,7 @@ impl Process {
             listeners,
             addresses,
             asks,
+            sidecar,
         })
     }
 
@@ -177,6 +182,7 @@ impl Process {
             phase,
             acceptor,
             mut listeners,
+            sidecar,
             ..
         } = self;
         let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
@@ -244,7 +250,7 @@ impl Process {
                 _ = interrupt.recv() => {}
             }
         };
-        let cut = drain(&args, &phase, &status, listeners, acceptor, again).await;
+        let cut = drain(&args, &phase, &status, listeners, acceptor, again, sidecar).await;
         let (done, reported) = oneshot::channel();
         if last.send(done).await.is_ok() {
             let _ = timeout(CUT_DEADLINE, reported).await;
@@ -263,6 +269,9 @@ fn endpoint(args: &RunArgs, pod: Pod, metrics: &Arc<Metrics>, status: &Arc<Statu
     let status = Arc::clone(status);
     let readiness: Readiness = Arc::new(move || status.readiness());
     let mut endpoint = Endpoint::new(metrics.registry(), readiness, || {});
+    if pod.sidecar {
+        endpoint = endpoint.without_liveness();
+    }
     if let Some(probes) = pod.probes {
         tracing::info!(
             probes = probes.len(),
@@ -312,16 +321,18 @@ fn follow(args: &RunArgs, shared: &Shared, status: &Status, listeners: &mut List
     }
 }
 
-/// Ends what is in flight: not ready, grace, no more accepting, deadline. A second signal skips the rest.
+/// Ends what is in flight: not ready, grace, no more peers, no more of our app, deadline. A second signal skips the rest.
 async fn drain(
     args: &RunArgs,
     phase: &watch::Sender<Phase>,
     status: &Status,
-    listeners: Listeners,
+    mut listeners: Listeners,
     acceptor: Arc<Acceptor>,
     again: impl Future<Output = ()>,
+    sidecar: bool,
 ) -> usize {
     phase.send_replace(Phase::Draining);
+    let past_deadline = Cell::new(false);
     let open = acceptor.open();
     status.event(
         Level::Info,
@@ -331,8 +342,19 @@ async fn drain(
     tokio::pin!(deadline, again);
     let mut cutting = false;
     let stop = async {
-        // Whoever learns last that we are not ready still gets an answer.
-        sleep(grace(args.drain())).await;
+        // Whoever learns last that we are not ready still gets an answer. A kubelet ends a sidecar after the app: once
+        // nothing is open, there is nobody left to answer for, and a Job is not held up.
+        let all_ended = async {
+            while !past_deadline.get() && (!sidecar || acceptor.open() > 0) {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = timeout(grace(args.drain()), all_ended).await;
+        listeners.close_inbound();
+        // To answer what is in flight, our app may have to ask others.
+        while acceptor.open_inbound() > 0 && !past_deadline.get() {
+            sleep(LOOK_EVERY).await;
+        }
         listeners.close().await;
         let ended = tokio::task::spawn_blocking(move || Arc::try_unwrap(acceptor).map(Acceptor::join));
         match ended.await {
@@ -350,6 +372,7 @@ async fn drain(
             () = async { if cutting { sleep(CUT_DEADLINE).await } else { pending().await } } => return open,
         }
         if cutting {
+            past_deadline.set(true);
             phase.send_replace(Phase::Cut);
         }
     }

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+pub use namespace::apply_in;
 pub use rules::{Capture, Cidr};
 
 /// The UID that the proxy runs as; its own connections are never captured.

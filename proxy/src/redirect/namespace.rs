@@ -15,7 +15,7 @@ use crate::status::error_chain;
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// Sets the rules in the network namespace at `path`. The process stays where it is: only a thread goes there, and ends.
-pub(super) fn apply_in(path: &Path, program: &[Chain]) -> Result<(), String> {
+pub fn apply_in(path: &Path, program: &[Chain]) -> Result<(), String> {
     let shown = path.display();
     let namespace = File::open(path).map_err(|error| format!("cannot open the network namespace {shown}: {error}"))?;
     let there = move || {

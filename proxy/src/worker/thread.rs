@@ -29,10 +29,17 @@ const LOOKUP_THREADS: usize = 4;
 /// The acceptor's end of a worker.
 #[derive(Debug)]
 pub struct Handle {
-    sockets: mpsc::Sender<Accepted>,
-    open: Arc<AtomicUsize>,
+    sockets: mpsc::Sender<(Accepted, Open)>,
+    open: Arc<Counts>,
     most: usize,
     thread: JoinHandle<Ended>,
+}
+
+/// Connections open now.
+#[derive(Debug, Default)]
+struct Counts {
+    all: AtomicUsize,
+    inbound: AtomicUsize,
 }
 
 /// How a worker ended.
@@ -52,7 +59,7 @@ pub fn start(
     most: usize,
 ) -> io::Result<Handle> {
     let (sockets, handed_over) = mpsc::channel(HAND_OVER);
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Arc::new(Counts::default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(LOOKUP_THREADS)
@@ -60,16 +67,13 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name(format!("worker-{id}"))
         .stack_size(STACK)
-        .spawn({
-            let open = Arc::clone(&open);
-            move || {
-                metrics::count_as_worker(id);
-                let worker = Worker::new(id, shared, access_log, metrics, drain);
-                let ended = LocalSet::new().block_on(&runtime, serve(worker, handed_over, open));
-                // A name lookup may hang in a blocking thread; it must not hold up the exit.
-                runtime.shutdown_background();
-                ended
-            }
+        .spawn(move || {
+            metrics::count_as_worker(id);
+            let worker = Worker::new(id, shared, access_log, metrics, drain);
+            let ended = LocalSet::new().block_on(&runtime, serve(worker, handed_over));
+            // A name lookup may hang in a blocking thread; it must not hold up the exit.
+            runtime.shutdown_background();
+            ended
         })?;
     Ok(Handle {
         sockets,
@@ -83,7 +87,13 @@ impl Handle {
     /// Connections that it serves now.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.all.load(Ordering::Relaxed)
+    }
+
+    /// Of these, how many are peers' to our app.
+    #[must_use]
+    pub fn open_inbound(&self) -> usize {
+        self.open.inbound.load(Ordering::Relaxed)
     }
 
     /// Hands a socket over; it is closed at once where the worker is at its bound or ending.
@@ -91,11 +101,10 @@ impl Handle {
         if self.open() >= self.most {
             return Err(accepted);
         }
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.sockets.try_send(accepted).map_err(|refused| {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            refused.into_inner()
-        })
+        let open = Open::count(&self.open, &accepted);
+        self.sockets
+            .try_send((accepted, open))
+            .map_err(|refused| refused.into_inner().0)
     }
 
     /// Waits for its end (after the drain signal); blocks.
@@ -107,16 +116,35 @@ impl Handle {
     }
 }
 
-/// Counts a connection as open until dropped, whether it ends, panics or is cut.
-struct Open(Arc<AtomicUsize>);
+/// Counts a connection as open until dropped, whether it ends, panics, is cut or was never picked up.
+#[derive(Debug)]
+struct Open {
+    counts: Arc<Counts>,
+    inbound: bool,
+}
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Open {
+    fn count(counts: &Arc<Counts>, accepted: &Accepted) -> Self {
+        let inbound = matches!(accepted, Accepted::Inbound { .. });
+        counts.all.fetch_add(1, Ordering::Relaxed);
+        counts.inbound.fetch_add(usize::from(inbound), Ordering::Relaxed);
+        Self {
+            counts: Arc::clone(counts),
+            inbound,
+        }
     }
 }
 
-async fn serve(worker: Rc<Worker>, mut handed_over: mpsc::Receiver<Accepted>, open: Arc<AtomicUsize>) -> Ended {
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counts.all.fetch_sub(1, Ordering::Relaxed);
+        self.counts
+            .inbound
+            .fetch_sub(usize::from(self.inbound), Ordering::Relaxed);
+    }
+}
+
+async fn serve(worker: Rc<Worker>, mut handed_over: mpsc::Receiver<(Accepted, Open)>) -> Ended {
     let mut connections = JoinSet::new();
     let mut drain = worker.drain.clone();
     loop {
@@ -126,8 +154,7 @@ async fn serve(worker: Rc<Worker>, mut handed_over: mpsc::Receiver<Accepted>, op
             () = drain.reached(Phase::Cut) => break,
             Some(ended) = connections.join_next() => note(&worker, ended),
             accepted = handed_over.recv() => match accepted {
-                Some(accepted) => {
-                    let open = Open(Arc::clone(&open));
+                Some((accepted, open)) => {
                     let worker = Rc::clone(&worker);
                     connections.spawn_local(async move {
                         let _open = open;
