@@ -1,7 +1,9 @@
 //! What reached a service: counted by the service itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +58,11 @@ impl Canary {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sessions += 1;
     }
 
+    pub(crate) fn requests(&self) -> u64 {
+        let reached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reached.by_caller.values().sum()
+    }
+
     fn snapshot(&self) -> Reached {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -63,8 +70,7 @@ impl Canary {
 
 /// Writes a [`Status`] as JSON to whoever connects.
 pub async fn serve_status(path: PathBuf, canary: Canary, load: Load) {
-    let _ = std::fs::remove_file(&path);
-    let listener = match tokio::net::UnixListener::bind(&path) {
+    let listener = match listen(&path) {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("shop: no status at {}: {error}", path.display());
@@ -82,5 +88,43 @@ pub async fn serve_status(path: PathBuf, canary: Canary, load: Load) {
         let bytes = serde_json::to_vec(&status).unwrap_or_default();
         // A reader that goes away early has read enough.
         let _ = socket.write_all(&bytes).await;
+    }
+}
+
+fn listen(path: &Path) -> io::Result<tokio::net::UnixListener> {
+    let std = match abstract_address(path)? {
+        Some(address) => net::UnixListener::bind_addr(&address)?,
+        None => {
+            let _ = std::fs::remove_file(path);
+            net::UnixListener::bind(path)?
+        }
+    };
+    std.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(std)
+}
+
+/// Reads what a service in this network namespace says of itself.
+///
+/// # Errors
+/// Nobody serves there, or what it says is no status.
+pub fn read_status(path: &Path) -> io::Result<Status> {
+    let socket = match abstract_address(path)? {
+        Some(address) => net::UnixStream::connect_addr(&address)?,
+        None => net::UnixStream::connect(path)?,
+    };
+    serde_json::from_reader(socket).map_err(io::Error::other)
+}
+
+/// `@name` is a name that no file system holds.
+fn abstract_address(path: &Path) -> io::Result<Option<net::SocketAddr>> {
+    match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        #[cfg(target_os = "linux")]
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            net::SocketAddr::from_abstract_name(name).map(Some)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Some(_) => Err(io::Error::other("only Linux has sockets without a file")),
+        None => Ok(None),
     }
 }

@@ -1,4 +1,4 @@
-//! cart: HTTP/1.1, two pages. Its admin page is found by every spelling that a careless server accepts.
+//! cart: HTTP/1.1, two pages, and two that are not counted (`/healthz`, `/metrics`). Its admin page is found by every spelling that a careless server accepts.
 
 use std::convert::Infallible;
 use std::io;
@@ -36,6 +36,11 @@ fn answer(request: &Request<Incoming>, canary: &Canary) -> Response<Full<Bytes>>
         return Response::new(Full::new(Bytes::from(items())));
     }
     let page = page(target);
+    match page {
+        "healthz" => return Response::new(Full::new(Bytes::from_static(b"ok\n"))),
+        "metrics" => return metrics(canary),
+        _ => {}
+    }
     let caller = request
         .headers()
         .get("x-postern-source")
@@ -72,6 +77,8 @@ fn page(target: &str) -> &'static str {
     match segments.first() {
         Some(&"admin") => "admin",
         Some(&"items") => "items",
+        Some(&"healthz") => "healthz",
+        Some(&"metrics") => "metrics",
         _ => "none",
     }
 }
@@ -97,6 +104,21 @@ fn decode(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// In Prometheus' text format, as any app has them.
+fn metrics(canary: &Canary) -> Response<Full<Bytes>> {
+    let text = format!(
+        "# HELP shop_requests_total Requests that reached the app.\n# TYPE shop_requests_total counter\n\
+         shop_requests_total {}\n",
+        canary.requests()
+    );
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/plain; version=0.0.4"),
+    );
+    response
 }
 
 fn items() -> String {

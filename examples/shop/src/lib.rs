@@ -9,6 +9,9 @@
 //! Each service counts honestly what reached it (`canary`) and what became of its own calls (`load`): the demo's verdicts
 //! on attacks come from the former, never from a proxy's word. A status of both is written to whoever connects to the
 //! service's Unix socket.
+//!
+//! In a cluster (examples/kubernetes) they are the image `postern-shop`: the same services, which call each other by name
+//! with no proxy named, and beside them [`command`] `call` and `load`, which make single calls and steady ones.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,17 +19,28 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use crate::through::Way;
+
 pub mod canary;
 mod cart;
+pub mod command;
+mod health;
 mod ledger;
 pub mod load;
 mod payments;
+mod target;
 mod through;
 
 /// Generated from `proto/payments.proto`; see `tests/generated.rs`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod pb {
     include!("gen/shop.v1.rs");
+}
+
+/// Generated from `proto/health.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+mod health_pb {
+    include!("gen/grpc.health.v1.rs");
 }
 
 /// Which service.
@@ -53,10 +67,13 @@ pub struct Args {
     /// Where it serves (cart, payments, ledger).
     #[arg(long)]
     pub listen: Option<SocketAddr>,
-    /// Its proxy's explicit port; without it, it makes no calls.
+    /// Its proxy's explicit port; without it and `--by-name`, it makes no calls.
     #[arg(long)]
     pub proxy: Option<SocketAddr>,
-    /// Unix socket for its status.
+    /// Call the others by their names, with no proxy named, as programs in a cluster do.
+    #[arg(long, conflicts_with = "proxy")]
+    pub by_name: bool,
+    /// Unix socket for its status; `@name` is an abstract one, which needs no file system that can be written to.
     #[arg(long)]
     pub status: PathBuf,
     /// Calls a second for each kind of call.
@@ -73,17 +90,22 @@ pub struct Args {
 /// Runs a service until it is terminated.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    on_a_runtime(async {
+        match serve(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("shop: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn on_a_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => {
             eprintln!("shop: cannot start a runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(serve(args)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("shop: {error}");
             ExitCode::FAILURE
         }
     }
@@ -93,8 +115,9 @@ async fn serve(args: Args) -> std::io::Result<()> {
     let canary = canary::Canary::default();
     let load = load::Load::default();
     tokio::spawn(canary::serve_status(args.status.clone(), canary.clone(), load.clone()));
-    if let Some(proxy) = args.proxy {
-        load::start(&args, proxy, &load);
+    let way = args.proxy.map(Way::Proxy).or(args.by_name.then_some(Way::Names));
+    if let Some(way) = way {
+        load::start(&args, way, &load);
     }
     let Some(listen) = args.listen else {
         return terminated().await;

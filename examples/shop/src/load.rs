@@ -1,18 +1,18 @@
 //! Steady calls, and what became of them. Nothing is retried: a call that fails is counted as failed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
 
+use crate::through::Way;
 use crate::{Args, Service};
 
-mod grpc;
-mod http;
-mod tcp;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod tcp;
 
 /// Latencies that are kept for quantiles, per kind of call; past it every second one is dropped.
 const MAX_SAMPLES: usize = 65_536;
@@ -47,7 +47,7 @@ pub(crate) enum End {
 pub struct Load(Arc<Mutex<BTreeMap<String, Calls>>>);
 
 impl Load {
-    fn record(&self, kind: &str, expect_denied: bool, end: End, took: Duration) {
+    pub(crate) fn record(&self, kind: &str, expect_denied: bool, end: End, took: Duration) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = all.entry(kind.to_owned()).or_default();
         calls.expect_denied = expect_denied;
@@ -81,46 +81,46 @@ impl Load {
 }
 
 /// Starts the calls of a service.
-pub(crate) fn start(args: &Args, proxy: SocketAddr, load: &Load) {
+pub(crate) fn start(args: &Args, way: Way, load: &Load) {
     let (often, rarely) = (args.rate, 1);
     match args.service {
         Service::Web => {
             let cart = args
                 .insecure_bypass_cart
-                .map_or(http::Way::Proxy(proxy), http::Way::Direct);
+                .map_or(http::Target::Cart(way), http::Target::Direct);
             http::repeat(load, "web>cart", often * 2, cart, "/items", false);
-            http::repeat(load, "web>cart admin", rarely, http::Way::Proxy(proxy), "/admin", true);
+            http::repeat(load, "web>cart admin", rarely, http::Target::Cart(way), "/admin", true);
             if let Some(direct) = args.direct_cart {
                 http::repeat(
                     load,
                     "direct",
                     often,
-                    http::Way::Direct(direct),
+                    http::Target::Direct(direct),
                     crate::cart::DIRECT_PROBE,
                     false,
                 );
             }
-            grpc::repeat_pay(load, "web>payments", often, proxy, false);
-            grpc::follow(load, "web>payments stream", proxy);
+            grpc::repeat_pay(load, "web>payments", often, way, false);
+            grpc::follow(load, "web>payments stream", way);
         }
-        Service::Cart => grpc::repeat_pay(load, "cart>payments", often, proxy, false),
-        Service::Payments => tcp::repeat(load, "payments>ledger", often, proxy, false),
+        Service::Cart => grpc::repeat_pay(load, "cart>payments", often, way, false),
+        Service::Payments => tcp::repeat(load, "payments>ledger", often, way, false),
         Service::Ledger => {}
         Service::Mallory => {
-            http::repeat(load, "mallory>cart", rarely, http::Way::Proxy(proxy), "/items", true);
-            grpc::repeat_pay(load, "mallory>payments", rarely, proxy, true);
-            tcp::repeat(load, "mallory>ledger", rarely, proxy, true);
+            http::repeat(load, "mallory>cart", rarely, http::Target::Cart(way), "/items", true);
+            grpc::repeat_pay(load, "mallory>payments", rarely, way, true);
+            tcp::repeat(load, "mallory>ledger", rarely, way, true);
         }
     }
 }
 
 /// Calls `call` `rate` times a second, one at a time, and records how each ended.
-fn every<C, F>(load: &Load, kind: &'static str, rate: u32, expect_denied: bool, mut call: C)
+pub(crate) fn every<C, F>(load: &Load, kind: &str, rate: u32, expect_denied: bool, mut call: C)
 where
     C: FnMut() -> F + Send + 'static,
     F: Future<Output = End> + Send,
 {
-    let load = load.clone();
+    let (load, kind) = (load.clone(), kind.to_owned());
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -130,7 +130,7 @@ where
             let end = tokio::time::timeout(crate::through::DEADLINE, call())
                 .await
                 .unwrap_or_else(|_| End::Failed(format!("no answer in {:?}", crate::through::DEADLINE)));
-            load.record(kind, expect_denied, end, started.elapsed());
+            load.record(&kind, expect_denied, end, started.elapsed());
         }
     });
 }

@@ -26,6 +26,7 @@ pub(crate) async fn serve(listener: TcpListener, canary: Canary) -> io::Result<(
     };
     tonic::transport::Server::builder()
         .add_service(PaymentsServer::new(till))
+        .add_service(crate::health::service())
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await
         .map_err(io::Error::other)

@@ -1,4 +1,4 @@
-//! Calls through an HTTP proxy, as any program makes them: absolute-form requests, and CONNECT for everything else.
+//! Calls as any program makes them: through an HTTP proxy (absolute-form requests, CONNECT for everything else), or by name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +15,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// An answer to CONNECT is short.
 const MAX_HEAD: usize = 4_096;
 
-/// A tunnel to `host:port`; the error of a refused one is `PermissionDenied` for 403.
-pub(crate) async fn connect(proxy: SocketAddr, authority: &str) -> io::Result<TcpStream> {
+/// How the others are reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// Through the HTTP proxy at this address: the demo's sidecar.
+    Proxy(SocketAddr),
+    /// By their own names, which whatever is beneath resolves and carries: a cluster.
+    Names,
+}
+
+/// A stream to `host:port`; the error of a tunnel that is refused is `PermissionDenied` for 403.
+pub(crate) async fn connect(way: Way, authority: &str) -> io::Result<TcpStream> {
+    let Way::Proxy(proxy) = way else {
+        let socket = TcpStream::connect(authority).await?;
+        socket.set_nodelay(true)?;
+        return Ok(socket);
+    };
     let mut socket = TcpStream::connect(proxy).await?;
     socket.set_nodelay(true)?;
     socket
@@ -44,13 +58,16 @@ pub(crate) async fn connect(proxy: SocketAddr, authority: &str) -> io::Result<Tc
     }
 }
 
-/// A gRPC channel through a tunnel; it dials again by itself when the connection ends.
-pub(crate) fn channel(proxy: SocketAddr, authority: &'static str) -> Channel {
-    Endpoint::from_static("http://payments.shop:50051")
-        .timeout(DEADLINE)
-        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| async move {
-            tokio::time::timeout(DEADLINE, connect(proxy, authority))
+/// A gRPC channel to `host:port`; it dials again by itself when the connection ends.
+pub(crate) fn channel(way: Way, authority: &str) -> Result<Channel, tonic::transport::Error> {
+    let authority = authority.to_owned();
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))?.timeout(DEADLINE);
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let authority = authority.clone();
+        async move {
+            tokio::time::timeout(DEADLINE, connect(way, &authority))
                 .await?
                 .map(TokioIo::new)
-        }))
+        }
+    })))
 }

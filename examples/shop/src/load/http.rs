@@ -12,25 +12,29 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use super::{End, Load, every};
+use crate::through::Way;
 
-/// How cart is reached.
+/// How a server is reached.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Way {
-    /// Through the mesh.
-    Proxy(SocketAddr),
+pub(super) enum Target {
+    /// As cart, through the mesh.
+    Cart(Way),
     /// Straight to the app.
     Direct(SocketAddr),
 }
 
-type Connection = SendRequest<Empty<Bytes>>;
+/// The authority of cart.
+const CART: &str = "cart.shop";
 
-pub(super) fn repeat(load: &Load, kind: &'static str, rate: u32, way: Way, path: &'static str, expect_denied: bool) {
+pub(crate) type Connection = SendRequest<Empty<Bytes>>;
+
+pub(super) fn repeat(load: &Load, kind: &'static str, rate: u32, to: Target, path: &'static str, expect_denied: bool) {
     let kept: Arc<Mutex<Option<Connection>>> = Arc::default();
     every(load, kind, rate, expect_denied, move || {
         let kept = Arc::clone(&kept);
         async move {
             let mut kept = kept.lock().await;
-            match call(&mut kept, way, path).await {
+            match call_cart(&mut kept, to, path).await {
                 Ok(200) => End::Allowed,
                 Ok(403) => End::Denied,
                 Ok(status) => End::Failed(format!("status {status}")),
@@ -43,15 +47,26 @@ pub(super) fn repeat(load: &Load, kind: &'static str, rate: u32, way: Way, path:
     });
 }
 
-async fn call(
+async fn call_cart(kept: &mut Option<Connection>, to: Target, path: &str) -> Result<u16, CallError> {
+    match to {
+        Target::Cart(Way::Proxy(proxy)) => {
+            let target = format!("http://{CART}{path}");
+            call(kept, &proxy.to_string(), CART, &target).await
+        }
+        Target::Cart(Way::Names) => call(kept, "cart.shop:80", CART, path).await,
+        Target::Direct(address) => call(kept, &address.to_string(), CART, path).await,
+    }
+}
+
+pub(crate) type CallError = Box<dyn std::error::Error + Send + Sync>;
+
+/// GET of `target` on the connection that is kept, or on a new one to `address`; the answer's status.
+pub(crate) async fn call(
     kept: &mut Option<Connection>,
-    way: Way,
-    path: &str,
-) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
-    let (address, target) = match way {
-        Way::Proxy(address) => (address, format!("http://cart.shop{path}")),
-        Way::Direct(address) => (address, path.to_owned()),
-    };
+    address: &str,
+    host: &str,
+    target: &str,
+) -> Result<u16, CallError> {
     // A connection that the other side has closed in good order is replaced, as every HTTP client does.
     let mut connection = match kept.take() {
         Some(mut connection) => match connection.ready().await {
@@ -60,7 +75,7 @@ async fn call(
         },
         None => open(address).await?,
     };
-    let request = Request::get(target).header("host", "cart.shop").body(Empty::new())?;
+    let request = Request::get(target).header("host", host).body(Empty::new())?;
     let response = connection.send_request(request).await?;
     let status = response.status().as_u16();
     response.into_body().collect().await?;
@@ -68,7 +83,7 @@ async fn call(
     Ok(status)
 }
 
-async fn open(address: SocketAddr) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+async fn open(address: &str) -> Result<Connection, CallError> {
     let socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
