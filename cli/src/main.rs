@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod demo;
 mod tether;
 
@@ -35,6 +37,9 @@ enum Command {
     /// One of the demo's services
     #[command(hide = true)]
     Shop(postern_shop::Args),
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    Cluster(cluster::Command),
 }
 
 fn main() -> ExitCode {
@@ -52,5 +57,7 @@ fn main() -> ExitCode {
         Command::Control(args) => postern_control::run(args),
         Command::Proxy(args) => postern_proxy::run(args),
         Command::Shop(args) => postern_shop::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::Cluster(command) => cluster::run(command),
     }
 }

@@ -1,0 +1,146 @@
+//! The commands for a mesh in Kubernetes.
+//!
+//! ```text
+//! connect (kubeconfig, context) -> check: gathers facts, judges them
+//!                               -> edges, identity: what control shows through view.postern.dev
+//!          inject: a manifest in, the same manifest with proxies out; needs no cluster
+//! ```
+//!
+//! Also `kubectl postern`: the same program under the name `kubectl-postern`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+mod check;
+mod columns;
+mod connect;
+mod edges;
+mod identity;
+mod view;
+
+use columns::wrap;
+use connect::{Cluster, ConnectError};
+
+/// A command that could not do its work.
+const FAILED: u8 = 2;
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// One namespace, or all.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Scope {
+    /// The namespace [default: the context's]
+    #[arg(long, short, value_name = "NAMESPACE", conflicts_with = "all_namespaces")]
+    namespace: Option<String>,
+    /// All namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+}
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the cluster does not answer as it should; postern check says why")]
+    Cluster(#[from] kube::Error),
+    #[error("one pod is in one namespace: -n NAMESPACE, not -A")]
+    OneNamespace,
+    #[error("cannot write the answer")]
+    Print(#[from] std::io::Error),
+    #[error("the answer cannot be shown")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What there is for a cluster.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Is the cluster fit for the mesh, is the mesh well, are the proxies?
+    Check(check::Args),
+    /// Who talks to whom: both identities, secured or not, allowed, denied, rate
+    Edges(edges::Args),
+    /// Which certificate each proxy has
+    Identity(identity::Args),
+}
+
+/// Runs one of them.
+pub(crate) fn run(command: Command) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(CommandError::from).and_then(|runtime| {
+        runtime.block_on(async {
+            match command {
+                Command::Check(args) => check::run(args).await,
+                Command::Edges(args) => edges::run(args).await,
+                Command::Identity(args) => identity::run(args).await,
+            }
+        })
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("postern: {}", said(&error));
+        ExitCode::from(FAILED)
+    })
+}
+
+/// The API server's own words are better than ours about them.
+fn said(error: &CommandError) -> String {
+    match error {
+        CommandError::Cluster(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
+        error => chain(error),
+    }
+}
+
+impl Scope {
+    /// `None`: all.
+    fn namespace(&self, cluster: &Cluster) -> Option<String> {
+        if self.all_namespaces {
+            return None;
+        }
+        Some(self.namespace.clone().unwrap_or_else(|| cluster.namespace.clone()))
+    }
+
+    fn one_namespace(&self, cluster: &Cluster) -> Result<String, CommandError> {
+        self.namespace(cluster).ok_or(CommandError::OneNamespace)
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn print(text: &str) -> Result<(), std::io::Error> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+fn json(document: &impl Serialize) -> Result<String, serde_json::Error> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(document)?))
+}
+
+fn now() -> i64 {
+    check::now()
+}
