@@ -109,6 +109,11 @@ impl Mesh {
         }
     }
 
+    /// Where proxies that are started from now on look for control.
+    pub fn control_is_at(&mut self, address: &str) {
+        address.clone_into(&mut self.control_address);
+    }
+
     /// The directory that control watches.
     #[must_use]
     pub fn documents(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 mod world;
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use postern_e2e::lab::Pod;
@@ -293,4 +294,78 @@ fn while_what_is_in_flight_ends_the_app_still_reaches_others() {
 fn listens(pod: &Pod, server: &mut Process, port: u16) {
     let listens = format!("ss -tln | grep -q ':{port} '");
     server.wait_for("listener", || pod.run(&listens).status.success().then_some(()));
+}
+
+#[test]
+fn a_proxy_whose_control_goes_turns_to_the_other_behind_the_same_name_and_learns_what_changed() {
+    if !requires(&PROGRAMS, true) {
+        return;
+    }
+    let mut world = World::serving("1h");
+    let second = world.lab.pod("mesh2");
+    let mut other = second_control(&world, &second);
+    let _hosts = Hosts::write(&world.cart, "control.test", &[&world.mesh.pod.v4, &second.v4]);
+    world.mesh.control_is_at("control.test:15010");
+    let connected = |log: &str| log.matches("\"message\":\"connected\"").count();
+    let with_first = connected(&world.mesh.control.output());
+    world.cart_proxy.kill();
+    world.cart_proxy = world
+        .mesh
+        .sidecar(&world.cart, "shop", "cart", "cart", Sidecar::default());
+    ready(&mut world);
+    let itself = format!(
+        "curl -s -o /dev/null -w '%{{http_code}}' -m 10 http://{}:8080/",
+        world.cart.v4
+    );
+    assert_eq!(world.cart.prints(&itself), "403", "it may not call itself yet");
+    // Whichever it chose goes.
+    if connected(&world.mesh.control.output()) > with_first {
+        world.mesh.stop_control();
+    } else {
+        other.kill();
+    }
+    world.mesh.write("self.yaml", world::ALLOW_SELF);
+    eventually("the new policy", || (world.cart.prints(&itself) == "200").then_some(()));
+}
+
+/// Another control that reads the same documents.
+fn second_control(world: &World, pod: &Pod) -> Process {
+    let directory = world.lab.directory();
+    let (token, ready) = (directory.join("second.token"), directory.join("second.json"));
+    let id = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
+    fs::write(&token, world.mesh.token(id, "postern-control-2")).unwrap();
+    let line = format!(
+        "{}/postern control --ca {}:15012 --listen {}:15010 --trust-domain cluster.local --metrics-listen 127.0.0.1:15022 \
+         --directory {} --join-token-file {} --view-socket {}/second.sock --ready-file {}",
+        directory.display(),
+        world.mesh.pod.v4,
+        pod.v4,
+        world.mesh.documents().display(),
+        token.display(),
+        directory.display(),
+        ready.display(),
+    );
+    let mut control = pod.start_as_root("control", &line);
+    control.wait_for("ready file", || ready.exists().then_some(()));
+    control
+}
+
+/// What `ip netns exec` mounts over a pod's /etc/hosts: several addresses behind one name, as a headless Service has.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    fn write(pod: &Pod, name: &str, addresses: &[&str]) -> Self {
+        let namespace = pod.network_namespace();
+        let etc = PathBuf::from("/etc/netns").join(namespace.file_name().unwrap());
+        fs::create_dir_all(&etc).unwrap();
+        let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
+        fs::write(etc.join("hosts"), format!("127.0.0.1 localhost\n{lines}")).unwrap();
+        Self(etc)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

@@ -75,18 +75,19 @@ impl Probes {
         self.targets.len()
     }
 
-    fn target(&self, request: &Parts) -> Option<&Arc<Target>> {
+    fn target(&self, request: &Parts) -> Option<(&str, &Arc<Target>)> {
         let (token, name) = request.uri.path().strip_prefix("/probe/")?.split_once('/')?;
         if !self.token.is(token) || request.uri.query().is_some() {
             return None;
         }
-        self.targets.get(name)
+        self.targets.get_key_value(name).map(|(name, target)| (&**name, target))
     }
 }
 
 impl More for Probes {
     fn answer(&self, request: &Parts) -> Option<Pending> {
-        let target = Arc::clone(self.target(request)?);
+        let (name, target) = self.target(request)?;
+        let (name, target) = (name.to_owned(), Arc::clone(target));
         let agent = request.headers.get(USER_AGENT).filter(|a| a.len() <= MAX_USER_AGENT);
         let agent = agent.cloned();
         let at_once = Arc::clone(&self.at_once);
@@ -95,6 +96,14 @@ impl More for Probes {
                 Ok(_permit) => target.probe(agent).await,
                 Err(_) => Err(format!("{MAX_AT_ONCE} probes are in progress")),
             };
+            if let Err(why) = &outcome {
+                // The kubelet makes an event of it.
+                tracing::debug!(
+                    probe = name,
+                    reason = one_line(why).trim_end(),
+                    "a probe of the app failed"
+                );
+            }
             match outcome {
                 Ok(()) => Ok((StatusCode::OK, "ok\n".to_owned())),
                 // A kubelet takes any answer to a hook for a success (pkg/kubelet/lifecycle); a broken connection it does not.

@@ -33,6 +33,9 @@ use crate::workload::Keeper;
 
 /// Questions for destinations that wait for the control client; past it workers wait within their deadline.
 const ASKS: usize = 1_024;
+/// A name server that does not answer holds a lookup for most of a minute (each search domain, twice), each try to reach
+/// CA or control brings another, and reading metrics and the end of the process need a thread as well.
+const BLOCKING_THREADS: usize = 32;
 /// A port that is taken may become free.
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
 /// Workers that were told to cut end at once; one that does not is stuck, and the process ends without it.
@@ -47,7 +50,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
     let outcome = args.check().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(4)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_stack_size(256 * 1024)
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
