@@ -8,7 +8,9 @@
 //!
 //! Also `kubectl postern`: the same program under the name `kubectl-postern`.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -32,6 +34,8 @@ const FAILED: u8 = 2;
 pub(crate) enum Output {
     /// For people
     Text,
+    /// For people, with all there is
+    Wide,
     /// For programs
     Json,
 }
@@ -71,6 +75,32 @@ pub(crate) enum Command {
     Edges(edges::Args),
     /// Which certificate each proxy has
     Identity(identity::Args),
+}
+
+/// The same program as a plug-in of `kubectl`.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "kubectl postern",
+    bin_name = "kubectl postern",
+    version,
+    about = "A guarded door for every workload: the Postern mesh in your cluster"
+)]
+pub(crate) struct Plugin {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `kubectl` looks for in the PATH when it is asked for `postern`.
+const PLUGIN: &str = "kubectl-postern";
+
+/// Was this program started by `kubectl`, as its plug-in?
+pub(crate) fn is_plugin(program: Option<&OsStr>) -> bool {
+    program.and_then(|path| Path::new(path).file_stem()) == Some(OsStr::new(PLUGIN))
+}
+
+/// Runs as a plug-in.
+pub(crate) fn run_plugin() -> ExitCode {
+    run(<Plugin as clap::Parser>::parse().command)
 }
 
 /// Runs one of them.
@@ -143,4 +173,47 @@ fn json(document: &impl Serialize) -> Result<String, serde_json::Error> {
 
 fn now() -> i64 {
     check::now()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn under_its_plugins_name_it_is_kubectls() {
+        for (program, plugin) in [
+            ("/usr/local/bin/kubectl-postern", true),
+            ("kubectl-postern", true),
+            ("kubectl-postern.exe", true),
+            ("/usr/local/bin/postern", false),
+            ("kubectl-postern-other", false),
+        ] {
+            assert_eq!(is_plugin(Some(OsStr::new(program))), plugin, "{program}");
+        }
+        assert!(!is_plugin(None));
+    }
+
+    #[test]
+    fn flags_are_those_that_users_of_kubectl_know() {
+        Plugin::command().debug_assert();
+        for line in [
+            "edges -n shop -o json --context lab",
+            "edges -A -o wide --kubeconfig /tmp/k",
+            "edges --watch --namespace shop",
+            "identity -n shop cart-1",
+            "identity --all-namespaces",
+            "check --pre",
+            "check --proxy -n shop --output json",
+        ] {
+            let args = std::iter::once("kubectl postern").chain(line.split(' '));
+            assert!(Plugin::try_parse_from(args).is_ok(), "{line}");
+        }
+        for line in ["edges -A -n shop", "check --pre --proxy", "demo"] {
+            let args = std::iter::once("kubectl postern").chain(line.split(' '));
+            assert!(Plugin::try_parse_from(args).is_err(), "{line}");
+        }
+    }
 }

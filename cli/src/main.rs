@@ -43,6 +43,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "kubernetes")]
+    if cluster::is_plugin(std::env::args_os().next().as_deref()) {
+        return cluster::run_plugin();
+    }
     let cli = Cli::parse();
     // Before anything else: a parent that dies from here on takes us with it.
     if let Some(parent) = cli.tether

@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, super::CommandError> {
         })
         .collect();
     let text = match args.output {
-        Output::Text => report::text(&checked),
+        Output::Text | Output::Wide => report::text(&checked),
         Output::Json => report::json(&checked),
     };
     super::print(&text)?;
@@ -102,7 +102,7 @@ fn groups(args: &Args) -> &'static [Group] {
 
 fn unasked(why: &str, output: Output) -> Result<ExitCode, super::CommandError> {
     match output {
-        Output::Text => eprintln!("postern: {why}"),
+        Output::Text | Output::Wide => eprintln!("postern: {why}"),
         Output::Json => super::print(&format!("{}\n", serde_json::json!({ "ok": false, "error": why })))?,
     }
     Ok(ExitCode::from(UNASKED))

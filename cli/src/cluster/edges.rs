@@ -1,7 +1,9 @@
 //! `postern edges`: who talks to whom, by which identities, secured or not, allowed, denied, and how often.
 
 use std::collections::HashSet;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use postern_control::api::objects::{Direction, Edge, End, Object, Resource};
 
@@ -9,15 +11,20 @@ use super::columns::{Align, columns};
 use super::connect::ClusterArgs;
 use super::{CommandError, Output, Scope, view};
 
+/// Between two looks: control's pictures are not older than a second.
+const AGAIN: Duration = Duration::from_secs(2);
+/// ANSI: to the upper left, and nothing below.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 /// Arguments of `postern edges`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     scope: Scope,
-    /// Whole SPIFFE IDs, protocol, and what came to nothing
-    #[arg(long)]
-    wide: bool,
-    /// How the result is shown
+    /// Again every 2 seconds, until stopped
+    #[arg(long, short)]
+    watch: bool,
+    /// How the result is shown; wide has whole SPIFFE IDs
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
@@ -27,14 +34,25 @@ pub(crate) struct Args {
 pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
     let cluster = args.cluster.connect().await?;
     let namespace = args.scope.namespace(&cluster);
-    let edges: Vec<Object<Edge>> = view::list(&cluster.client, Resource::Edges, namespace.as_deref()).await?;
-    let edges = once(edges);
-    super::print(&match args.output {
+    let clear = args.watch && args.output != Output::Json && std::io::stdout().is_terminal();
+    loop {
+        let edges: Vec<Object<Edge>> = view::list(&cluster.client, Resource::Edges, namespace.as_deref()).await?;
+        let text = shown(once(edges), namespace.as_deref(), args.output)?;
+        super::print(&if clear { format!("{CLEAR}{text}") } else { text })?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn shown(edges: Vec<Object<Edge>>, namespace: Option<&str>, output: Output) -> Result<String, CommandError> {
+    Ok(match output {
         Output::Json => super::json(&edges)?,
-        Output::Text if edges.is_empty() => format!("{}\n", nothing(namespace.as_deref())),
-        Output::Text => table(&edges, args.wide),
-    })?;
-    Ok(ExitCode::SUCCESS)
+        Output::Text | Output::Wide if edges.is_empty() => format!("{}\n", nothing(namespace)),
+        Output::Text => table(&edges, false),
+        Output::Wide => table(&edges, true),
+    })
 }
 
 /// Over all namespaces, an edge from one to another is there twice: as the caller saw it, and as the called side did, whose

@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
         let identity: Object<Identity> = view::get(&cluster.client, &path).await?;
         super::print(&match args.output {
             Output::Json => super::json(&identity)?,
-            Output::Text => in_full(&identity, now),
+            Output::Text | Output::Wide => in_full(&identity, now),
         })?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -42,13 +42,14 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CommandError> {
         view::list(&cluster.client, Resource::Identities, namespace.as_deref()).await?;
     super::print(&match args.output {
         Output::Json => super::json(&identities)?,
-        Output::Text if identities.is_empty() => "No proxy is here.\n".to_owned(),
-        Output::Text => table(&identities, now),
+        Output::Text | Output::Wide if identities.is_empty() => "No proxy is here.\n".to_owned(),
+        Output::Text => table(&identities, now, false),
+        Output::Wide => table(&identities, now, true),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(identities: &[Object<Identity>], now: i64) -> String {
+fn table(identities: &[Object<Identity>], now: i64, wide: bool) -> String {
     use Align::{Left, Right};
     let headings = [
         ("POD", Left),
@@ -64,8 +65,12 @@ fn table(identities: &[Object<Identity>], now: i64) -> String {
             vec![
                 metadata.name.clone().unwrap_or_default(),
                 // The trust domain is the same for all, and the whole is shown with POD.
-                short(&body.spiffe_id),
-                body.serial.chars().take(8).collect(),
+                if wide {
+                    body.spiffe_id.clone()
+                } else {
+                    short(&body.spiffe_id)
+                },
+                body.serial.chars().take(if wide { usize::MAX } else { 8 }).collect(),
                 left(body, now),
                 body.renewals.to_string(),
                 body.renewal_failures.to_string(),
@@ -167,7 +172,7 @@ mod tests {
         identity.metadata.name = Some("recommendations-7d4b9c6f5d-x2x7k".to_owned());
         identity.metadata.namespace = Some("shop".to_owned());
         let now = seconds(Some("2026-11-28T09:00:00Z")).unwrap_or_default();
-        let text = table(std::slice::from_ref(&identity), now);
+        let text = table(std::slice::from_ref(&identity), now, false);
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(
             text.contains("shop/recommendations  01234567   3 h         3       1"),
