@@ -124,9 +124,19 @@ pub(crate) fn run(command: Command) -> ExitCode {
 /// The API server's own words are better than ours about them.
 fn said(error: &CommandError) -> String {
     match error {
+        CommandError::Cluster(kube::Error::Api(status)) if is_absent(status) => {
+            "this cluster has no view.postern.dev API: the mesh is not installed, or control is away (postern check)"
+                .to_owned()
+        }
         CommandError::Cluster(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
         error => chain(error),
     }
+}
+
+/// What the API server says of an API, not of an object, that it does not have.
+fn is_absent(status: &kube::core::Status) -> bool {
+    let unavailable = status.code == 503;
+    unavailable || (status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty()))
 }
 
 impl Scope {

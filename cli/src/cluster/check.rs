@@ -24,14 +24,15 @@ mod workloads;
 
 use catalog::{CHECKS, Check, Group, Severity, Verdict};
 pub(super) use certificates::span;
+use facts::{Facts, SYSTEM, Unknown, name};
 pub(super) use gather::now;
 
 /// Something is wrong.
 const WRONG: u8 = 1;
-/// The cluster could not be asked.
-const UNASKED: u8 = 2;
+/// The cluster, or something that matters of it, could not be asked.
+const UNKNOWN: u8 = 2;
 
-/// Arguments of `postern check`. Exit code: 0 all is well (warnings aside), 1 something is wrong, 2 the cluster could not be asked.
+/// Arguments of `postern check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Before an installation: is the cluster fit for it, may you install?
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     cluster: ClusterArgs,
 }
+
+/// The check whose failure means that there is no mesh.
+const INSTALLED: &str = "PC-020";
 
 /// A check and what came of it.
 struct Checked {
@@ -72,22 +76,39 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, super::CommandError> {
     }
     let facts = gather::facts(&client, args.namespace.as_deref(), groups).await;
     let checks = CHECKS.iter().filter(|check| groups.contains(&check.group));
-    let checked: Vec<Checked> = checks
-        .map(|check| Checked {
-            check,
-            verdict: (check.run)(&facts),
-        })
-        .collect();
+    let checked: Vec<Checked> = checks.map(|check| checked(check, &facts)).collect();
     let text = match args.output {
         Output::Text | Output::Wide => report::text(&checked),
         Output::Json => report::json(&checked),
     };
     super::print(&text)?;
-    Ok(if is_wrong(&checked) {
-        ExitCode::from(WRONG)
+    Ok(ExitCode::from(code(&checked)))
+}
+
+/// Of a mesh that is not there, one failure says enough.
+fn checked(check: &'static Check, facts: &Facts) -> Checked {
+    let absent = facts
+        .namespaces
+        .as_ref()
+        .is_ok_and(|spaces| !spaces.iter().any(|space| name(&space.metadata) == SYSTEM));
+    let verdict = if absent && check.group == Group::Mesh && check.id != INSTALLED {
+        Err(Unknown("the mesh is not installed".to_owned()))
     } else {
-        ExitCode::SUCCESS
-    })
+        (check.run)(facts)
+    };
+    Checked { check, verdict }
+}
+
+/// 0: all is well, warnings aside. 1: something is wrong. 2: nobody can tell.
+fn code(checked: &[Checked]) -> u8 {
+    let unknown = |one: &Checked| one.check.severity == Severity::Error && one.verdict.is_err();
+    if is_wrong(checked) {
+        WRONG
+    } else if checked.iter().any(unknown) {
+        UNKNOWN
+    } else {
+        0
+    }
 }
 
 fn groups(args: &Args) -> &'static [Group] {
@@ -105,7 +126,7 @@ fn unasked(why: &str, output: Output) -> Result<ExitCode, super::CommandError> {
         Output::Text | Output::Wide => eprintln!("postern: {why}"),
         Output::Json => super::print(&format!("{}\n", serde_json::json!({ "ok": false, "error": why })))?,
     }
-    Ok(ExitCode::from(UNASKED))
+    Ok(ExitCode::from(UNKNOWN))
 }
 
 fn is_wrong(checked: &[Checked]) -> bool {

@@ -123,6 +123,9 @@ async fn asked<T>(wanted: bool, question: impl Future<Output = Known<T>>) -> Kno
 
 fn unknown(what: &str, error: &kube::Error) -> Unknown {
     match error {
+        kube::Error::Api(status) if super::super::is_absent(status) => Unknown(format!(
+            "the API server knows no {what}: nobody serves that API (see PC-030, PC-037)"
+        )),
         kube::Error::Api(status) => Unknown(status.message.clone()),
         error => Unknown(format!("{what}: {}", crate::cluster::chain(error))),
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::catalog::{Group, Severity};
-use super::{Checked, is_wrong};
+use super::{Checked, WRONG, code};
 use crate::cluster::wrap;
 
 /// Findings shown of one check; JSON has all.
@@ -38,10 +38,10 @@ pub(super) fn text(checked: &[Checked]) -> String {
         .count();
     let unknown = count(|one| one.verdict.is_err());
     let passed = count(|one| one.verdict.as_ref().is_ok_and(Vec::is_empty));
-    let verdict = if is_wrong(checked) {
-        "Something is wrong"
-    } else {
-        "All is well"
+    let verdict = match code(checked) {
+        0 => "All is well",
+        WRONG => "Something is wrong",
+        _ => "Nothing wrong was seen, and not all was seen",
     };
     let _ = writeln!(
         text,
@@ -120,6 +120,6 @@ pub(super) fn json(checked: &[Checked]) -> String {
             })
         })
         .collect();
-    let document = json!({ "ok": !is_wrong(checked), "checks": checks });
+    let document = json!({ "ok": code(checked) == 0, "checks": checks });
     format!("{document:#}\n")
 }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::catalog::CHECKS;
-use super::facts::Facts;
-use super::{Checked, Severity, report};
+use super::catalog::{CHECKS, Group};
+use super::facts::{Facts, Unknown};
+use super::{Checked, Severity, checked, code, report};
 
 mod breaks;
 mod healthy;
@@ -13,20 +13,14 @@ mod healthy;
 use breaks::BREAKS;
 use healthy::healthy;
 
-fn checked(facts: &Facts) -> Vec<Checked> {
-    CHECKS
-        .iter()
-        .map(|check| Checked {
-            check,
-            verdict: (check.run)(facts),
-        })
-        .collect()
+fn all_checked(facts: &Facts) -> Vec<Checked> {
+    CHECKS.iter().map(|check| checked(check, facts)).collect()
 }
 
 /// Ids of the checks that fail; panics if one could not look.
 fn failing(facts: &Facts) -> BTreeSet<&'static str> {
     let mut failing = BTreeSet::new();
-    for one in checked(facts) {
+    for one in all_checked(facts) {
         match one.verdict {
             Ok(found) if found.is_empty() => {}
             Ok(_) => drop(failing.insert(one.check.id)),
@@ -96,11 +90,9 @@ fn ids_are_unique_and_each_is_explained_in_the_documentation() {
 #[test]
 fn the_report_names_id_cause_command_and_anchor_within_a_hundred_columns() {
     let mut facts = healthy();
-    facts.roots = Err(super::facts::Unknown(
-        "configmaps \"postern-ca-roots\" is forbidden".to_owned(),
-    ));
+    facts.roots = Err(Unknown("configmaps \"postern-ca-roots\" is forbidden".to_owned()));
     breaks::pc_021(&mut facts);
-    let text = report::text(&checked(&facts));
+    let text = report::text(&all_checked(&facts));
     assert!(
         text.lines()
             .filter(|line| !line.contains("$ "))
@@ -123,7 +115,7 @@ fn the_report_names_id_cause_command_and_anchor_within_a_hundred_columns() {
 fn programs_get_every_check_with_its_result() {
     let mut facts = healthy();
     breaks::pc_021(&mut facts);
-    let document: serde_json::Value = serde_json::from_str(&report::json(&checked(&facts))).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&report::json(&all_checked(&facts))).unwrap();
     assert_eq!(document["ok"], false);
     let checks = document["checks"].as_array().unwrap();
     assert_eq!(checks.len(), CHECKS.len());
@@ -137,10 +129,31 @@ fn programs_get_every_check_with_its_result() {
 }
 
 #[test]
-fn warnings_alone_are_no_failure() {
+fn the_exit_code_tells_what_is_wrong_from_what_is_not_known_and_warnings_are_neither() {
     let mut facts = healthy();
     breaks::pc_076(&mut facts);
-    assert!(!super::is_wrong(&checked(&facts)));
+    assert_eq!(code(&all_checked(&facts)), 0);
+    facts.roots = Err(Unknown("forbidden".to_owned()));
+    assert_eq!(code(&all_checked(&facts)), 2);
     breaks::pc_021(&mut facts);
-    assert!(super::is_wrong(&checked(&facts)));
+    assert_eq!(code(&all_checked(&facts)), 1);
+}
+
+#[test]
+fn of_a_mesh_that_is_not_installed_one_failure_says_so() {
+    let mut facts = healthy();
+    facts.namespaces.as_mut().unwrap().remove(0);
+    let all = all_checked(&facts);
+    let failing: Vec<&str> = all
+        .iter()
+        .filter(|one| one.verdict.as_ref().is_ok_and(|found| !found.is_empty()))
+        .map(|one| one.check.id)
+        .collect();
+    assert_eq!(failing[0], "PC-020");
+    assert!(
+        all.iter()
+            .filter(|one| one.check.group == Group::Mesh)
+            .skip(1)
+            .all(|one| one.verdict.is_err())
+    );
 }
