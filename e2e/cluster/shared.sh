@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# What the parts of e2e/run share: how a line is printed, how something is waited for, where things are. Sourced.
+OUT=${OUT:-$PWD/target/e2e}
+RESULTS=$OUT/results
+LAB_SCRIPTS=$PWD/e2e/k8slab
+IMAGES=${IMAGES:-$PWD/target/images}
+VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+SYSTEM=postern-system
+CHART=charts/postern
+# Every pod of the shop must be there within this many seconds.
+READY=180
+PATH=$PATH:$HOME/.cache/k8slab/k8s/bin:/usr/sbin
+export KUBECONFIG=${KUBECONFIG:-$HOME/.cache/k8slab/k8s/kubeconfig}
+
+k() { kubectl "$@"; }
+now() { date +%s.%N; }
+since() { python3 -c "print('%.1f s' % ($(now) - $1))"; }
+
+# ok FIGURE TEXT / failed TEXT REASON: one line of the result.
+ok() { printf 'ok      %10s  %s\n' "$1" "$2" | tee -a "$RESULTS"; }
+failed() {
+    printf 'FAILED  %10s  %s: %s\n' '' "$1" "$(tr '\n' ' ' <<<"$2" | cut -c1-600)" | tee -a "$RESULTS"
+    return 1
+}
+
+# holds TEXT COMMAND...: the line says how long the command took; its output is the reason if it fails.
+holds() {
+    local text=$1 begun said
+    shift
+    begun=$(now)
+    if said=$("$@" 2>&1); then ok "$(since "$begun")" "$text"; else failed "$text" "${said:-"$* failed"}"; fi
+}
+
+# until_true SECONDS COMMAND...: tries until the command succeeds; says what it said last if it does not.
+until_true() {
+    local deadline=$((SECONDS + $1)) said
+    shift
+    while ! said=$("$@" 2>&1); do
+        [ "$SECONDS" -lt "$deadline" ] || { echo "not within the time: $*: $said" && return 1; }
+        sleep 0.2
+    done
+    echo "$said"
+}
+
+# shows TEXT PATTERN COMMAND...: the command's output has the pattern (grep -E).
+shows() {
+    local text=$1 pattern=$2 begun said
+    shift 2
+    begun=$(now)
+    said=$("$@" 2>&1)
+    if grep -qE -- "$pattern" <<<"$said"; then ok "$(since "$begun")" "$text"; else failed "$text" "expected $pattern, got: $said"; fi
+}
+
+# refuses TEXT PATTERN COMMAND...: the command fails, and its output has the pattern.
+refuses() {
+    local text=$1 pattern=$2 begun said
+    shift 2
+    begun=$(now)
+    if said=$("$@" 2>&1); then failed "$text" "it was not refused: $said"; return 1; fi
+    if grep -qE -- "$pattern" <<<"$said"; then ok "$(since "$begun")" "$text"; else failed "$text" "expected $pattern, got: $said"; fi
+}
+
+# call NAMESPACE/POD-OR-WORKLOAD TARGET [ARGUMENT...]: one call from a pod of the shop's own image: allowed, denied, failed: ...
+call() {
+    local from=$1
+    shift
+    k -n "${from%%/*}" exec "${from#*/}" -c "${CONTAINER:-$(container_of "${from#*/}")}" -- /postern-shop call "$@" 2>&1 | grep -v '^command terminated'
+}
+container_of() { case $1 in deploy/*) echo "${1#*/}" ;; e2e-*) echo app ;; *) echo "${1%%-*}" ;; esac; }
+
+# caller NAMESPACE NAME ACCOUNT [LABEL]: a pod of the shop's image that waits to be told to call.
+caller() {
+    k apply -f - >/dev/null <<Y
+apiVersion: v1
+kind: Pod
+metadata: {name: $2, namespace: $1, labels: {app: ${4:-$2}}}
+spec:
+  serviceAccountName: $3
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 6
+  containers:
+    - name: app
+      image: localhost/postern/postern-shop:$VERSION
+      args: [serve, mallory, --status=@shop]
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+Y
+    k -n "$1" wait --for=condition=Ready --timeout=60s "pod/$2" >/dev/null
+}
+
+# counts NAMESPACE/POD-OR-WORKLOAD: the JSON of what a service counted.
+counts() { k -n "${1%%/*}" exec "${1#*/}" -c "${CONTAINER:-$(container_of "${1#*/}")}" -- /postern-shop status; }
+
+# json EXPRESSION: evaluates Python on the JSON of standard input, as `j`; false is a failure.
+json() { python3 -c 'import json, sys
+j = json.load(sys.stdin)
+r = eval(sys.argv[1])
+print(r if isinstance(r, str) else json.dumps(r))
+sys.exit(r is False or r is None)' "$1"; }
+
+pods() { k -n "$1" get pods "${@:2}" -o name; }
+pod_ip() { k -n "$1" get pod "$2" -o jsonpath='{.status.podIP}'; }
+first_pod() { k -n "$1" get pods -l "app=$2" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}'; }
+
+all_ready() { # NAMESPACE: every pod is ready, or has completed
+    local said
+    said=$(k -n "$1" get pods -o json | json '[p["metadata"]["name"] for p in j["items"] if p["status"]["phase"] != "Succeeded" and not any(c["type"] == "Ready" and c["status"] == "True" for c in p["status"].get("conditions", []))]')
+    [ "$said" = "[]" ] || { echo "not ready: $said" && return 1; }
+}
+
+# view edges|identities|proxies [NAMESPACE]: the mesh's own picture, by the aggregated API.
+view() { k get --raw "/apis/view.postern.dev/v1alpha1/${2:+namespaces/$2/}$1"; }
+
+# On the lab, and as root: a command in the node's network. Elsewhere there is no looking at packets.
+on_lab() { [ "$(id -u)" = 0 ] && ( . "$LAB_SCRIPTS/env.sh" && node_pid >/dev/null ); }
+in_node_network() { nsenter -t "$( . "$LAB_SCRIPTS/env.sh" && node_pid)" -n -- "$@"; }
+
+background=$OUT/background
+# in_background COMMAND...: is ended with e2e/run at the latest.
+in_background() { "$@" & echo $! >>"$background"; }
+background_ends() {
+    [ -e "$background" ] || return 0
+    while read -r pid; do kill "$pid" 2>/dev/null; done <"$background"
+    rm -f "$background"
+}
+
+load_image() {
+    if [ -n "${LOAD_IMAGE:-}" ]; then "$LOAD_IMAGE" "$1"; else "$LAB_SCRIPTS/load-image.sh" "$1" >/dev/null; fi
+}
+
+# The operator's command: the one named, or the newest that was built, or a new one.
+find_postern() {
+    [ -z "${POSTERN:-}" ] || return 0
+    POSTERN=$(ls -t target/{lab,release,debug}/postern target/images-build/*/lab/postern 2>/dev/null | head -1)
+    if [ -z "$POSTERN" ]; then
+        cargo build --locked --profile lab -p postern || return 1
+        POSTERN=$PWD/target/lab/postern
+    fi
+    export POSTERN
+}
+
+# Before any part: images are built (that is no step of an installation), programs are there.
+prepare() {
+    local program
+    for program in kubectl helm python3 tshark dumpcap promtool; do
+        command -v "$program" >/dev/null || { echo "e2e/run: needs $program (e2e/install; helm: e2e/k8slab/build-k8s.sh)" >&2 && return 1; }
+    done
+    if [ ! -e "$IMAGES/postern-injector.tar" ]; then images/build --profile lab --out "$IMAGES" >/dev/null || return 1; fi
+    [ -e target/e2e-images/prometheus.tar ] || e2e/cluster/images >/dev/null || return 1
+    find_postern
+}
+
+collect_logs() {
+    local ns pod
+    for ns in "$SYSTEM" shop shop-edge shop-outside shop-monitoring; do
+        k -n "$ns" get pods -o wide >"$OUT/logs/$ns.pods" 2>&1
+        k -n "$ns" get events --sort-by=.lastTimestamp >"$OUT/logs/$ns.events" 2>&1
+        for pod in $(pods "$ns" 2>/dev/null); do
+            k -n "$ns" logs --all-containers --prefix --tail=2000 "$pod" >"$OUT/logs/$ns.${pod#*/}.log" 2>&1
+            k -n "$ns" describe "$pod" >"$OUT/logs/$ns.${pod#*/}.describe" 2>&1
+        done
+    done
+    k get authorizationpolicies.postern.dev -A -o yaml >"$OUT/logs/policies.yaml" 2>&1
+    view edges >"$OUT/logs/edges.json" 2>&1
+}
