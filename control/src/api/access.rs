@@ -144,3 +144,55 @@ impl Access {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Its API server is never asked.
+    fn access() -> Access {
+        let service =
+            tower::service_fn(|_| std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>());
+        Access::new(kube::Client::new(service, "default"))
+    }
+
+    fn question(user: &str) -> (User, Asked) {
+        let user = User {
+            name: user.to_owned(),
+            ..User::default()
+        };
+        let asked = Asked {
+            resource: Resource::Edges,
+            namespace: Some("shop".to_owned()),
+            name: None,
+        };
+        (user, asked)
+    }
+
+    #[tokio::test]
+    async fn a_yes_is_forgotten_in_time() {
+        let access = access();
+        let now = Instant::now();
+        access.remember(question("ann"), now);
+        assert!(access.remembers(&question("ann"), now + REMEMBERED - Duration::from_millis(1)));
+        assert!(!access.remembers(&question("ann"), now + REMEMBERED));
+        assert!(!access.remembers(&question("bob"), now));
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_bound_is_remembered_and_the_old_make_room() {
+        let access = access();
+        let now = Instant::now();
+        for i in 0..=MAX_REMEMBERED {
+            access.remember(question(&i.to_string()), now);
+        }
+        assert!(access.remembers(&question(&(MAX_REMEMBERED - 1).to_string()), now));
+        assert!(!access.remembers(&question(&MAX_REMEMBERED.to_string()), now));
+        access.remember(question("late"), now + REMEMBERED);
+        assert!(access.remembers(&question("late"), now + REMEMBERED));
+        assert_eq!(access.allowed.lock().unwrap().len(), 1);
+    }
+}

@@ -224,3 +224,6 @@ fn common_name(leaf: &CertificateDer<'_>) -> Option<String> {
     let name = names.next()?.as_str().ok()?.to_owned();
     names.next().is_none().then_some(name)
 }
+
+#[cfg(test)]
+mod tests;

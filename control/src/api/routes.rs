@@ -189,3 +189,6 @@ fn form(headers: &HeaderMap, include: Include) -> Result<Form, RouteError> {
 fn form_decoded(text: &str) -> Option<String> {
     super::front_proxy::percent_decoded(&text.replace('+', " "))
 }
+
+#[cfg(test)]
+mod tests;

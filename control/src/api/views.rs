@@ -179,3 +179,6 @@ fn rfc3339(unix_ms: i64) -> Option<String> {
     let time = OffsetDateTime::from_unix_timestamp(unix_ms / 1000).ok()?;
     (unix_ms > 0).then(|| time.format(&Rfc3339).ok())?
 }
+
+#[cfg(test)]
+mod tests;
