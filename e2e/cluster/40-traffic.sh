@@ -47,7 +47,7 @@ shows "DENY before ALLOW: /admin" '^denied$' call shop/e2e-web http://cart.shop/
 shows "an un-meshed pod is refused by Service" '^failed' call shop-outside/deploy/stranger http://cart.shop/items --nonce "$run-stranger"
 shows "an un-meshed pod is refused by pod IP" '^failed' call shop-outside/deploy/stranger "http://$cart_ip:8080/items" --nonce "$run-stranger-ip"
 shows "an un-meshed pod is refused, TCP" '^(denied|failed)' call shop-outside/deploy/stranger tcp://ledger.shop:7000 --nonce "$run-stranger-tcp"
-data_bases() { all_ready shop && k -n shop exec deploy/orders -c sql -- sh -c 'mariadb --no-defaults -N -h mariadb.shop -u orders shop -e "SELECT COUNT(*) FROM orders"' && k -n shop exec deploy/orders -c cache -- redis-cli -e -h redis.shop get orders; }
+data_bases() { all_ready shop && k -n shop exec deploy/orders -c sql -- sh -c 'mariadb --no-defaults --skip-ssl -N -h mariadb.shop -u orders shop -e "SELECT COUNT(*) FROM orders"' && k -n shop exec deploy/orders -c cache -- redis-cli -e -h redis.shop get orders; }
 shows "MariaDB (server first) and Redis (client first)" '^"?[1-9]' data_bases
 sleep 2
 background_ends

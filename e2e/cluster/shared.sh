@@ -162,3 +162,68 @@ collect_logs() {
     k get authorizationpolicies.postern.dev -A -o yaml >"$OUT/logs/policies.yaml" 2>&1
     view edges >"$OUT/logs/edges.json" 2>&1
 }
+
+# Steady calls under which something is done: pods `load` (as web: HTTP and gRPC) and `load-tcp` (as payments).
+RATE=${RATE:-200}
+load_begins() {
+    load_pod load web "\"http://cart.shop/items\", \"grpc://payments.shop:50051\", \"--rate=$RATE\""
+    load_pod load-tcp payments '"tcp://ledger.shop:7000", "--rate=20"'
+    k -n shop wait --for=condition=Ready --timeout=60s pod/e2e-load pod/e2e-load-tcp >/dev/null || return 1
+    # Whatever the first calls waited for is behind us.
+    sleep 2
+}
+load_pod() { # NAME ACCOUNT ARGUMENTS
+    k apply -f - >/dev/null <<Y
+apiVersion: v1
+kind: Pod
+metadata: {name: e2e-$1, namespace: shop, labels: {app: e2e-$1}}
+spec:
+  serviceAccountName: $2
+  automountServiceAccountToken: false
+  containers:
+    - name: app
+      image: localhost/postern/postern-shop:$VERSION
+      args: [load, $3]
+      securityContext: {runAsNonRoot: true, runAsUser: 1000, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+Y
+}
+load_ends() { k -n shop delete pod e2e-load e2e-load-tcp --ignore-not-found >/dev/null; }
+load_counts() { # allowed and not allowed, of all calls together, and the last reason
+    { counts shop/e2e-load; counts shop/e2e-load-tcp; } | python3 -c 'import json, sys
+calls = [c for line in sys.stdin for c in json.loads(line)["calls"].values()]
+print(sum(c["allowed"] for c in calls), sum(c["denied"] + c["failed"] for c in calls), " | ".join(c["last_failure"] for c in calls if c["last_failure"]))'
+}
+
+# flawless TEXT COMMAND...: while the command runs, and a while after, every call is answered.
+flawless() {
+    local text=$1 begun said allowed bad allowed_after bad_after reason
+    shift
+    read -r allowed bad reason < <(until_true 60 load_counts)
+    begun=$SECONDS
+    said=$("$@" 2>&1) || { failed "$text" "$* failed: $said"; return 1; }
+    sleep "${SETTLE:-5}"
+    read -r allowed_after bad_after reason < <(until_true 60 load_counts)
+    local calls=$((allowed_after - allowed)) took=$((SECONDS - begun))
+    if [ "$bad_after" != "$bad" ]; then
+        failed "$text" "$((bad_after - bad)) of $calls calls failed: $reason"
+    elif [ "$calls" -lt $((took * RATE / 2)) ]; then
+        failed "$text" "only $calls calls in $took s"
+    else
+        ok "$calls" "calls, none failed: $text${said:+ ($said)}"
+    fi
+}
+
+# kill_9 NAMESPACE LABEL PROGRAM: every process of that program in these pods; elsewhere than on the lab, the pods themselves.
+kill_9() {
+    local uid pid found=
+    if ! on_lab; then k -n "$1" delete pod -l "$2" --force --grace-period=0 >/dev/null 2>&1; return; fi
+    for uid in $(k -n "$1" get pods -l "$2" -o jsonpath='{.items[*].metadata.uid}'); do
+        for pid in $(grep -ls "pod$uid" /proc/[0-9]*/cgroup | cut -d/ -f3); do
+            [ "$(tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | head -1)" = "/$3" ] || continue
+            kill -9 "$pid" && found=1
+        done
+    done
+    [ -n "$found" ] || { echo "no process $3 found"; return 1; }
+}
+component() { echo "app.kubernetes.io/component=$1"; }
+component_ready() { k -n $SYSTEM rollout status "deploy/postern-$1" --timeout=120s >/dev/null; }
