@@ -5,16 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 
 mod fields;
+mod json;
 mod yaml;
 
 pub use fields::{Fields, nearest};
 
-/// Where something stands: `policies/cart.yaml:12:7`.
+/// Where something stands: `policies/cart.yaml:12:7`, or `AuthorizationPolicy/shop/cart:spec.rules[0]` in a Kubernetes object,
+/// which has no lines.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Place {
-    /// The file (or the Kubernetes object).
+    /// The file, or the Kubernetes object and the path inside it.
     pub file: Arc<str>,
-    /// From 1; 0 if unknown.
+    /// From 1; 0 in an object, or if unknown.
     pub line: u32,
     /// From 1; 0 if unknown.
     pub column: u32,
@@ -111,6 +113,13 @@ const IGNORED_METADATA: [&str; 10] = [
 ];
 
 impl Object {
+    /// Reads an object as an API server hands it over. `origin` names it in places, such as `AuthorizationPolicy/shop/cart`;
+    /// what follows there is the JSON path.
+    pub fn from_json(json: &serde_json::Value, origin: &str) -> Result<Self, Vec<DocumentError>> {
+        let node = json::node(json, origin).map_err(|error| vec![error])?;
+        Self::read(&node)
+    }
+
     fn read(node: &Node) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
         let mut top = Fields::of(node, "").map_err(|error| vec![error])?;
@@ -157,16 +166,31 @@ impl Object {
     }
 }
 
+impl Place {
+    /// `file:line`, as decisions name it.
+    #[must_use]
+    pub fn line_of(&self) -> String {
+        match self.line {
+            0 => self.file.to_string(),
+            line => format!("{}:{line}", self.file),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}:{}", self.file, self.column),
+        }
     }
 }
 
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
-        if !self.path.is_empty() {
+        // An object's place is its path.
+        if !self.path.is_empty() && self.place.line != 0 {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.what)?;

@@ -9,10 +9,10 @@ use super::{DocumentError, Node, Place, Value};
 /// A policy file past this is a mistake.
 const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// Our deepest kind nests 9 deep.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 /// Each key is compared with those before it, and an unknown one with all known ones. Ours have a dozen, a workload's labels
 /// a few dozen.
-const MAX_KEYS: usize = 1_000;
+pub(super) const MAX_KEYS: usize = 1_000;
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Node>, DocumentError> {
     let mut reader = Reader {
