@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# The chart and the app are upgraded under 200 requests a second, from images and chart of an earlier commit
+# EARLIER names that commit. Its proxies are built without the newest policy feature (path templates), so that control has
+# to serve proxies with an older wire feature set while both are there.
+EARLIER=${EARLIER:-$(cat e2e/cluster/earlier)}
+earlier=$PWD/target/e2e-earlier
+earlier_is_built() { [ "$(cat "$earlier/commit" 2>/dev/null)" = "$EARLIER" ]; }
+build_earlier() {
+    git worktree remove --force "$earlier/tree" 2>/dev/null
+    rm -rf "$earlier" && mkdir -p "$earlier" && git worktree prune
+    git worktree add --detach "$earlier/tree" "$EARLIER" || return 1
+    python3 - "$earlier/tree/crates/policy/src/feature.rs" <<'PY' || return 1
+import re, sys
+text = open(sys.argv[1]).read()
+old = text[text.index("pub const ALL"):]
+count = int(re.search(r"\[Self; (\d+)\]", old).group(1))
+new = old.replace(f"[Self; {count}]", f"[Self; {count - 1}]", 1).replace("        Self::PathTemplates,\n", "", 1)
+assert new != old and "PathTemplates" not in new.split("];")[0]
+open(sys.argv[1], "w").write(text.replace(old, new))
+PY
+    # One target directory for both trees: what they have in common is built once.
+    ( cd "$earlier/tree" && POSTERN_IMAGES_TARGET=$OLDPWD/target/images-build images/build --profile lab --tag earlier --out "$earlier/images" ) || return 1
+    rm -f "$earlier/images/postern-shop.tar"
+    cp -r "$earlier/tree/charts" "$earlier/" && git worktree remove --force "$earlier/tree"
+    echo "$EARLIER" >"$earlier/commit"
+}
+if ! earlier_is_built && ! said=$(build_earlier 2>&1); then
+    failed "images of commit $EARLIER" "$(tail -5 <<<"$said")"
+    exit 0
+fi
+for tar in "$earlier"/images/*.tar; do load_image "$tar" || failed "images of commit $EARLIER" "cannot be loaded"; done
+
+restart_shop() {
+    k -n shop rollout restart deploy/web deploy/cart deploy/payments deploy/ledger >/dev/null
+    local one; for one in web cart payments ledger; do k -n shop rollout status "deploy/$one" --timeout=180s >/dev/null || return 1; done
+    # Until the last old pod is gone.
+    until_true 60 bash -c '[ -z "$(kubectl -n shop get pods -o jsonpath="{.items[?(@.metadata.deletionTimestamp)].metadata.name}")" ]'
+}
+sidecars_run() { # TAG: every sidecar of the services is of that image
+    k -n shop get pods -l 'app in (web, cart, payments, ledger)' -o json | TAG=$1 json 'all(c["image"].endswith(":" + __import__("os").environ["TAG"]) for p in j["items"] for c in p["spec"]["initContainers"] if c["name"] == "postern-proxy")'
+}
+to_earlier() { helm upgrade postern "$earlier/charts/postern" -n $SYSTEM --set image.tag=earlier --wait --timeout 3m && restart_shop && sidecars_run earlier; }
+holds "the mesh is that of commit $(cut -c1-7 <<<"$EARLIER"), proxies included" to_earlier
+
+load_begins || failed "load" "its pods did not come up"
+upgrade() { helm upgrade postern "$CHART" -n $SYSTEM --wait --timeout 3m >/dev/null; }
+flawless "helm upgrade, with older proxies that keep running" upgrade
+new_apps() { restart_shop >/dev/null && sidecars_run "$VERSION" >/dev/null; }
+flawless "rolling upgrade of the app, each pod with a new sidecar, at $RATE requests a second" new_apps
+load_ends
