@@ -10,6 +10,7 @@ use postern_identity::TrustDomain;
 
 use crate::identity::IdentitySource;
 use crate::serve::{ServeConfig, start};
+use crate::source::Source;
 
 /// `postern-control` as a program.
 #[derive(Debug, Parser)]
@@ -29,7 +30,13 @@ pub struct Cli {
 pub struct Args {
     /// Where namespaces, services, workloads and policies are, as YAML; watched
     #[arg(long, value_name = "DIR", env = "POSTERN_CONTROL_DIRECTORY")]
-    directory: PathBuf,
+    #[cfg_attr(feature = "kubernetes", arg(required_unless_present = "kubernetes"))]
+    #[cfg_attr(not(feature = "kubernetes"), arg(required = true))]
+    directory: Option<PathBuf>,
+    /// Take pods, Services, namespaces and policies from the cluster that this runs in, or that KUBECONFIG names
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, conflicts_with = "directory")]
+    kubernetes: bool,
     /// The CA
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
     ca: String,
@@ -77,12 +84,28 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
+async fn source(args: &Args) -> Result<Source, String> {
+    #[cfg(feature = "kubernetes")]
+    if args.kubernetes {
+        let client = kube::Client::try_default()
+            .await
+            .map_err(|error| format!("no way to the cluster: {}", crate::error_chain(&error)))?;
+        let namespace = client.default_namespace().to_owned();
+        // The kubelet says it, if the Deployment asks for it.
+        let own_pod = std::env::var("POD_NAME").ok().map(|name| (namespace, name));
+        return Ok(Source::Kubernetes(crate::kubernetes::Cluster { client, own_pod }));
+    }
+    let directory = args.directory.clone().ok_or("--directory is missing")?;
+    Ok(Source::Directory(directory))
+}
+
 async fn serve(args: Args) -> Result<(), String> {
     let text = std::fs::read_to_string(&args.join_token_file)
         .map_err(|error| format!("cannot read the join token {}: {error}", args.join_token_file.display()))?;
     let token = JoinToken::parse(&text).map_err(|error| format!("{}: {error}", args.join_token_file.display()))?;
+    let source = source(&args).await?;
     let config = ServeConfig {
-        directory: args.directory,
+        source,
         trust_domain: args.trust_domain,
         listen: args.listen,
         metrics_listen: args.metrics_listen,

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::documents::Capture;
 use crate::hub::Hub;
-use crate::model::{Model, Name, Standing, Workload};
+use crate::model::{Model, Standing, Workload};
 
 mod session;
 
@@ -162,13 +162,14 @@ pub(crate) fn workload_of<'m>(
         );
         return Err(refusal("no_instance", reason, 0));
     };
-    let key: Name = (namespace.to_owned(), instance.as_str().to_owned());
-    let Some(workload) = model.workloads.get(&key) else {
+    let Some(workload) = model.by_instance(namespace, instance.as_str()) else {
+        // A name is misspelled; a pod's UID is not.
         let here = model
             .workloads
-            .keys()
-            .filter(|(ns, _)| ns == namespace)
-            .map(|(_, name)| name.as_str());
+            .values()
+            .map(|workload| &workload.document)
+            .filter(|document| document.namespace == namespace && document.instance == document.name)
+            .map(|document| document.name.as_str());
         let hint = match nearest(instance.as_str(), here) {
             Some(nearest) => format!("; did you mean `{nearest}`?"),
             None => String::new(),
@@ -176,22 +177,23 @@ pub(crate) fn workload_of<'m>(
         let reason = format!("there is no Workload `{instance}` in namespace `{namespace}`{hint}");
         return Err(refusal("unknown_workload", reason, RETRY_SOON));
     };
+    let name = &workload.document.name;
     match &workload.standing {
         Standing::Meshed(_) if workload.document.capture == Capture::Foreign => {
             let reason = format!(
-                "Workload {namespace}/{instance} has no proxy of ours, says {}: `capture: foreign`",
+                "Workload {namespace}/{name} has no proxy of ours, says {}: `capture: foreign`",
                 workload.document.place
             );
             Err(refusal("not_meshed", reason, RETRY_SOON))
         }
         Standing::Meshed(id) if id == peer.id() => Ok(workload),
         Standing::Meshed(id) => {
-            let reason = format!("Workload {namespace}/{instance} runs as {id}, not under service account `{account}`");
+            let reason = format!("Workload {namespace}/{name} runs as {id}, not under service account `{account}`");
             Err(refusal("service_account", reason, RETRY_SOON))
         }
         Standing::Unmeshed | Standing::NoIdentity => {
             let reason = format!(
-                "Workload {namespace}/{instance} is not in the mesh, says {}",
+                "Workload {namespace}/{name} is not in the mesh, says {}",
                 workload.document.place
             );
             Err(refusal("not_meshed", reason, RETRY_SOON))

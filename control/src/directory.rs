@@ -14,6 +14,7 @@ use postern_policy::document::{DocumentError, parse};
 use postern_policy::{Action, AuthorizationPolicy};
 
 use crate::documents::{Document, Key, decode, deny_what_it_selects};
+use crate::source::Load;
 
 mod pieces;
 pub(crate) mod scan;
@@ -46,14 +47,6 @@ struct File {
     was_good: bool,
     errors: Vec<String>,
     missing_since: Option<Instant>,
-}
-
-/// What is in force now.
-#[derive(Debug, Default)]
-pub(crate) struct Load {
-    pub(crate) documents: Vec<Document>,
-    /// Files that are refused, each with its errors.
-    pub(crate) bad: BTreeMap<String, Vec<String>>,
 }
 
 impl Directory {

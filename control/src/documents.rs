@@ -1,5 +1,7 @@
 //! Kubernetes-shaped documents, decoded: what a file says, before it is put beside what other files say.
 
+use std::sync::Arc;
+
 use postern_identity::TrustDomain;
 use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
@@ -11,15 +13,15 @@ mod workload;
 
 pub(crate) use namespace::Namespace;
 pub(crate) use refused_policy::deny_what_it_selects;
-pub(crate) use service::{Service, ServicePort, TargetPort};
-pub(crate) use workload::{Capture, Workload, WorkloadPort};
+pub(crate) use service::{Backend, Service, ServicePort, TargetPort};
+pub(crate) use workload::{Capture, PodFacts, Workload, WorkloadPort};
 
 /// Labels that we read.
 pub(crate) const MODE: &str = "postern.dev/mode";
-const INJECT: &str = "postern.dev/inject";
-const ALLOW_LOOSENING: &str = "postern.dev/allow-loosening";
+pub(crate) const INJECT: &str = "postern.dev/inject";
+pub(crate) const ALLOW_LOOSENING: &str = "postern.dev/allow-loosening";
 /// Everything under it is ours; an unknown name there is a mistake.
-const OURS: &str = "postern.dev/";
+pub(crate) const OURS: &str = "postern.dev/";
 
 /// Where an object without `metadata.namespace` belongs, as with kubectl.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
@@ -28,8 +30,8 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Document {
     Namespace(Namespace),
-    Service(Service),
-    Workload(Workload),
+    Service(Arc<Service>),
+    Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
 }
 
@@ -56,8 +58,10 @@ const KINDS: [(&str, &str); 6] = [
 pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Document, Vec<DocumentError>> {
     match (object.api_version.as_str(), object.kind.as_str()) {
         ("v1", "Namespace") => Namespace::decode(object).map(Document::Namespace),
-        ("v1", "Service") => Service::decode(object).map(Document::Service),
-        ("postern.dev/v1alpha1", "Workload") => Workload::decode(object, trust_domain).map(Document::Workload),
+        ("v1", "Service") => Service::decode(object).map(|service| Document::Service(Arc::new(service))),
+        ("postern.dev/v1alpha1", "Workload") => {
+            Workload::decode(object, trust_domain).map(|workload| Document::Workload(Arc::new(workload)))
+        }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
             AuthorizationPolicy::from_object(object).map(Document::Policy)
         }

@@ -9,10 +9,12 @@ use postern_api::control::v1 as wire;
 use postern_identity::{SharedTrust, Svid, TrustDomain};
 use tokio::sync::watch;
 
-use crate::directory::Load;
 use crate::metrics::Metrics;
 use crate::model::Name;
 use crate::observed::Observed;
+use crate::source::Load;
+#[cfg(feature = "kubernetes")]
+use crate::source::Revisions;
 use crate::state::{Bundles, State};
 use crate::subscribers::Subscribers;
 
@@ -33,9 +35,22 @@ pub(crate) struct Hub {
     pub(crate) ca_connected: AtomicBool,
     /// Control's own, once there is one.
     own: OnceLock<watch::Receiver<Arc<Svid>>>,
+    /// What is still missing before proxies can be served.
+    awaited: Mutex<String>,
+    wanted: Wanting,
     /// True once the process is going down.
     pub(crate) down: watch::Sender<bool>,
 }
+
+/// What proxies have that is newer than our state: another replica gave it to them.
+#[derive(Debug, Default)]
+struct Wanting {
+    policies: watch::Sender<Wanted>,
+    others: watch::Sender<Wanted>,
+}
+
+/// How often it was said, and what it was.
+pub(crate) type Wanted = (u64, u64);
 
 impl Hub {
     pub(crate) fn new(trust_domain: TrustDomain, root_namespace: String, trust: SharedTrust, metrics: Metrics) -> Self {
@@ -52,6 +67,8 @@ impl Hub {
             news: watch::Sender::default(),
             ca_connected: AtomicBool::new(false),
             own: OnceLock::new(),
+            awaited: Mutex::new("the directory is not read yet".to_owned()),
+            wanted: Wanting::default(),
             down: watch::Sender::default(),
         }
     }
@@ -95,6 +112,51 @@ impl Hub {
         self.look();
     }
 
+    /// Nothing changed, and that is known up to there: no stream needs to look.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn confirm(&self, revisions: Revisions) {
+        let before = self.state();
+        if (before.version, before.policy_revision) == (revisions.others.max(1), revisions.policies.max(1)) {
+            return;
+        }
+        let next = Arc::new(before.confirmed(revisions));
+        let waited_for = self.wanted.waits(&before);
+        self.state.send_if_modified(|state| {
+            *state = next;
+            waited_for
+        });
+    }
+
+    pub(crate) fn awaited(&self) -> String {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn set_awaited(&self, awaited: String) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = awaited;
+    }
+
+    /// Somebody has policies of this revision.
+    pub(crate) fn want_policies(&self, revision: u64) {
+        self.wanted
+            .policies
+            .send_modify(|wanted| *wanted = (wanted.0 + 1, revision));
+    }
+    /// Somebody has other snapshots of this revision.
+    pub(crate) fn want_others(&self, revision: u64) {
+        self.wanted
+            .others
+            .send_modify(|wanted| *wanted = (wanted.0 + 1, revision));
+    }
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn watch_wanted(&self, policies: bool) -> watch::Receiver<Wanted> {
+        let wanted = if policies {
+            &self.wanted.policies
+        } else {
+            &self.wanted.others
+        };
+        wanted.subscribe()
+    }
+
     /// Puts the CA's bundles in force.
     pub(crate) fn publish_bundles(&self, bundles: Bundles) {
         self.metrics.bundle_sequence(bundles.sequence);
@@ -132,10 +194,12 @@ impl Hub {
                     tracing::error!(reason = "bad_file", file, "{error}");
                 }
                 let first = errors.first().map_or("", String::as_str);
-                self.event(
-                    "error",
-                    format!("{file} is refused, its last good state stays: {first}"),
-                );
+                let meanwhile = if next.shared_count {
+                    "and denies what it selects"
+                } else {
+                    "its last good state stays"
+                };
+                self.event("error", format!("{file} is refused, {meanwhile}: {first}"));
             }
         }
         for file in previous.bad.keys().filter(|file| !next.bad.contains_key(*file)) {
@@ -154,6 +218,10 @@ impl Hub {
         if previous.version != 0 && next.policy_version != previous.policy_version {
             self.event("info", "the changed policies are in force");
         }
+        // A cluster's pods come and go all the time.
+        if next.shared_count && previous.version != 0 && next.policy_version == previous.policy_version {
+            return;
+        }
         tracing::info!(
             version = next.version,
             workloads = next.model.workloads.len(),
@@ -161,6 +229,14 @@ impl Hub {
             bad_files = next.bad.len(),
             "read"
         );
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+impl Wanting {
+    /// Does a stream wait for something newer than `state`?
+    fn waits(&self, state: &State) -> bool {
+        self.policies.borrow().1 > state.policy_revision || self.others.borrow().1 > state.version
     }
 }
 
@@ -185,6 +261,7 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
             name: name.1.clone(),
             spiffe_id: id.to_string(),
             mode: postern_api::policy_wire::mode_to_wire(workload.mode) as i32,
+            instance: workload.document.instance.clone(),
             ..wire::WorkloadView::default()
         };
         views.insert(name.clone(), view);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! args -> serve:
-//!   directory (scan, watch) -> documents (decode) -> model (who, how strict, which protocol) -> state (versions) -> hub
+//!   directory (scan, watch), or kubernetes (list, watch)
+//!     -> documents (decode) -> model (who, how strict, which protocol) -> state (versions) -> hub
 //!   identity (own SVID from the CA) and bundles (the CA's, carried unchanged) -> hub
 //!   TLS port:     connect (who calls, from its SVID) -> session: snapshot of what concerns it, when it changes
 //!                                                    <- acknowledgements, questions, flow reports -> observed
@@ -23,19 +24,25 @@ mod directory;
 mod documents;
 mod hub;
 mod identity;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod metrics;
 mod model;
 mod observed;
 mod protocol;
 mod serve;
 mod snapshot;
+mod source;
 mod state;
 mod subscribers;
 mod view;
 
 pub use args::{Args, Cli, run};
 pub use identity::IdentitySource;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::Cluster;
 pub use serve::{Running, ServeConfig, ServeError, start};
+pub use source::Source;
 
 /// An error with its causes, in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {

@@ -1,18 +1,23 @@
 //! All documents together: who is there, how strictly each is treated, what each port speaks, and which policies are in force.
 //! Immutable; a change of the directory makes the next one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use postern_identity::SpiffeId;
 use postern_policy::{AuthorizationPolicy, Mode};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
+use crate::source::Load;
 
+mod backends;
 mod conditions;
+mod ranges;
 mod resolve;
 
+pub(crate) use ranges::Range;
 pub(crate) use resolve::octets;
 
 /// Namespace and name.
@@ -24,25 +29,33 @@ pub(crate) struct Model {
     pub(crate) root_namespace: String,
     namespaces: BTreeMap<String, Namespace>,
     pub(crate) workloads: BTreeMap<Name, Workload>,
-    services: BTreeMap<Name, Service>,
+    services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
     by_cluster_ip: HashMap<IpAddr, Name>,
+    /// (Namespace, instance) to the workload's name.
+    by_instance: HashMap<Name, Name>,
     /// Which Services lead to a workload's port: (workload, number) to (service, its port).
     fronts: HashMap<(Name, u16), Vec<(Name, u16)>>,
     /// Faults between documents: nothing is refused for them, but somebody should know.
     pub(crate) conditions: Vec<String>,
+    /// What control answers for.
+    pub(crate) ranges: Vec<Range>,
+    /// Pods, and not documents that somebody wrote by hand: most of them are no affair of a mesh.
+    cluster: bool,
 }
 
 /// A workload in its surroundings.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Workload {
-    pub(crate) document: documents::Workload,
+    pub(crate) document: Arc<documents::Workload>,
     /// After the namespace had its say.
     pub(crate) mode: Mode,
     pub(crate) standing: Standing,
     pub(crate) ports: Vec<Port>,
+    /// Ports of its own that its proxy does not stand before.
+    skipped_ports: Vec<u16>,
 }
 
 /// Who may answer for it.
@@ -67,45 +80,50 @@ pub(crate) struct Port {
 
 impl Model {
     /// Puts documents together. Their keys are unique.
-    pub(crate) fn build<'a>(root_namespace: &str, documents: impl IntoIterator<Item = &'a Document>) -> Self {
+    pub(crate) fn build(root_namespace: &str, load: &Load) -> Self {
         let mut model = Self {
             root_namespace: root_namespace.to_owned(),
+            conditions: load.conditions.clone(),
+            cluster: load.revisions.is_some(),
             ..Self::default()
         };
         let mut workloads = Vec::new();
-        for document in documents {
+        for document in &load.documents {
             match document {
                 Document::Namespace(namespace) => {
                     model.namespaces.insert(namespace.name.clone(), namespace.clone());
                 }
                 Document::Service(service) => {
                     let key = (service.namespace.clone(), service.name.clone());
-                    model.services.insert(key, service.clone());
+                    model.services.insert(key, Arc::clone(service));
                 }
                 Document::Workload(workload) => workloads.push(workload),
                 Document::Policy(policy) => model.policies.push(policy.clone()),
             }
         }
-        let meshed: Vec<&str> = workloads
+        let meshed: HashSet<&str> = workloads
             .iter()
             .filter(|w| w.mesh && w.id.is_some())
             .map(|w| w.namespace.as_str())
             .collect();
-        for document in &workloads {
-            let has_meshed = meshed.contains(&document.namespace.as_str());
+        for document in workloads {
+            let has_meshed = meshed.contains(document.namespace.as_str());
             let workload = model.placed(document, has_meshed);
-            for ip in &document.addresses {
+            for ip in document.addresses.iter().filter(|_| !document.pod.host_network) {
                 model.by_address.entry(*ip).or_default().push(workload.key());
             }
+            let instance = (document.namespace.clone(), document.instance.clone());
+            model.by_instance.insert(instance, workload.key());
             model.workloads.insert(workload.key(), workload);
         }
         model.connect_services();
         model.settle_protocols();
         model.check();
+        model.ranges = model.all_ranges();
         model
     }
 
-    fn placed(&mut self, document: &documents::Workload, has_meshed: bool) -> Workload {
+    fn placed(&mut self, document: &Arc<documents::Workload>, has_meshed: bool) -> Workload {
         let namespace = self.namespaces.get(&document.namespace);
         let base = namespace.and_then(|n| n.mode).unwrap_or_default();
         let loosening = namespace.is_some_and(|n| n.allow_loosening);
@@ -124,7 +142,7 @@ impl Model {
         };
         let injected = namespace.and_then(|n| n.inject).unwrap_or(has_meshed);
         let standing = match &document.id {
-            _ if !document.mesh => Standing::Unmeshed,
+            _ if !document.mesh || (document.pod.opted_out && loosening) => Standing::Unmeshed,
             Some(id) => Standing::Meshed(id.clone()),
             None if injected && mode == Mode::Protect => Standing::NoIdentity,
             None => Standing::Unmeshed,
@@ -140,29 +158,40 @@ impl Model {
                 protocol: port.declared.unwrap_or(Protocol::Detect),
             })
             .collect();
+        let skipped = &document.pod.skipped_ports;
+        if !skipped.is_empty() && !loosening {
+            self.conditions.push(format!(
+                "{}: Workload {}/{} asks that its proxy be passed by on some ports; ignored, since the namespace does not \
+                 carry postern.dev/allow-loosening",
+                document.place, document.namespace, document.name
+            ));
+        }
         Workload {
-            document: document.clone(),
+            document: Arc::clone(document),
             mode,
             standing,
             ports,
+            skipped_ports: if loosening { skipped.clone() } else { Vec::new() },
         }
     }
 
     /// Finds which workload ports each Service port leads to.
     fn connect_services(&mut self) {
+        let (mut by_cluster_ip, mut fronts) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
         for (name, service) in &self.services {
             for ip in &service.cluster_ips {
-                self.by_cluster_ip.entry(*ip).or_insert_with(|| name.clone());
+                by_cluster_ip.entry(*ip).or_insert_with(|| name.clone());
             }
-            for workload in self.workloads.values().filter(|w| w.selected_by(service)) {
-                for port in &service.ports {
-                    if let Some(number) = workload.target(&port.target) {
-                        let front = (name.clone(), port.number);
-                        self.fronts.entry((workload.key(), number)).or_default().push(front);
-                    }
+            for (workload, number, front) in self.behind(service) {
+                let fronts = fronts.entry((workload, number)).or_default();
+                // Once per pair, though a pod stands in a slice per family.
+                let front = (name.clone(), front);
+                if !fronts.contains(&front) {
+                    fronts.push(front);
                 }
             }
         }
+        (self.by_cluster_ip, self.fronts) = (by_cluster_ip, fronts);
     }
 
     /// What a workload's port speaks is what it and all Services in front of it declare; where they disagree, it is
@@ -184,6 +213,7 @@ impl Model {
                 .find(|p| p.number == *number)
                 .and_then(|p| p.declared);
             let protocol = match protocol::agreed(own.into_iter().chain(declared_by_services)) {
+                _ if workload.document.pod.opaque_ports.contains(number) => Protocol::Tcp,
                 Ok(protocol) => protocol.unwrap_or(Protocol::Detect),
                 Err(()) => {
                     let services: Vec<String> = fronts.iter().map(|((ns, s), p)| format!("{ns}/{s}:{p}")).collect();
@@ -228,6 +258,12 @@ impl Model {
                 .any(|(namespace, _)| namespace == name)
     }
 
+    /// Whose SVID says `instance`, in this namespace.
+    pub(crate) fn by_instance(&self, namespace: &str, instance: &str) -> Option<&Workload> {
+        let name = self.by_instance.get(&(namespace.to_owned(), instance.to_owned()))?;
+        self.workloads.get(name)
+    }
+
     /// The policies that select a workload.
     pub(crate) fn policies_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a AuthorizationPolicy> {
         let document = &workload.document;
@@ -245,6 +281,14 @@ impl Model {
 impl Workload {
     pub(crate) fn key(&self) -> Name {
         (self.document.namespace.clone(), self.document.name.clone())
+    }
+
+    /// Who answers on this port.
+    fn standing_on(&self, port: u16) -> Standing {
+        if self.skipped_ports.contains(&port) {
+            return Standing::Unmeshed;
+        }
+        self.standing.clone()
     }
 
     fn selected_by(&self, service: &Service) -> bool {

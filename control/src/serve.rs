@@ -24,10 +24,11 @@ use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
 use crate::connect::Connecting;
-use crate::directory::{Directory, watch as source};
+use crate::directory::{Directory, watch as files};
 use crate::hub::{Hub, told};
 use crate::identity::{self, IdentitySource, Own, OwnError};
 use crate::metrics::Metrics;
+use crate::source::Source;
 use crate::view::Viewing;
 use crate::{bundles, error_chain};
 
@@ -47,8 +48,8 @@ const PRUNE: Duration = Duration::from_secs(30);
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// Where the YAML is.
-    pub directory: PathBuf,
+    /// Where namespaces, services, workloads and policies come from.
+    pub source: Source,
     /// Whose identities are served.
     pub trust_domain: TrustDomain,
     /// Where proxies call; port 0 takes a free one.
@@ -121,7 +122,7 @@ impl Drop for Running {
     }
 }
 
-/// Loads the directory, gets an identity, and serves; returns when proxies can call.
+/// Reads the source, gets an identity, and serves; returns when proxies can call.
 pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Running, ServeError> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -142,16 +143,7 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
         endpoint(&hub, registry, &ready).serve(listener),
     ));
 
-    let mut directory = Directory::new(config.trust_domain.clone());
-    let root = config.directory.clone();
-    let failed = |source| ServeError::Io {
-        what: format!("read the directory {}", root.display()),
-        source,
-    };
-    hub.publish(source::first(&mut directory, &root).await.map_err(failed)?);
-    let published = Arc::clone(&hub);
-    let follow = source::follow(directory, root, move |load| published.publish(load));
-    tasks.spawn(until_down(down.subscribe(), follow));
+    read(&hub, config.source, &mut tasks).await?;
 
     let own = own_identity(&hub, identity, &mut tasks).await?;
     let (listener, listen) = bind(config.listen).await?;
@@ -190,6 +182,32 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
         tasks,
         view_socket: config.view_socket,
     })
+}
+
+/// Puts the source's first state in force, and then every other.
+async fn read(hub: &Arc<Hub>, source: Source, tasks: &mut JoinSet<()>) -> Result<(), ServeError> {
+    let down = hub.down.subscribe();
+    match source {
+        Source::Directory(root) => {
+            let mut directory = Directory::new(hub.trust_domain.clone());
+            let failed = |source| ServeError::Io {
+                what: format!("read the directory {}", root.display()),
+                source,
+            };
+            hub.publish(files::first(&mut directory, &root).await.map_err(failed)?);
+            let published = Arc::clone(hub);
+            let follow = files::follow(directory, root, move |load| published.publish(load));
+            tasks.spawn(until_down(down, follow));
+        }
+        #[cfg(feature = "kubernetes")]
+        Source::Kubernetes(cluster) => {
+            let mut state = hub.watch_state();
+            tasks.spawn(until_down(down, crate::kubernetes::follow(Arc::clone(hub), cluster)));
+            // The hub keeps the sender.
+            let _ = state.wait_for(|state| state.version != 0).await;
+        }
+    }
+    Ok(())
 }
 
 async fn own_identity(
@@ -297,7 +315,7 @@ fn endpoint(hub: &Arc<Hub>, registry: Registry, ready: &Arc<OnceLock<Arc<Own>>>)
         if *asked.down.borrow() {
             Err("going down".to_owned())
         } else if asked.state().version == 0 {
-            Err("the directory is not read yet".to_owned())
+            Err(asked.awaited())
         } else if let Some(own) = ready.get() {
             still_good(&own.svid(), transport::now())
         } else {

@@ -58,12 +58,9 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
 
 /// The addresses that control answers for.
 pub(crate) fn ranges(model: &Model, version: u64) -> wire::Ranges {
-    let mut addresses: Vec<IpAddr> = model.addresses().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let cidrs = addresses.into_iter().map(|ip| wire::Cidr {
-        ip: octets(ip),
-        prefix: if ip.is_ipv4() { 32 } else { 128 },
+    let cidrs = model.ranges.iter().map(|range| wire::Cidr {
+        ip: octets(range.ip),
+        prefix: range.prefix.into(),
     });
     wire::Ranges {
         version,

@@ -1,37 +1,78 @@
-//! What is in force: one immutable object per change of the directory, and one per change of the bundle.
+//! What is in force: one immutable object per change of the source, and one per change of the bundle.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_api::ca::v1 as ca;
+use postern_api::control::v1 as wire;
 
-use crate::directory::Load;
 use crate::model::Model;
+use crate::source::{Load, Revisions};
 
-/// What the directory says, and under which versions.
+/// What the source says, and under which versions.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Grows with every change; begins at the time, so that it grows across restarts, too.
+    /// Grows with every change. Of a directory it begins at the time, so that it grows across restarts, too; of a cluster it
+    /// is the API server's own count, the same for all replicas.
     pub(crate) version: u64,
+    /// The same, of policies: every change of one up to it is in force.
+    pub(crate) policy_revision: u64,
     /// The version that last changed any policy.
     pub(crate) policy_version: u64,
+    /// Do other replicas count alike? Then what they gave out is neither more nor less than its count says.
+    pub(crate) shared_count: bool,
     pub(crate) model: Arc<Model>,
-    /// Refused files and why.
+    /// Refused files or objects, and why.
     pub(crate) bad: BTreeMap<String, Vec<String>>,
 }
 
 impl State {
     /// The state after `load`.
     pub(crate) fn after(previous: &Self, load: Load, root_namespace: &str, now: SystemTime) -> Self {
-        let model = Model::build(root_namespace, &load.documents);
-        let version = next_version(previous.version, now);
+        let model = Model::build(root_namespace, &load);
+        let (version, policy_revision) = match load.revisions {
+            Some(revisions) => (revisions.others.max(1), revisions.policies.max(1)),
+            None => {
+                let version = next_version(previous.version, now);
+                (version, version)
+            }
+        };
         let same = previous.version != 0 && previous.model.policies == model.policies;
         Self {
             version,
-            policy_version: if same { previous.policy_version } else { version },
+            policy_revision,
+            policy_version: if same { previous.policy_version } else { policy_revision },
+            shared_count: load.revisions.is_some(),
             model: Arc::new(model),
             bad: load.bad,
+        }
+    }
+
+    /// The same, known to be newer than it was: nothing changed since.
+    pub(crate) fn confirmed(&self, revisions: Revisions) -> Self {
+        Self {
+            version: revisions.others.max(1),
+            policy_revision: revisions.policies.max(1),
+            policy_version: self.policy_version,
+            shared_count: self.shared_count,
+            model: Arc::clone(&self.model),
+            bad: self.bad.clone(),
+        }
+    }
+
+    /// What a snapshot of this kind counts as.
+    pub(crate) fn revision_of(&self, kind: wire::Kind) -> u64 {
+        match kind {
+            wire::Kind::Policies => self.policy_revision,
+            // Nothing is quarantined by any source yet. A proxy never takes an older one: this one has no age.
+            wire::Kind::Quarantine if self.shared_count => 1,
+            wire::Kind::Unspecified
+            | wire::Kind::Workload
+            | wire::Kind::Destination
+            | wire::Kind::Bundle
+            | wire::Kind::Quarantine
+            | wire::Kind::Ranges => self.version,
         }
     }
 }

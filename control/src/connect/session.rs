@@ -13,6 +13,7 @@ use postern_api::transport;
 use postern_identity::VerifiedPeer;
 use postern_policy::FeatureSet;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::{Answer, refuse, workload_of};
@@ -29,6 +30,10 @@ mod outgoing;
 const MAX_DESTINATIONS: usize = 8192;
 /// The peer's expiry is looked at again at least this often, should the clock be moved.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// A list takes milliseconds. A proxy that knows better refuses what we send after that, for a minute.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// The kinds that count as the source's other objects do.
+const OTHERS: [wire::Kind; 3] = [wire::Kind::Workload, wire::Kind::Ranges, wire::Kind::Destination];
 /// Longest refusal text that is logged.
 const MAX_REFUSAL: usize = 512;
 
@@ -74,6 +79,8 @@ pub(super) struct Session {
     destinations: HashMap<u64, Subscription>,
     /// The highest version per kind that this proxy has from us or from one before us.
     versions: BTreeMap<i32, u64>,
+    /// Until when nothing is sent to a proxy that has something newer than we.
+    waits_until: Option<Instant>,
     /// The version per kind that this proxy refused last.
     refused: BTreeMap<i32, u64>,
     reported: u64,
@@ -111,9 +118,37 @@ impl Session {
             sent: Sent::default(),
             destinations: HashMap::new(),
             versions,
+            waits_until: None,
             refused: BTreeMap::new(),
             reported: 0,
         }
+    }
+
+    /// Another replica has given this proxy something that is newer than our state. If that one has only heard more than we,
+    /// we hear it in a moment; what is sent until then would be refused.
+    fn catch_up(&mut self) {
+        let state = self.hub.state();
+        if self.up_to(&state) {
+            return;
+        }
+        let held = |kind: wire::Kind| self.versions.get(&(kind as i32)).copied().unwrap_or(0);
+        if held(wire::Kind::Policies) > state.policy_revision {
+            self.hub.want_policies(held(wire::Kind::Policies));
+        }
+        let others = OTHERS.map(held).into_iter().max().unwrap_or(0);
+        if others > state.version {
+            self.hub.want_others(others);
+        }
+        self.waits_until = Some(Instant::now() + CATCH_UP);
+    }
+
+    /// Is this state as new as what the proxy has?
+    fn up_to(&self, state: &State) -> bool {
+        let newer = |kind: wire::Kind| {
+            let held = self.versions.get(&(kind as i32)).copied().unwrap_or(0);
+            held > state.revision_of(kind)
+        };
+        !state.shared_count || !(OTHERS.into_iter().any(newer) || newer(wire::Kind::Policies))
     }
 
     pub(super) fn peer_id(&self) -> &postern_identity::SpiffeId {
@@ -124,6 +159,7 @@ impl Session {
     pub(super) async fn run(&mut self, inbound: &mut Streaming<wire::ProxyMessage>) -> &'static str {
         let mut down = self.hub.down.subscribe();
         let out = self.out.clone();
+        self.catch_up();
         loop {
             if let Err(error) = self.peer.still_holds(&self.hub.trust.load(), transport::now()) {
                 let status = Status::unauthenticated(format!("{error}; come back with a current certificate"));
@@ -132,6 +168,7 @@ impl Session {
                 return "peer_expired";
             }
             let until_expiry = self.until_expiry();
+            let waits_until = self.waits_until;
             tokio::select! {
                 biased;
                 () = told(&mut down) => return "shutting_down",
@@ -141,6 +178,9 @@ impl Session {
                         return "shutting_down";
                     }
                     let state = Arc::clone(&self.state.borrow_and_update());
+                    if self.waits_until.is_some() && self.up_to(&state) {
+                        self.waits_until = None;
+                    }
                     if let Err(refusal) = workload_of(&state.model, self.hub.trust_domain.as_str(), &self.peer) {
                         refuse(&self.hub, &self.peer, &self.out, refusal).await;
                         return "refused";
@@ -156,7 +196,7 @@ impl Session {
                     self.pending.insert(Item::Bundle);
                 }
                 // A place reserved and not used is given back.
-                room = out.reserve(), if !self.pending.is_empty() => match room {
+                room = out.reserve(), if !self.pending.is_empty() && waits_until.is_none() => match room {
                     Ok(room) => {
                         if let Some(message) = self.next_message() {
                             room.send(Ok(wire::ControlMessage { message: Some(message) }));
@@ -175,6 +215,10 @@ impl Session {
                     Ok(None) | Err(_) => return "closed",
                 },
                 () = tokio::time::sleep(until_expiry) => {}
+                // It is told what we have, and how old that is.
+                () = tokio::time::sleep_until(waits_until.unwrap_or_else(Instant::now)), if waits_until.is_some() => {
+                    self.waits_until = None;
+                }
             }
         }
     }

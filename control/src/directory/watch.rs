@@ -9,7 +9,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 use super::scan::scan;
-use super::{Directory, GONE_AFTER, Load};
+use super::{Directory, GONE_AFTER};
+use crate::source::Load;
 
 /// A change is read once nothing has happened for this long: programs write a file in several steps.
 const QUIET: Duration = Duration::from_millis(30);

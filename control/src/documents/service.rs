@@ -22,6 +22,20 @@ pub(crate) struct Service {
     /// What captured traffic is sent to.
     pub(crate) cluster_ips: Vec<IpAddr>,
     pub(crate) ports: Vec<ServicePort>,
+    /// Who answers, if that is said apart (EndpointSlices); `None`: whom the selector finds.
+    pub(crate) backends: Option<Vec<Backend>>,
+}
+
+/// One that answers for a port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Backend {
+    /// The Service's port.
+    pub(crate) front: u16,
+    pub(crate) ip: IpAddr,
+    /// Where it listens.
+    pub(crate) port: u16,
+    /// The pod that it is said to be: its name, and its UID.
+    pub(crate) pod: Option<(String, String)>,
 }
 
 /// One of its ports.
@@ -60,6 +74,7 @@ impl Service {
             selector: BTreeMap::new(),
             cluster_ips: Vec::new(),
             ports: Vec::new(),
+            backends: None,
         };
         let Some(spec) = &object.spec else {
             errors.push(object.error("", "`spec` is missing"));

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use postern_policy::document::parse;
 use postern_policy::{Action, Mode};
@@ -21,14 +22,14 @@ fn decoded(yaml: &str) -> Result<Document, Vec<String>> {
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
-fn workload(spec: &str) -> Result<Workload, Vec<String>> {
+fn workload(spec: &str) -> Result<Arc<Workload>, Vec<String>> {
     decoded(&WORKLOAD.replace("SPEC", spec)).map(|document| match document {
         Document::Workload(workload) => workload,
         other => panic!("{other:?}"),
     })
 }
 
-fn service(spec: &str) -> Result<Service, Vec<String>> {
+fn service(spec: &str) -> Result<Arc<Service>, Vec<String>> {
     decoded(&SERVICE.replace("SPEC", spec)).map(|document| match document {
         Document::Service(service) => service,
         other => panic!("{other:?}"),
@@ -250,7 +251,10 @@ fn an_explicit_port_says_where_the_proxy_and_where_the_app_listens() {
 #[test]
 fn an_identity_is_the_service_account_and_needs_one_in_the_mesh() {
     let w = workload("{serviceAccount: cart}").unwrap();
-    assert_eq!(w.id.unwrap().as_str(), "spiffe://cluster.local/ns/shop/sa/cart");
+    assert_eq!(
+        w.id.as_ref().unwrap().as_str(),
+        "spiffe://cluster.local/ns/shop/sa/cart"
+    );
     assert_eq!(workload("{}").unwrap().id, None);
     refuses(
         workload,

@@ -32,17 +32,33 @@ pub(crate) struct Workload {
     pub(crate) place: Place,
     pub(crate) namespace: String,
     pub(crate) name: String,
+    /// What its SVID calls it: the name here, the pod's UID in Kubernetes.
+    pub(crate) instance: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// `None`: no service account is named, so nobody knows its identity.
     pub(crate) id: Option<SpiffeId>,
     /// False: it runs without a proxy, and that is known.
     pub(crate) mesh: bool,
-    /// At least one.
+    /// At least one here; a pod has none before it starts.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) capture: Capture,
     /// What its label asks for.
     pub(crate) mode: Option<Mode>,
     pub(crate) ports: Vec<WorkloadPort>,
+    pub(crate) pod: PodFacts,
+}
+
+/// What only a pod has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct PodFacts {
+    /// Its addresses are its node's: they say nothing about who answers there.
+    pub(crate) host_network: bool,
+    /// It asked to run without a proxy; heard only where its namespace allows loosening.
+    pub(crate) opted_out: bool,
+    /// Bytes, whatever Services say.
+    pub(crate) opaque_ports: Vec<u16>,
+    /// Past its proxy, in clear; heard only where its namespace allows loosening.
+    pub(crate) skipped_ports: Vec<u16>,
 }
 
 /// One of its ports.
@@ -119,6 +135,7 @@ impl Workload {
             place: object.place.clone(),
             namespace,
             name: object.name.clone(),
+            instance: object.name.clone(),
             labels: object.labels.clone(),
             id,
             mesh: mesh != Some(false),
@@ -126,6 +143,7 @@ impl Workload {
             capture,
             mode,
             ports,
+            pod: PodFacts::default(),
         };
         done(workload, errors)
     }

@@ -11,7 +11,10 @@ const MAX_CONDITIONS: usize = 256;
 impl Model {
     pub(super) fn check(&mut self) {
         let mut found = Vec::new();
-        self.check_services(&mut found);
+        self.check_cluster_ips(&mut found);
+        if !self.cluster {
+            self.check_services(&mut found);
+        }
         self.check_policies(&mut found);
         self.check_addresses(&mut found);
         self.conditions.append(&mut found);
@@ -20,7 +23,7 @@ impl Model {
         self.conditions.truncate(MAX_CONDITIONS);
     }
 
-    fn check_services(&self, found: &mut Vec<String>) {
+    fn check_cluster_ips(&self, found: &mut Vec<String>) {
         for ((namespace, name), service) in &self.services {
             let place = &service.place;
             for ip in &service.cluster_ips {
@@ -33,6 +36,12 @@ impl Model {
                     ));
                 }
             }
+        }
+    }
+
+    fn check_services(&self, found: &mut Vec<String>) {
+        for ((namespace, name), service) in &self.services {
+            let place = &service.place;
             let selected: Vec<_> = self.workloads.values().filter(|w| w.selected_by(service)).collect();
             if selected.is_empty() {
                 found.push(format!("{place}: Service {namespace}/{name} selects no workload"));
@@ -89,7 +98,7 @@ impl Model {
         let mut taken = HashMap::new();
         for ((namespace, name), workload) in &self.workloads {
             let document = &workload.document;
-            if !matches!(workload.standing, Standing::Meshed(_)) {
+            if !matches!(workload.standing, Standing::Meshed(_)) || document.pod.host_network {
                 continue;
             }
             for ip in &document.addresses {

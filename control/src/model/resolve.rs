@@ -8,6 +8,7 @@ use postern_api::policy_wire::mode_to_wire;
 use postern_policy::Mode;
 use postern_policy::document::nearest;
 
+use super::backends::Behind;
 use super::{Model, Name, Port, Standing, Workload};
 use crate::documents::{Capture, Service, ServicePort};
 use crate::protocol::Protocol;
@@ -102,9 +103,7 @@ impl Model {
             .or_else(|| by(&|_, p| p.app == port))
             .or_else(|| {
                 // A captured workload's proxy stands before every port.
-                let workload = here
-                    .iter()
-                    .find(|workload| workload.document.capture == Capture::Redirect)?;
+                let workload = here.iter().find(|workload| workload.captured())?;
                 let name = String::new();
                 Some((
                     *workload,
@@ -144,14 +143,7 @@ impl Model {
             );
             return unreachable("unknown_port", what);
         };
-        let mut behind = Vec::new();
-        for workload in self.workloads.values().filter(|workload| workload.selected_by(service)) {
-            if let Some(target) = workload.target(&port.target)
-                && let Some(target) = workload.ports.iter().find(|p| p.number == target)
-            {
-                behind.push((workload, target, workload.address_for(asked)));
-            }
-        }
+        let behind = self.behind_port(service, port, asked);
         self.answer(&service.name, &service.namespace, number, Some(port), &behind)
     }
 
@@ -162,7 +154,12 @@ impl Model {
             Some([(service, number)]) => (service, *number),
             Some(_) | None => (&workload.key(), port.number),
         };
-        self.answer(&name.1, &name.0, number, None, &[(workload, port, ip)])
+        let behind = Behind {
+            workload: Some(workload),
+            port: port.clone(),
+            ip,
+        };
+        self.answer(&name.1, &name.0, number, None, &[behind])
     }
 
     fn answer(
@@ -171,15 +168,14 @@ impl Model {
         namespace: &str,
         number: u16,
         front: Option<&ServicePort>,
-        behind: &[(&Workload, &Port, IpAddr)],
+        behind: &[Behind<'_>],
     ) -> State {
-        let unmeshed = |workload: &Workload| workload.standing == Standing::Unmeshed;
-        if !behind.is_empty() && behind.iter().all(|(workload, _, _)| unmeshed(workload)) {
+        if !behind.is_empty() && behind.iter().all(|behind| behind.standing() == Standing::Unmeshed) {
             let addresses = behind
                 .iter()
-                .map(|(_, port, ip)| wire::SocketAddress {
-                    ip: octets(*ip),
-                    port: port.app.into(),
+                .map(|behind| wire::SocketAddress {
+                    ip: octets(behind.ip),
+                    port: behind.port.app.into(),
                 })
                 .collect();
             let (service, namespace) = (service.to_owned(), namespace.to_owned());
@@ -189,22 +185,23 @@ impl Model {
                 namespace,
             });
         }
-        let endpoints: Vec<wire::Endpoint> = behind.iter().filter_map(|(w, p, ip)| endpoint(w, p, *ip)).collect();
+        let endpoints: Vec<wire::Endpoint> = behind.iter().filter_map(endpoint).collect();
         if endpoints.is_empty() && !behind.is_empty() {
-            let names: Vec<&str> = behind.iter().map(|(w, _, _)| w.document.name.as_str()).collect();
+            let workloads = behind.iter().filter_map(|behind| behind.workload);
+            let names: Vec<&str> = workloads.map(|w| w.document.name.as_str()).collect();
             let what = format!(
                 "workload {} of namespace `{namespace}` has no known identity, and the namespace is protected",
                 names.join(", ")
             );
             return unreachable("no_identity", what);
         }
-        let mut protocols = behind.iter().map(|(_, port, _)| port.protocol);
+        let mut protocols = behind.iter().map(|behind| behind.port.protocol);
         let protocol = match protocols.next() {
             None => front.and_then(|port| port.declared).unwrap_or(Protocol::Detect),
             Some(first) if protocols.all(|other| other == first) => first,
             Some(_) => Protocol::Detect,
         };
-        let mode = behind.iter().map(|(workload, _, _)| workload.mode).max();
+        let mode = behind.iter().filter_map(|behind| Some(behind.workload?.mode)).max();
         let mode = mode
             .or_else(|| self.namespaces.get(namespace)?.mode)
             .unwrap_or(Mode::Protect);
@@ -223,22 +220,16 @@ impl Workload {
     fn dialled_by_proxy(&self) -> bool {
         matches!(self.standing, Standing::Meshed(_))
     }
-
-    /// Of the family that was asked for, if it has one.
-    fn address_for(&self, asked: Option<IpAddr>) -> IpAddr {
-        let first = self.document.addresses[0];
-        let same = |ip: &&IpAddr| asked.is_none_or(|asked| asked.is_ipv4() == ip.is_ipv4());
-        self.document.addresses.iter().find(same).copied().unwrap_or(first)
-    }
 }
 
 /// `None`: nobody knows who would answer, and it must not be reached.
-fn endpoint(workload: &Workload, port: &Port, ip: IpAddr) -> Option<wire::Endpoint> {
-    let document = &workload.document;
-    let (spiffe_ids, instance, alpn, dial) = match &workload.standing {
+fn endpoint(behind: &Behind<'_>) -> Option<wire::Endpoint> {
+    let port = &behind.port;
+    let (spiffe_ids, instance, alpn, dial) = match (behind.standing(), behind.workload) {
         // Explicit: the proxy's own port. Captured: the app's, and the proxy is in between. (Both are `listen`.)
-        Standing::Meshed(id) => {
-            let alpn = match document.capture {
+        (Standing::Meshed(id), Some(workload)) => {
+            let capture = workload.document.capture;
+            let alpn = match capture {
                 Capture::Explicit | Capture::Redirect => port.protocol.alpn(),
                 Capture::Foreign => port.protocol.foreign_alpn(),
             };
@@ -247,25 +238,26 @@ fn endpoint(workload: &Workload, port: &Port, ip: IpAddr) -> Option<wire::Endpoi
                 return None;
             }
             // An SVID that is not ours names no instance.
-            let instance = match document.capture {
-                Capture::Explicit | Capture::Redirect => document.name.clone(),
+            let instance = match capture {
+                Capture::Explicit | Capture::Redirect => workload.document.instance.clone(),
                 Capture::Foreign => String::new(),
             };
             (vec![id.to_string()], instance, alpn, port.listen)
         }
-        Standing::Unmeshed => (Vec::new(), String::new(), Vec::new(), port.app),
-        Standing::NoIdentity => return None,
+        (Standing::Unmeshed, _) => (Vec::new(), String::new(), Vec::new(), port.app),
+        (Standing::NoIdentity, _) | (Standing::Meshed(_), None) => return None,
     };
+    let (namespace, workload) = behind.workload.map(Workload::key).unwrap_or_default();
     Some(wire::Endpoint {
-        ip: octets(ip),
+        ip: octets(behind.ip),
         port: dial.into(),
         workload_port: port.number.into(),
         spiffe_ids,
         instance,
         protocol: port.protocol.to_wire() as i32,
         alpn,
-        workload: document.name.clone(),
-        namespace: document.namespace.clone(),
+        workload,
+        namespace,
     })
 }
 

@@ -17,7 +17,11 @@ fn model(yaml: &str) -> Model {
     let domain = TrustDomain::parse("cluster.local").unwrap();
     let objects = parse("x.yaml", yaml).unwrap();
     let documents: Vec<Document> = objects.iter().map(|object| decode(object, &domain).unwrap()).collect();
-    Model::build("postern-system", &documents)
+    let load = Load {
+        documents,
+        ..Load::default()
+    };
+    Model::build("postern-system", &load)
 }
 
 fn namespace(name: &str, labels: &str) -> String {

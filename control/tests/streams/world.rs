@@ -12,7 +12,7 @@ use postern_api::control::v1::control_client::ControlClient;
 use postern_api::control::v1::view_client::ViewClient;
 use postern_api::policy_wire::features_to_wire;
 use postern_api::transport::{self, DialError};
-use postern_control::{IdentitySource, Running, ServeConfig, start};
+use postern_control::{IdentitySource, Running, ServeConfig, Source, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
 use postern_policy::FeatureSet;
 use tokio::sync::mpsc;
@@ -174,7 +174,7 @@ pub(crate) fn trust_of(bundle: TrustBundle) -> SharedTrust {
 
 pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
     ServeConfig {
-        directory: dir.path().join("mesh"),
+        source: Source::Directory(dir.path().join("mesh")),
         trust_domain: domain(),
         listen: ([127, 0, 0, 1], 0).into(),
         metrics_listen: ([127, 0, 0, 1], 0).into(),

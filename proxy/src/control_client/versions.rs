@@ -1,6 +1,6 @@
 //! Which versions are held, and what to do with older ones: a replica of control that lags must not turn us back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use postern_api::control::v1 as wire;
@@ -116,15 +116,16 @@ impl Versions {
         ready.map(|(_, (_, update))| update).collect()
     }
 
-    /// For Hello.
+    /// For Hello: the newest of each kind. Destinations are asked for again, one by one, but how new the newest is tells
+    /// control whether it lags.
     pub(super) fn held(&self) -> Vec<wire::Held> {
-        let held = self.held.iter().map(|(key, version)| wire::Held {
-            kind: kind(key) as i32,
-            version: *version,
-        });
-        // Destinations are asked for again, one by one.
-        held.filter(|held| held.kind != wire::Kind::Destination as i32)
-            .collect()
+        let mut newest: BTreeMap<i32, u64> = BTreeMap::new();
+        for (key, version) in &self.held {
+            let newest = newest.entry(kind(key) as i32).or_default();
+            *newest = (*newest).max(*version);
+        }
+        let held = newest.into_iter().map(|(kind, version)| wire::Held { kind, version });
+        held.collect()
     }
 }
 
@@ -156,6 +157,23 @@ mod tests {
         versions.admit(&policies(3), start).unwrap_err();
         versions.applied(&policies(6));
         assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
+    }
+
+    #[test]
+    fn hello_tells_the_newest_version_of_each_kind() {
+        let mut versions = Versions::default();
+        versions.applied(&policies(5));
+        for (id, version) in [(1, 7), (2, 9), (3, 8)] {
+            let target = Target::Address(([10, 0, 0, id], 80).into());
+            let destination = wire::Destination {
+                version,
+                ..Default::default()
+            };
+            versions.applied(&Update::Destination(target, destination));
+        }
+        let held: Vec<(i32, u64)> = versions.held().iter().map(|held| (held.kind, held.version)).collect();
+        let of = |kind: wire::Kind, version| (kind as i32, version);
+        assert_eq!(held, [of(wire::Kind::Policies, 5), of(wire::Kind::Destination, 9)]);
     }
 
     #[test]

@@ -7,6 +7,11 @@ use super::{Item, Session, snapshot_word};
 use crate::snapshot;
 use crate::state::State;
 
+/// The next version of what is counted by each control for itself.
+fn above(last: u64, revision: u64) -> u64 {
+    revision.max(last.saturating_add(1))
+}
+
 impl Session {
     /// Takes the first item that may need sending off the list.
     pub(super) fn next_message(&mut self) -> Option<Message> {
@@ -14,7 +19,7 @@ impl Session {
         let state = self.hub.state();
         let message = match item {
             Item::Bundle => self.bundle(),
-            Item::Quarantine => self.quarantine(),
+            Item::Quarantine => self.quarantine(&state),
             Item::Workload => self.workload(&state),
             Item::Policies => self.policies(&state),
             Item::Ranges => self.ranges(&state),
@@ -24,10 +29,16 @@ impl Session {
         Some(message)
     }
 
-    /// Above all that this proxy was given of the kind, whoever gave it.
-    fn version(&mut self, kind: wire::Kind, source: u64) -> u64 {
+    /// Of a directory: above all that this proxy was given of the kind, whoever gave it. Of a cluster: how new it is, so
+    /// that the proxy can refuse it if another replica gave it something newer.
+    fn version(&mut self, kind: wire::Kind, state: &State) -> u64 {
+        let revision = state.revision_of(kind);
         let last = self.versions.entry(kind as i32).or_default();
-        *last = source.max(last.saturating_add(1));
+        *last = if state.shared_count {
+            revision
+        } else {
+            above(*last, revision)
+        };
         *last
     }
 
@@ -38,7 +49,7 @@ impl Session {
             return None;
         }
         self.sent.workload = Some(config.clone());
-        config.version = self.version(wire::Kind::Workload, state.version);
+        config.version = self.version(wire::Kind::Workload, state);
         Some(Message::Workload(config))
     }
 
@@ -52,7 +63,7 @@ impl Session {
             return None;
         }
         self.sent.policies = Some(set.clone());
-        set.version = self.version(wire::Kind::Policies, state.version);
+        set.version = self.version(wire::Kind::Policies, state);
         if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
             subscriber.policies.sent(set.version, state.policy_version);
         }
@@ -65,7 +76,7 @@ impl Session {
             return None;
         }
         self.sent.ranges = Some(ranges.clone());
-        ranges.version = self.version(wire::Kind::Ranges, state.version);
+        ranges.version = self.version(wire::Kind::Ranges, state);
         Some(Message::Ranges(ranges))
     }
 
@@ -76,19 +87,21 @@ impl Session {
             return None;
         }
         self.sent.bundle = Some(bundles.version);
-        let version = self.version(wire::Kind::Bundle, bundles.version);
+        let last = self.versions.entry(wire::Kind::Bundle as i32).or_default();
+        *last = above(*last, bundles.version);
+        let version = *last;
         if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
             subscriber.bundle.sent(version, bundles.sequence);
         }
         Some(Message::Bundle(snapshot::bundles(&bundles, version)))
     }
 
-    /// Nothing is quarantined by the directory source; a proxy must hear that, to drop what another control told it.
-    fn quarantine(&mut self) -> Option<Message> {
+    /// Nothing is quarantined by any source yet; a proxy must hear that, to drop what another control told it.
+    fn quarantine(&mut self, state: &State) -> Option<Message> {
         if std::mem::replace(&mut self.sent.quarantine, true) {
             return None;
         }
-        let version = self.version(wire::Kind::Quarantine, self.hub.state().version);
+        let version = self.version(wire::Kind::Quarantine, state);
         Some(Message::Quarantine(wire::Quarantine {
             version,
             ..wire::Quarantine::default()

@@ -1,0 +1,220 @@
+//! A cluster as the source: its pods are the workloads.
+//!
+//! ```text
+//! follow (list, watch; per kind) -> world (what was heard) -> Load, at most every 20 ms -> hub
+//! istio (are its policies there?) -> follow
+//! hub: a proxy has something newer than we -> follow: list again
+//! ```
+//!
+//! Invariants: nothing is served before every kind was heard; a kind is replaced whole, never shown in part; what was heard
+//! stays while the API server is away; what is in force follows from the objects alone, so that replicas agree.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use postern_policy::document::Place;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::hub::Hub;
+
+mod follow;
+mod istio;
+mod namespaces;
+mod pods;
+mod policies;
+mod services;
+mod world;
+
+use follow::{Follower, NoSuchKind};
+use world::{Change, Effect, Item, Kind, World};
+
+/// Changes that come within this are put in force together: a Deployment's pods, or a policy set.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// While much changes, at most this share of the time goes into putting it in force: a divisor.
+const SHARE: u32 = 3;
+/// A change of one kind of policy is put in force once the other kind was heard up to it; but not later than this.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Changes that wait to be applied.
+const QUEUE: usize = 1024;
+
+/// The cluster that control serves.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Under control's own service account.
+    pub client: Client,
+    /// Our own namespace and pod: they own the Lease that carries this replica's counts.
+    pub own_pod: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("own_pod", &self.own_pod)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Follows the cluster and puts what it hears in force, for ever. The first time once everything was heard.
+pub(crate) async fn follow(hub: Arc<Hub>, cluster: Cluster) -> Infallible {
+    let (out, mut changes) = mpsc::channel(QUEUE);
+    // Ends with this function.
+    let _followers = followers(&hub, &cluster.client, out);
+    let mut world = World::default();
+    let mut first = true;
+    loop {
+        let began = Instant::now();
+        let Some(change) = changes.recv().await else {
+            // The followers outlive the loop.
+            return std::future::pending().await;
+        };
+        let mut effect = world.apply(change);
+        let together = Instant::now() + TOGETHER;
+        while let Ok(Some(change)) = tokio::time::timeout_at(together, changes.recv()).await {
+            effect = effect.max(world.apply(change));
+        }
+        if let Some(awaited) = world.awaited() {
+            hub.set_awaited(awaited);
+            continue;
+        }
+        if effect == Effect::Policies && !first {
+            effect = effect.max(level(&hub, &mut world, &mut changes).await);
+        }
+        if effect == Effect::Newer && !first {
+            hub.confirm(world.revisions());
+            continue;
+        }
+        let working = std::time::Instant::now();
+        hub.publish(world.load());
+        first = false;
+        let took = working.elapsed();
+        tracing::debug!(
+            took_us = took.as_micros(),
+            since_first_change_us = began.elapsed().as_micros(),
+            "put in force"
+        );
+        tokio::time::sleep(took * SHARE).await;
+    }
+}
+
+/// Hears every kind of policy up to the newest that one of them has: what is sent to proxies then counts as that new.
+async fn level(hub: &Hub, world: &mut World, changes: &mut mpsc::Receiver<Change>) -> Effect {
+    let (target, until) = (world.newest_policies(), Instant::now() + PATIENCE);
+    let mut effect = Effect::Newer;
+    if world.revisions().policies < target {
+        hub.want_policies(target);
+    }
+    while world.revisions().policies < target {
+        match tokio::time::timeout_at(until, changes.recv()).await {
+            Ok(Some(change)) => effect = effect.max(world.apply(change)),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    effect
+}
+
+fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> JoinSet<NoSuchKind> {
+    let mut tasks = JoinSet::new();
+    let domain = hub.trust_domain.clone();
+    tasks.spawn(keep_on(Follower {
+        api: Api::<Pod>::all(client.clone()),
+        kind: Kind::Pods,
+        keep: move |pod| pods::PodItem::keep(pod, &domain).map(Item::Pod),
+        wanted: hub.watch_wanted(false),
+        out: out.clone(),
+    }));
+    tasks.spawn(keep_on(Follower {
+        api: Api::<Namespace>::all(client.clone()),
+        kind: Kind::Namespaces,
+        keep: |namespace| Some(Item::Namespace(namespaces::NamespaceItem::keep(namespace))),
+        wanted: hub.watch_wanted(false),
+        out: out.clone(),
+    }));
+    tasks.spawn(keep_on(Follower {
+        api: Api::<Service>::all(client.clone()),
+        kind: Kind::Services,
+        keep: |service| services::ServiceItem::keep(service).map(Item::Service),
+        wanted: hub.watch_wanted(false),
+        out: out.clone(),
+    }));
+    tasks.spawn(keep_on(Follower {
+        api: Api::<EndpointSlice>::all(client.clone()),
+        kind: Kind::Slices,
+        keep: |slice| services::SliceItem::keep(slice).map(Item::Slice),
+        wanted: hub.watch_wanted(false),
+        out: out.clone(),
+    }));
+    tasks.spawn(keep_on(policies(
+        "postern.dev",
+        "v1alpha1",
+        Kind::Policies,
+        hub,
+        client,
+        out.clone(),
+    )));
+    let (hub, client) = (Arc::clone(hub), client.clone());
+    tasks.spawn(async move { istio::follow(&hub, client, out).await });
+    tasks
+}
+
+type Keep = Box<dyn Fn(DynamicObject) -> Option<Item> + Send + Sync>;
+
+fn policies(
+    group: &str,
+    version: &str,
+    kind: Kind,
+    hub: &Hub,
+    client: &Client,
+    out: mpsc::Sender<Change>,
+) -> Follower<DynamicObject, Keep> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, "AuthorizationPolicy"));
+    let resource = ApiResource {
+        plural: "authorizationpolicies".to_owned(),
+        ..resource
+    };
+    let api_version = format!("{group}/{version}");
+    Follower {
+        api: Api::all_with(client.clone(), &resource),
+        kind,
+        keep: Box::new(move |object| {
+            policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
+        }),
+        wanted: hub.watch_wanted(true),
+        out,
+    }
+}
+
+/// A kind that is always there: without it nothing can be served, and what was heard of it stays.
+async fn keep_on<K, F>(mut follower: Follower<K, F>) -> NoSuchKind
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    F: Fn(K) -> Option<Item>,
+{
+    loop {
+        let NoSuchKind = follower.run().await;
+        let why = format!("{}: the API server has no such kind", follower.kind.word());
+        let kind = follower.kind;
+        if follower.out.send(Change::Failed { kind, why }).await.is_err() {
+            return NoSuchKind;
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
+}
+
+fn place(kind: &str, namespace: &str, name: &str) -> Place {
+    let file = if namespace.is_empty() {
+        format!("{kind}/{name}")
+    } else {
+        format!("{kind}/{namespace}/{name}")
+    };
+    Place {
+        file: file.into(),
+        ..Place::default()
+    }
+}

@@ -1,0 +1,319 @@
+//! What the cluster holds, as far as lists and watches have told; and what follows from it.
+//!
+//! Pure: changes in, a [`Load`] out. What is in a world depends on the objects alone, not on the order in which they were
+//! heard of: so two replicas that have heard the same say the same.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::namespaces::NamespaceItem;
+use super::pods::PodItem;
+use super::policies::PolicyItem;
+use super::services::{ServiceItem, SliceItem};
+use crate::documents::{self, Backend, Document};
+use crate::model::Name;
+use crate::source::{Load, Revisions};
+
+/// A kind that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Namespaces,
+    Pods,
+    Services,
+    Slices,
+    Policies,
+    IstioPolicies,
+}
+
+/// What is kept of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Item {
+    Namespace(NamespaceItem),
+    Pod(PodItem),
+    Service(ServiceItem),
+    Slice(SliceItem),
+    Policy(Box<PolicyItem>),
+}
+
+/// What a follower has heard.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// All of a kind.
+    Listed {
+        kind: Kind,
+        items: Vec<(Name, Item)>,
+        revision: u64,
+    },
+    /// One object; `None`: it is gone, or does not count any more.
+    Set {
+        kind: Kind,
+        name: Name,
+        item: Option<Item>,
+        revision: u64,
+    },
+    /// Nothing else happened up to there.
+    Confirmed { kind: Kind, revision: u64 },
+    /// The API server has no such kind.
+    Absent { kind: Kind },
+    /// It could not be asked; what was heard before stays.
+    Failed { kind: Kind, why: String },
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Effect {
+    /// The world is known to be newer than it was.
+    Newer,
+    /// Something in it is different.
+    Others,
+    /// A policy is.
+    Policies,
+}
+
+/// All of one kind.
+#[derive(Debug, Default)]
+struct Store {
+    items: BTreeMap<Name, Item>,
+    /// `None`: not heard yet.
+    heard: Option<Heard>,
+    failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    UpTo(u64),
+    NoSuchKind,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    stores: BTreeMap<Kind, Store>,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Namespaces,
+        Self::Pods,
+        Self::Services,
+        Self::Slices,
+        Self::Policies,
+        Self::IstioPolicies,
+    ];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Pods => "pods",
+            Self::Services => "services",
+            Self::Slices => "endpointslices.discovery.k8s.io",
+            Self::Policies => "authorizationpolicies.postern.dev",
+            Self::IstioPolicies => "authorizationpolicies.security.istio.io",
+        }
+    }
+
+    fn is_policy(self) -> bool {
+        match self {
+            Self::Policies | Self::IstioPolicies => true,
+            Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
+        }
+    }
+
+    fn changed(self) -> Effect {
+        if self.is_policy() {
+            Effect::Policies
+        } else {
+            Effect::Others
+        }
+    }
+}
+
+impl World {
+    pub(super) fn apply(&mut self, change: Change) -> Effect {
+        match change {
+            Change::Listed { kind, items, revision } => {
+                let store = self.stores.entry(kind).or_default();
+                let items: BTreeMap<Name, Item> = items.into_iter().collect();
+                let same = store.heard.is_some() && store.items == items;
+                (store.items, store.heard, store.failure) = (items, Some(Heard::UpTo(revision)), None);
+                if same { Effect::Newer } else { kind.changed() }
+            }
+            Change::Set {
+                kind,
+                name,
+                item,
+                revision,
+            } => {
+                let store = self.stores.entry(kind).or_default();
+                store.newer(revision);
+                let same = store.items.get(&name) == item.as_ref();
+                match item {
+                    Some(item) => store.items.insert(name, item),
+                    None => store.items.remove(&name),
+                };
+                if same { Effect::Newer } else { kind.changed() }
+            }
+            Change::Confirmed { kind, revision } => {
+                self.stores.entry(kind).or_default().newer(revision);
+                Effect::Newer
+            }
+            Change::Absent { kind } => {
+                let store = self.stores.entry(kind).or_default();
+                let same = store.heard == Some(Heard::NoSuchKind);
+                (store.heard, store.failure) = (Some(Heard::NoSuchKind), None);
+                store.items.clear();
+                if same { Effect::Newer } else { kind.changed() }
+            }
+            Change::Failed { kind, why } => {
+                self.stores.entry(kind).or_default().failure = Some(why);
+                Effect::Newer
+            }
+        }
+    }
+
+    /// What is still to be heard, and why it is not yet; `None`: all is.
+    pub(super) fn awaited(&self) -> Option<String> {
+        let awaited = Kind::ALL.into_iter().filter_map(|kind| {
+            let store = self.stores.get(&kind);
+            if store.is_some_and(|store| store.heard.is_some()) {
+                return None;
+            }
+            let why = store.and_then(|store| store.failure.clone());
+            Some(why.unwrap_or_else(|| kind.word().to_owned()))
+        });
+        let awaited: Vec<String> = awaited.collect();
+        (!awaited.is_empty()).then(|| format!("the cluster is not read yet: {}", awaited.join("; ")))
+    }
+
+    pub(super) fn revisions(&self) -> Revisions {
+        let heard = |policies: bool| {
+            let of = self.stores.iter().filter(move |(kind, _)| kind.is_policy() == policies);
+            of.filter_map(|(_, store)| match store.heard {
+                Some(Heard::UpTo(revision)) => Some(revision),
+                Some(Heard::NoSuchKind) | None => None,
+            })
+        };
+        Revisions {
+            // Every one of them has heard all up to there.
+            policies: heard(true).min().unwrap_or(0),
+            others: heard(false).max().unwrap_or(0),
+        }
+    }
+
+    /// The newest that any kind of policy has heard.
+    pub(super) fn newest_policies(&self) -> u64 {
+        let policies = self.stores.iter().filter(|(kind, _)| kind.is_policy());
+        let heard = policies.filter_map(|(_, store)| match store.heard {
+            Some(Heard::UpTo(revision)) => Some(revision),
+            Some(Heard::NoSuchKind) | None => None,
+        });
+        heard.max().unwrap_or(0)
+    }
+
+    fn items(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Item)> {
+        self.stores.get(&kind).into_iter().flat_map(|store| &store.items)
+    }
+
+    /// Everything in force.
+    pub(super) fn load(&self) -> Load {
+        let mut load = Load {
+            revisions: Some(self.revisions()),
+            ..Load::default()
+        };
+        for (_, item) in self.items(Kind::Namespaces) {
+            if let Item::Namespace(namespace) = item {
+                load.conditions.extend(namespace.conditions.iter().cloned());
+                load.documents.push(Document::Namespace(namespace.document.clone()));
+            }
+        }
+        self.load_pods(&mut load);
+        self.load_services(&mut load);
+        for kind in [Kind::Policies, Kind::IstioPolicies] {
+            for (_, item) in self.items(kind) {
+                if let Item::Policy(policy) = item {
+                    load.documents.push(Document::Policy(policy.in_force.clone()));
+                    if !policy.errors.is_empty() {
+                        let place = policy.in_force.place.file.to_string();
+                        load.bad.insert(place, policy.errors.clone());
+                    }
+                }
+            }
+        }
+        if self.revisions().policies == 0 || self.revisions().others == 0 {
+            load.conditions.push(
+                "the API server's resource versions are no numbers: replicas of control cannot tell whose state is newer"
+                    .to_owned(),
+            );
+        }
+        load
+    }
+
+    /// An address is its newest pod's: the one before it may still be on its way out.
+    fn load_pods(&self, load: &mut Load) {
+        let pods = || {
+            self.items(Kind::Pods).filter_map(|(_, item)| match item {
+                Item::Pod(pod) => Some(pod),
+                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) => None,
+            })
+        };
+        let mut owners: HashMap<IpAddr, &PodItem> = HashMap::new();
+        let mut contested = BTreeSet::new();
+        for pod in pods().filter(|pod| !pod.document.pod.host_network) {
+            for ip in &pod.document.addresses {
+                if let Some(other) = owners.get(ip) {
+                    contested.insert(*ip);
+                    if other.rank() >= pod.rank() {
+                        continue;
+                    }
+                }
+                owners.insert(*ip, pod);
+            }
+        }
+        for pod in pods() {
+            load.conditions.extend(pod.conditions.iter().cloned());
+            let mut document = Arc::clone(&pod.document);
+            let lost = |ip: &IpAddr| contested.contains(ip) && !owners.get(ip).is_some_and(|owner| *owner == pod);
+            if !document.pod.host_network && document.addresses.iter().any(lost) {
+                let mut own = documents::Workload::clone(&document);
+                own.addresses.retain(|ip| !lost(ip));
+                document = Arc::new(own);
+            }
+            load.documents.push(Document::Workload(document));
+        }
+    }
+
+    fn load_services(&self, load: &mut Load) {
+        let mut slices: HashMap<&Name, Vec<&SliceItem>> = HashMap::new();
+        for (_, item) in self.items(Kind::Slices) {
+            if let Item::Slice(slice) = item {
+                slices.entry(&slice.service).or_default().push(slice);
+            }
+        }
+        for (name, item) in self.items(Kind::Services) {
+            if let Item::Service(service) = item {
+                let mut document = documents::Service::clone(&service.document);
+                let slices = slices.get(name).map_or(&[][..], Vec::as_slice);
+                let backends: BTreeSet<Backend> = document
+                    .ports
+                    .iter()
+                    .flat_map(|port| super::services::backends(port, slices))
+                    .collect();
+                document.backends = Some(backends.into_iter().collect());
+                load.documents.push(Document::Service(Arc::new(document)));
+            }
+        }
+    }
+}
+
+impl Store {
+    /// A list that came from a restored API server may have set it back; events do not.
+    fn newer(&mut self, revision: u64) {
+        if let Some(Heard::UpTo(heard)) = &mut self.heard {
+            *heard = revision.max(*heard);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
