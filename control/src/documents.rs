@@ -14,7 +14,9 @@ mod workload;
 pub(crate) use namespace::Namespace;
 pub(crate) use refused_policy::deny_what_it_selects;
 pub(crate) use service::{Backend, Service, ServicePort, TargetPort};
-pub(crate) use workload::{Capture, PodFacts, Workload, WorkloadPort};
+#[cfg(feature = "kubernetes")]
+pub(crate) use workload::PodFacts;
+pub(crate) use workload::{Capture, Workload, WorkloadPort};
 
 /// Labels that we read.
 pub(crate) const MODE: &str = "postern.dev/mode";

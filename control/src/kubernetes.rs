@@ -128,6 +128,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: move |pod| pods::PodItem::keep(pod, &domain).map(Item::Pod),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
+        failure: None,
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Namespace>::all(client.clone()),
@@ -135,6 +136,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |namespace| Some(Item::Namespace(namespaces::NamespaceItem::keep(namespace))),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
+        failure: None,
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Service>::all(client.clone()),
@@ -142,6 +144,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |service| services::ServiceItem::keep(service).map(Item::Service),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
+        failure: None,
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<EndpointSlice>::all(client.clone()),
@@ -149,6 +152,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |slice| services::SliceItem::keep(slice).map(Item::Slice),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
+        failure: None,
     }));
     tasks.spawn(keep_on(policies(
         "postern.dev",
@@ -187,6 +191,7 @@ fn policies(
         }),
         wanted: hub.watch_wanted(true),
         out,
+        failure: None,
     }
 }
 
@@ -218,3 +223,6 @@ fn place(kind: &str, namespace: &str, name: &str) -> Place {
         ..Place::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,9 @@ use postern_api::ca::v1 as ca;
 use postern_api::control::v1 as wire;
 
 use crate::model::Model;
-use crate::source::{Load, Revisions};
+use crate::source::Load;
+#[cfg(feature = "kubernetes")]
+use crate::source::Revisions;
 
 /// What the source says, and under which versions.
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ impl State {
     }
 
     /// The same, known to be newer than it was: nothing changed since.
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn confirmed(&self, revisions: Revisions) -> Self {
         Self {
             version: revisions.others.max(1),

@@ -53,6 +53,8 @@ pub(super) struct Follower<K, F> {
     pub(super) keep: F,
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) out: mpsc::Sender<Change>,
+    /// What was said last.
+    pub(super) failure: Option<String>,
 }
 
 /// There is no such kind on this API server.
@@ -78,6 +80,7 @@ where
                 }
             };
             backoff.reset();
+            self.failure = None;
             let (kind, revision) = (self.kind, number(&at));
             if self.out.send(Change::Listed { kind, items, revision }).await.is_err() {
                 return NoSuchKind;
@@ -139,7 +142,8 @@ where
         let begun = tokio::time::timeout(silence, self.api.watch(&params, at)).await;
         let mut events = match begun {
             Ok(Ok(events)) => events.boxed(),
-            Ok(Err(kube::Error::Api(status))) if gone(&status) => return End::Expired,
+            // No such kind (any more): the list will say so.
+            Ok(Err(kube::Error::Api(status))) if gone(&status) || status.code == 404 => return End::Expired,
             Ok(Err(error)) => return End::Failed(error),
             Err(_) => return End::Again,
         };
@@ -194,10 +198,22 @@ where
         }
     }
 
-    async fn say(&self, what: &str, error: &kube::Error) {
-        let why = format!("{} {what}: {}", self.kind.word(), error_chain(error));
-        tracing::warn!(reason = "cluster", "{why}");
+    async fn say(&mut self, what: &str, error: &kube::Error) {
+        let why = format!("{} {what}: {}", self.kind.word(), why(error));
+        // While it is away it is asked every second.
+        if self.failure.as_ref() != Some(&why) {
+            tracing::warn!(reason = "cluster", "{why}");
+            self.failure = Some(why.clone());
+        }
         let _ = self.out.send(Change::Failed { kind: self.kind, why }).await;
+    }
+}
+
+/// In one line.
+pub(super) fn why(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => error_chain(other),
     }
 }
 

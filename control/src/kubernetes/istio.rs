@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use super::follow::NoSuchKind;
 use super::world::{Change, Kind};
-use crate::error_chain;
 use crate::hub::Hub;
 
 const CRD: &str = "authorizationpolicies.security.istio.io";
@@ -37,7 +36,7 @@ pub(super) async fn follow(hub: &Hub, client: Client, out: mpsc::Sender<Change>)
                 }
             }
             Err(error) => {
-                let why = format!("customresourcedefinitions {CRD}: {}", error_chain(&error));
+                let why = format!("customresourcedefinitions {CRD}: {}", super::follow::why(&error));
                 tracing::warn!(reason = "cluster", "{why}");
                 let _ = out.send(Change::Failed { kind, why }).await;
                 wait = LOOK_SOON;

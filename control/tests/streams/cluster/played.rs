@@ -20,7 +20,8 @@ pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolicies";
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
-const ISTIO_CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io";
+const ISTIO_CRD: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io";
 
 /// What all API servers of a cluster share.
 #[derive(Debug, Default)]
@@ -120,7 +121,12 @@ impl Etcd {
     /// All objects of a collection.
     pub(crate) fn all(&self, collection: &str) -> Vec<Value> {
         let inner = self.inner.lock().unwrap();
-        inner.objects.get(collection).into_iter().flat_map(|all| all.values().cloned()).collect()
+        inner
+            .objects
+            .get(collection)
+            .into_iter()
+            .flat_map(|all| all.values().cloned())
+            .collect()
     }
 }
 
@@ -160,7 +166,8 @@ impl ApiServer {
         self.held.send_replace(held);
     }
     pub(crate) fn hold_only(&self, collections: &[&str]) {
-        self.held_only.send_replace(collections.iter().map(|&c| c.to_owned()).collect());
+        self.held_only
+            .send_replace(collections.iter().map(|&c| c.to_owned()).collect());
     }
     pub(crate) fn cut_watches(&self) {
         self.cut.send_modify(|cut| *cut += 1);
@@ -196,14 +203,19 @@ impl ApiServer {
         let query = head.uri.query().unwrap_or_default().to_owned();
         let parameter = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next_back()
+            pairs
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_owned())
+                .next_back()
         };
         self.through(&path).await;
         if *self.broken.borrow() {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "etcd is away");
         }
         if head.method != http::Method::GET {
-            let Ok(bytes) = body.collect().await else { panic!("the body was cut") };
+            let Ok(bytes) = body.collect().await else {
+                panic!("the body was cut")
+            };
             let value: Value = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_default();
             return self.write(&head.method, &path, value);
         }
@@ -218,12 +230,16 @@ impl ApiServer {
             return failure(StatusCode::NOT_FOUND, "404 page not found");
         }
         if parameter("watch").is_some() {
-            let from = parameter("resourceVersion").and_then(|from| from.parse().ok()).unwrap_or(0);
+            let from = parameter("resourceVersion")
+                .and_then(|from| from.parse().ok())
+                .unwrap_or(0);
             let seconds = parameter("timeoutSeconds").and_then(|s| s.parse().ok()).unwrap_or(290);
             return self.watch(path, from, seconds);
         }
         if self.etcd.inner.lock().unwrap().objects.contains_key(&path) || is_collection(&path) {
-            let limit = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+            let limit = parameter("limit")
+                .and_then(|limit| limit.parse().ok())
+                .unwrap_or(usize::MAX);
             return self.list(&path, limit.min(self.page), parameter("continue").as_deref());
         }
         match self.one(&path) {
@@ -233,7 +249,10 @@ impl ApiServer {
     }
 
     fn list(&self, path: &str, limit: usize, token: Option<&str>) -> Response<Body> {
-        let (inner, skip) = (self.etcd.inner.lock().unwrap(), token.and_then(|token| token.parse().ok()).unwrap_or(0));
+        let (inner, skip) = (
+            self.etcd.inner.lock().unwrap(),
+            token.and_then(|token| token.parse().ok()).unwrap_or(0),
+        );
         if skip == 0 {
             *self.lists.lock().unwrap().entry(path.to_owned()).or_default() += 1;
         }
@@ -266,7 +285,10 @@ impl ApiServer {
                             "reason": "Expired", "message": "too old resource version" });
                         Some((*at, json!({ "type": "ERROR", "object": status })))
                     } else {
-                        let mut log = inner.log.iter().filter(|(revision, of, _)| *revision > *at && of == collection);
+                        let mut log = inner
+                            .log
+                            .iter()
+                            .filter(|(revision, of, _)| *revision > *at && of == collection);
                         log.next().map(|(revision, _, event)| (*revision, event.clone()))
                     }
                 };
@@ -298,12 +320,24 @@ impl ApiServer {
 
     fn one(&self, path: &str) -> Option<Value> {
         let (collection, key) = split(path)?;
-        self.etcd.inner.lock().unwrap().objects.get(&collection)?.get(&key).cloned()
+        self.etcd
+            .inner
+            .lock()
+            .unwrap()
+            .objects
+            .get(&collection)?
+            .get(&key)
+            .cloned()
     }
 
     /// Server-side apply of a status, and Leases.
     fn write(&self, method: &http::Method, path: &str, value: Value) -> Response<Body> {
-        self.etcd.inner.lock().unwrap().applied.push((path.to_owned(), value.clone()));
+        self.etcd
+            .inner
+            .lock()
+            .unwrap()
+            .applied
+            .push((path.to_owned(), value.clone()));
         if let Some(object_path) = path.strip_suffix("/status") {
             let Some(mut object) = self.one(object_path) else {
                 return failure(StatusCode::NOT_FOUND, "not found");

@@ -1,0 +1,155 @@
+//! Lists and watches that break.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_in_force_before_every_kind_was_heard() {
+    let server = ApiServer::of(&shop());
+    server.hold_only(&[SLICES]);
+    let replica = Replica::at(&server);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(replica.hub.state().version, 0);
+    let awaited = replica.hub.awaited();
+    assert_eq!(awaited, "the cluster is not read yet: endpointslices.discovery.k8s.io");
+    server.hold_only(&[]);
+    replica.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_cannot_be_read_says_why() {
+    let server = ApiServer::of(&shop());
+    server.breaks(true);
+    let replica = Replica::at(&server);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let awaited = replica.hub.awaited();
+    assert!(
+        awaited.contains("pods list: ") && awaited.contains("etcd is away"),
+        "{awaited}"
+    );
+    server.breaks(false);
+    replica.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_arrive_and_what_is_deleted_goes() {
+    let etcd = shop();
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    replica.ready().await;
+    etcd.put(POLICIES, policy("shop", "p", deny_all()));
+    replica.until(|state| policy_names(state) == ["p"]).await;
+    etcd.delete(POLICIES, policy("shop", "p", deny_all()));
+    replica.until(|state| policy_names(state).is_empty()).await;
+    etcd.delete(PODS, pod("shop", "cart-1", "10.1.0.1", true));
+    replica.until(|state| at(state, "10.96.0.1", 80) == ["cart-2"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_watch_goes_on_where_it_was_without_a_new_list() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    for i in 0..5 {
+        server.cut_watches();
+        let name = format!("p{i}");
+        etcd.put(POLICIES, policy("shop", &name, deny_all()));
+        replica.until(|state| policy_names(state).contains(&&*name)).await;
+    }
+    assert_eq!(server.lists(POLICIES), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_heard_stays_while_the_api_server_is_away() {
+    let etcd = shop();
+    etcd.put(POLICIES, policy("shop", "p", deny_all()));
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    server.breaks(true);
+    etcd.delete(POLICIES, policy("shop", "p", deny_all()));
+    etcd.put(POLICIES, policy("shop", "q", deny_all()));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let state = replica.hub.state();
+    assert_eq!(policy_names(&state), ["p"]);
+    assert_eq!(at(&state, "10.96.0.1", 80), ["cart-1", "cart-2"]);
+    server.breaks(false);
+    replica.until(|state| policy_names(state) == ["q"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_past_that_is_forgotten_is_listed_anew_and_never_shown_in_part() {
+    let etcd = shop();
+    for i in 0..10 {
+        etcd.put(POLICIES, policy("shop", &format!("p{i}"), deny_all()));
+    }
+    let server = ApiServer::paging(&etcd, 3);
+    let replica = Replica::at(&server);
+    let state = replica.ready().await;
+    assert_eq!(policy_names(&state).len(), 10);
+    // While nothing goes through a policy is replaced, and the past is forgotten.
+    server.hold(true);
+    etcd.delete(POLICIES, policy("shop", "p9", deny_all()));
+    etcd.put(POLICIES, policy("shop", "q", deny_all()));
+    etcd.compact();
+    let mut seen = Vec::new();
+    let watched = async {
+        let mut states = replica.hub.watch_state();
+        loop {
+            states.changed().await.unwrap();
+            let state = Arc::clone(&states.borrow_and_update());
+            seen.push(policy_names(&state).len());
+            if policy_names(&state).contains(&"q") {
+                return;
+            }
+        }
+    };
+    server.hold(false);
+    server.cut_watches();
+    tokio::time::timeout(PATIENCE_OF_TESTS, watched).await.unwrap();
+    assert!(seen.iter().all(|n| *n == 10), "a part was shown: {seen:?}");
+    assert!(!policy_names(&replica.hub.state()).contains(&"p9"));
+    assert_eq!(server.lists(POLICIES), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_pods_is_put_in_force_together() {
+    let etcd = shop();
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    replica.ready().await;
+    let mut states = replica.hub.watch_state();
+    let counted = async {
+        let mut n = 0;
+        while replica.hub.state().model.workloads.len() < 104 {
+            states.changed().await.unwrap();
+            n += 1;
+        }
+        n
+    };
+    for i in 0..100 {
+        etcd.put(PODS, pod("shop", &format!("x-{i}"), &format!("10.3.0.{i}"), true));
+    }
+    let n = tokio::time::timeout(PATIENCE_OF_TESTS, counted).await.unwrap();
+    assert!(n <= 5, "{n} states for one burst");
+}
+
+#[tokio::test(start_paused = true)]
+async fn istios_policies_are_read_once_they_are_installed_and_go_when_they_are_gone() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    let mut theirs = policy("shop", "istios", deny_all());
+    theirs["apiVersion"] = json!("security.istio.io/v1");
+    etcd.install_istio(true);
+    etcd.put(played::ISTIO, theirs.clone());
+    replica.until(|state| policy_names(state) == ["istios"]).await;
+    // An API server that cannot be asked is not one that says no.
+    server.breaks(true);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(policy_names(&replica.hub.state()), ["istios"]);
+    server.breaks(false);
+    etcd.install_istio(false);
+    etcd.compact();
+    server.cut_watches();
+    replica.until(|state| policy_names(state).is_empty()).await;
+}
