@@ -155,14 +155,25 @@ fn every_image_of_the_example_is_ours_or_made_for_clusters_without_a_registry() 
 #[test]
 fn the_example_has_probes_of_every_kind_for_the_sidecar_to_answer() {
     let text: String = manifests().into_iter().map(|(_, text)| text).collect();
-    for kind in ["httpGet:", "tcpSocket:", "grpc:", "exec:", "startupProbe:", "preStop: {httpGet"] {
+    for kind in [
+        "httpGet:",
+        "tcpSocket:",
+        "grpc:",
+        "exec:",
+        "startupProbe:",
+        "preStop: {httpGet",
+    ] {
         assert!(text.contains(kind), "{kind}");
     }
 }
 
 #[test]
 fn the_parts_of_the_cluster_run_are_listed_and_read_by_bash() {
-    let listed = Command::new("e2e/run").arg("--list").current_dir(root()).output().unwrap();
+    let listed = Command::new("e2e/run")
+        .arg("--list")
+        .current_dir(root())
+        .output()
+        .unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let mut parts = 0;
     for entry in fs::read_dir(root().join("e2e/cluster")).unwrap() {
@@ -178,7 +189,9 @@ fn the_parts_of_the_cluster_run_are_listed_and_read_by_bash() {
             String::from_utf8_lossy(&read.stderr)
         );
         let stem = path.file_stem().unwrap().to_str().unwrap();
-        let Some((number, part)) = stem.split_once('-') else { continue };
+        let Some((number, part)) = stem.split_once('-') else {
+            continue;
+        };
         assert!(number.parse::<u8>().is_ok(), "{stem}");
         let line = listed.lines().find(|line| line.split(' ').next() == Some(part));
         let described = line.and_then(|line| line.split_once(' ')).map(|(_, text)| text.trim());

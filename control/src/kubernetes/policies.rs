@@ -61,7 +61,5 @@ impl PolicyItem {
 }
 
 fn read(namespace: &str, name: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {
-    let file = format!("AuthorizationPolicy/{namespace}/{name}");
-    let objects = postern_policy::document::parse(&file, &document.to_string())?;
-    objects.into_iter().next().ok_or_else(Vec::new)
+    Object::from_json(document, &format!("AuthorizationPolicy/{namespace}/{name}"))
 }

@@ -69,7 +69,9 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
     let policy = decision
         .and_then(|decision| decision.policy)
         .map(|policy| format!("{}/{}", policy.namespace, policy.name));
-    let rule = decision.and_then(Decision::place).map(postern_policy::document::Place::line_of);
+    let rule = decision
+        .and_then(Decision::place)
+        .map(postern_policy::document::Place::line_of);
     let reason = failure.facts().reason;
     let name = policy.as_deref().unwrap_or("");
     worker.metrics.denial(name, reason, monitor_only);
