@@ -111,7 +111,8 @@ all_ready() { # NAMESPACE: every pod is ready, or has completed
 view() { k get --raw "/apis/view.postern.dev/v1alpha1/${2:+namespaces/$2/}$1"; }
 
 # On the lab, and as root: a command in the node's network. Elsewhere there is no looking at packets.
-on_lab() { [ "$(id -u)" = 0 ] && ( . "$LAB_SCRIPTS/env.sh" && node_pid >/dev/null ); }
+lab_is_up() { ( . "$LAB_SCRIPTS/env.sh" && node_pid >/dev/null ); }
+on_lab() { [ "$(id -u)" = 0 ] && lab_is_up && [ "$KUBECONFIG" = "$( . "$LAB_SCRIPTS/env.sh" && echo "$KUBECONFIG")" ]; }
 in_node_network() { nsenter -t "$( . "$LAB_SCRIPTS/env.sh" && node_pid)" -n -- "$@"; }
 
 background=$OUT/background
@@ -147,6 +148,14 @@ prepare() {
     if [ ! -e "$IMAGES/postern-injector.tar" ]; then images/build --profile lab --out "$IMAGES" >/dev/null || return 1; fi
     [ -e target/e2e-images/prometheus.tar ] || e2e/cluster/images >/dev/null || return 1
     find_postern
+}
+
+# What a run that was broken off has left.
+take_away() {
+    helm uninstall postern -n "$SYSTEM" --wait >/dev/null 2>&1
+    k delete -f examples/kubernetes/ --ignore-not-found --wait=false >/dev/null 2>&1
+    k get ns -o name | grep -E '^namespace/(postern-system|shop|shop-.*|e2e-.*)$' | xargs -r kubectl delete --wait --timeout=180s >/dev/null 2>&1
+    k delete clusterrolebinding e2e-jane e2e-carl --ignore-not-found >/dev/null 2>&1
 }
 
 collect_logs() {

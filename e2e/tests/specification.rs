@@ -1,6 +1,7 @@
 //! SPECIFICATION.md and the tree agree: every promise names tests, and every test that it names is there.
 //!
-//! A promise is a list item `- **CA-7.** ...` with its indented lines; its tests are the code spans `path/to/file.rs::name`.
+//! A promise is a list item `- **CA-7.** ...` with its indented lines; its tests are the code spans `path/to/file.rs::name`,
+//! or, proven on a cluster, `path/to/part.sh::the line that the part prints`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
@@ -39,7 +40,7 @@ fn every_promise_names_tests_that_exist() {
             let path: PathBuf = root.join(file);
             match fs::read_to_string(&path) {
                 Err(error) => faults.push(format!("{}: {file}: {error}", promise.id)),
-                Ok(source) if !is_test(&source, name) => {
+                Ok(source) if !is_proof(file, &source, name) => {
                     faults.push(format!("{}: no test `{name}` in {file}", promise.id));
                 }
                 Ok(_) => {}
@@ -65,13 +66,22 @@ fn promises(text: &str) -> Vec<Promise> {
         if let Some(promise) = promises.last_mut().filter(|_| open) {
             // Code spans are the odd pieces between backticks.
             let spans = line.split('`').skip(1).step_by(2);
-            let named = spans.filter_map(|span| span.split_once(".rs::"));
+            let named = spans.filter_map(|span| span.split_once("::"));
+            let named = named.filter(|(file, _)| file.ends_with(".rs") || file.ends_with(".sh"));
             promise
                 .tests
-                .extend(named.map(|(file, name)| (format!("{file}.rs"), name.to_owned())));
+                .extend(named.map(|(file, name)| (file.to_owned(), name.to_owned())));
         }
     }
     promises
+}
+
+/// A script's line is what it says in quotes.
+fn is_proof(file: &str, source: &str, name: &str) -> bool {
+    if file.ends_with(".sh") {
+        return source.contains(&format!("\"{name}\""));
+    }
+    is_test(source, name)
 }
 
 /// Is there a function of this name with a test's attribute?
@@ -90,7 +100,7 @@ fn is_test(source: &str, name: &str) -> bool {
 
 #[test]
 fn a_promise_ends_where_its_item_ends_and_only_marked_functions_are_tests() {
-    let text = "- **A-1.** One `x`.\n  `a/b.rs::c`, `a/b.rs::d`\n\n- plain `a/b.rs::e`\n- **A-2.** Two.\n";
+    let text = "- **A-1.** One `x::y`.\n  `a/b.rs::c`, `a/b.rs::d`\n\n- plain `a/b.rs::e`\n- **A-2.** Two.\n";
     let [first, second] = promises(text).try_into().unwrap();
     let named = |name: &str| ("a/b.rs".to_owned(), name.to_owned());
     assert_eq!(first.tests, [named("c"), named("d")]);
@@ -98,4 +108,6 @@ fn a_promise_ends_where_its_item_ends_and_only_marked_functions_are_tests() {
 
     let source = "    #[tokio::test(start_paused = true)]\n    // Why.\n    async fn it_is() {}\n\nfn helper() {}\n";
     assert!(is_test(source, "it_is") && !is_test(source, "helper") && !is_test(source, "it"));
+    let part = "holds \"all is well\" check_all\n";
+    assert!(is_proof("a.sh", part, "all is well") && !is_proof("a.sh", part, "all is"));
 }
