@@ -21,6 +21,7 @@ mod columns;
 mod connect;
 mod edges;
 mod identity;
+mod inject;
 mod view;
 
 use columns::wrap;
@@ -58,6 +59,8 @@ pub(crate) enum CommandError {
     Connect(#[from] ConnectError),
     #[error("the cluster does not answer as it should; postern check says why")]
     Cluster(#[from] kube::Error),
+    #[error(transparent)]
+    Inject(#[from] inject::InjectError),
     #[error("one pod is in one namespace: -n NAMESPACE, not -A")]
     OneNamespace,
     #[error("cannot write the answer")]
@@ -75,6 +78,8 @@ pub(crate) enum Command {
     Edges(edges::Args),
     /// Which certificate each proxy has
     Identity(identity::Args),
+    /// Put proxies into the pods of a manifest, as the webhook would
+    Inject(inject::Args),
 }
 
 /// The same program as a plug-in of `kubectl`.
@@ -112,6 +117,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
                 Command::Check(args) => check::run(args).await,
                 Command::Edges(args) => edges::run(args).await,
                 Command::Identity(args) => identity::run(args).await,
+                Command::Inject(args) => inject::run(args).await,
             }
         })
     });
