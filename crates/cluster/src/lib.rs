@@ -1,1 +1,3 @@
 //! What components need of the Kubernetes API.
+
+pub mod serving;
