@@ -18,6 +18,7 @@ pub mod document;
 pub mod explain;
 pub mod feature;
 pub mod model;
+pub mod schema;
 
 pub use canonical::{CanonicalError, CanonicalHost, CanonicalPath};
 pub use compile::Compiled;

@@ -1,0 +1,98 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::document::Object;
+
+/// A policy whose spec has exactly this, at this path.
+fn decoded(spec: Value) -> Vec<String> {
+    let object = json!({
+        "apiVersion": "postern.dev/v1alpha1",
+        "kind": "AuthorizationPolicy",
+        "metadata": { "name": "p", "namespace": "shop" },
+        "spec": spec,
+    });
+    let object = Object::from_json(&object, "AuthorizationPolicy/shop/p").unwrap();
+    let errors = AuthorizationPolicy::from_object(&object).err().unwrap_or_default();
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn sample(field: &Field) -> Value {
+    match (&field.shape, field.name) {
+        (Shape::Text, _) => json!("ALLOW"),
+        (Shape::Ports, _) => json!(["80", 81]),
+        (Shape::Labels, _) => json!({ "app": "cart" }),
+        (Shape::Texts, "paths" | "notPaths") => json!(["/a"]),
+        (Shape::Texts, "methods" | "notMethods") => json!(["GET"]),
+        (Shape::Texts, "principals" | "notPrincipals") => json!(["*"]),
+        (Shape::Texts, _) => json!(["a"]),
+        (Shape::Object(fields) | Shape::Objects(fields), _) => panic!("{} is no leaf: {}", field.name, fields.len()),
+    }
+}
+
+/// Every leaf of a table alone, inside what its parents are.
+fn leaves(fields: &'static [Field], inside: &dyn Fn(Value) -> Value, into: &mut Vec<(String, Value)>) {
+    for field in fields {
+        let wrap = |value: Value| inside(json!({ field.name: value }));
+        match field.shape {
+            Shape::Object(inner) => leaves(inner, &wrap, into),
+            Shape::Objects(inner) => leaves(inner, &|value| wrap(json!([value])), into),
+            Shape::Text | Shape::Texts | Shape::Ports | Shape::Labels => {
+                into.push((field.name.to_owned(), wrap(sample(field))));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_field_of_the_schema_is_one_that_policies_have() {
+    let mut all = Vec::new();
+    leaves(SPEC, &|value| value, &mut all);
+    assert_eq!(all.len(), 16, "{all:?}");
+    for (name, spec) in all {
+        let errors = decoded(spec.clone());
+        assert!(errors.is_empty(), "{name}: {spec}: {errors:?}");
+    }
+}
+
+/// Kubernetes would drop it otherwise, and nobody would be told.
+#[test]
+fn every_map_of_spec_keeps_what_it_does_not_know() {
+    fn check(node: &Value, path: &str) -> usize {
+        let inner = |node: &Value| node["properties"].as_object().cloned().unwrap_or_default();
+        let mut maps = 0;
+        if node["type"] == "object" {
+            let keeps =
+                node["x-kubernetes-preserve-unknown-fields"] == true || node["additionalProperties"].is_object();
+            assert!(keeps, "{path} drops unknown fields");
+            maps += 1;
+        }
+        for (name, property) in inner(node) {
+            assert_eq!(property["nullable"], true, "{path}.{name}: a null would be dropped");
+            maps += check(&property, &format!("{path}.{name}"));
+        }
+        if node["items"].is_object() {
+            maps += check(&node["items"], &format!("{path}[]"));
+        }
+        maps
+    }
+    let spec = &definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    assert_eq!(check(spec, "spec"), 8);
+}
+
+#[test]
+fn a_null_and_a_misspelled_field_are_refused_by_what_reads_them() {
+    for (spec, says) in [
+        (
+            json!({ "selector": null, "rules": [{}] }),
+            "spec.selector: must be a map, not nothing",
+        ),
+        (json!({ "rules": [{ "from": null }] }), "must be a list, not nothing"),
+        (
+            json!({ "rules": [{ "from": [{ "source": { "notPrincipal": ["a"] } }] }] }),
+            "unknown field `notPrincipal`; did you mean `notPrincipals`?",
+        ),
+    ] {
+        let errors = decoded(spec);
+        assert!(errors.iter().any(|error| error.contains(says)), "{says}: {errors:?}");
+    }
+}
