@@ -1,12 +1,30 @@
 //! A pod as it was asked for -> the patch that puts it into the mesh.
 
+pub(crate) mod containers;
+pub(crate) mod existing;
+mod metrics;
+mod patch;
 mod settings;
+pub(crate) mod sidecar;
+pub(crate) mod standing;
 
 use std::collections::BTreeMap;
 
 use json_patch::Patch;
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
+use self::containers::{INIT, PROXY, is_ours};
+use self::existing::{Existing, difference};
+use self::patch::{Operations, Step};
+use self::sidecar::{DEFAULT_GRACE, MOUNTS, Sidecar};
+use self::standing::Standing;
+use crate::annotations::{ALLOW_LOOSENING, INJECTED, STATUS, Wishes};
+use crate::escape;
+use crate::probes::{Rewrite, rewrite};
+
+pub(crate) use settings::MAX_DRAIN_SECONDS;
 pub use settings::{AccessLog, Metrics, Proxy, PullPolicy, Resources, Settings, SettingsError};
 
 /// What is known of the pod's surroundings.
@@ -50,11 +68,196 @@ pub enum Outcome {
     },
 }
 
+/// What `postern.dev/injected` says.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What to do with a pod that is being created.
 #[must_use]
-pub fn inject(_pod: &Value, _context: &PodContext<'_>, _settings: &Settings) -> Outcome {
-    Outcome::Injected {
-        patch: Patch(Vec::new()),
-        warnings: Vec::new(),
+pub fn inject(pod: &Value, context: &PodContext<'_>, settings: &Settings) -> Outcome {
+    decide(pod, context, settings).unwrap_or_else(|message| Outcome::Refused { message })
+}
+
+/// `Err` is why the pod is refused.
+fn decide(raw: &Value, context: &PodContext<'_>, settings: &Settings) -> Result<Outcome, String> {
+    let pod = read(raw)?;
+    match standing::of(&pod, context)? {
+        Standing::Meshed => {}
+        Standing::Outside { reason, why, mark } => {
+            let mut operations = Operations::default();
+            if let Some(why) = why.as_ref().filter(|_| mark) {
+                let status = json!({"skipped": reason, "why": why}).to_string();
+                operations.annotate(raw, [(STATUS.to_owned(), status)]);
+            }
+            return Ok(Outcome::Skipped {
+                reason,
+                patch: operations.done(),
+                warnings: why.into_iter().collect(),
+            });
+        }
+    }
+    if context.roots_sha256.is_empty() {
+        return Err(
+            "the CA has not published its roots yet (ConfigMap postern-system/postern-ca-roots), without which a proxy \
+             would not know whom to believe; try again in a moment"
+                .to_owned(),
+        );
+    }
+    let plan = Plan::make(&pod, raw, context, settings)?;
+    Ok(plan.carried_out(raw))
+}
+
+/// A pod, typed. Fields that are not known here stay in the raw form.
+pub(crate) fn read(raw: &Value) -> Result<Pod, String> {
+    let pod = Pod::deserialize(raw).map_err(|error| format!("this is no pod that can be read: {error}"))?;
+    match &pod.spec {
+        Some(spec) if !spec.containers.is_empty() => Ok(pod),
+        _ => Err("the pod has no containers".to_owned()),
     }
 }
+
+/// What a meshed pod must look like.
+pub(crate) struct Plan {
+    pub(crate) init: Value,
+    pub(crate) proxy: Value,
+    pub(crate) rewrites: Vec<Rewrite>,
+    annotations: Vec<(String, String)>,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    pub(crate) fn make(pod: &Pod, raw: &Value, context: &PodContext<'_>, settings: &Settings) -> Result<Self, String> {
+        let existing = Existing::read(pod, raw, context.token)?;
+        if let Some(message) = escape::refusal(pod, raw).or_else(|| taken_volume(raw, existing.injected)) {
+            return Err(message);
+        }
+        let none = BTreeMap::new();
+        let annotations = pod.metadata.annotations.as_ref().unwrap_or(&none);
+        let wishes = Wishes::read(annotations, may_loosen(context))?;
+        let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let grace = grace.map_or(DEFAULT_GRACE, |seconds| u64::try_from(seconds).unwrap_or(0));
+        let rewritten = rewrite(pod, raw, &existing.probes, grace)?;
+        let scraped = metrics::scraped(pod, existing.app_metrics, settings);
+        let sidecar = Sidecar {
+            settings,
+            wishes: &wishes,
+            roots_sha256: context.roots_sha256,
+            grace,
+            probes: rewritten.probes.text(),
+            app_metrics: scraped.app.as_ref().map(metrics::AppMetrics::text),
+        };
+        let mut warnings = escape::warnings(pod, raw, context);
+        warnings.extend(standing::looser_mode(pod, context));
+        warnings.extend(scraped.warning);
+        if let Some(wanted) = wishes.drain_seconds.filter(|wanted| *wanted > sidecar.drain()) {
+            warnings.push(format!(
+                "annotation postern.dev/drain-seconds: {wanted} does not fit into terminationGracePeriodSeconds {grace}; {} \
+                 is used",
+                sidecar.drain()
+            ));
+        }
+        let mut status = json!({
+            "initContainers": [INIT, PROXY],
+            "volumes": MOUNTS.map(|(volume, _)| volume),
+            "probes": rewritten.probes.targets.keys().collect::<Vec<_>>(),
+        });
+        if let Some(app) = &scraped.app {
+            status["metrics"] = json!(app);
+        }
+        let mut annotations = scraped.annotations;
+        annotations.push((INJECTED.to_owned(), VERSION.to_owned()));
+        annotations.push((STATUS.to_owned(), status.to_string()));
+        Ok(Self {
+            init: sidecar.init(),
+            proxy: sidecar.proxy(),
+            rewrites: rewritten.rewrites,
+            annotations,
+            warnings,
+        })
+    }
+
+    /// Probes first: once our containers are in front, every index is another.
+    fn carried_out(mut self, raw: &Value) -> Outcome {
+        let mut operations = Operations::default();
+        operations.annotate(raw, std::mem::take(&mut self.annotations));
+        for rewrite in std::mem::take(&mut self.rewrites) {
+            let mut path: Vec<Step<'_>> = vec!["spec".into(), rewrite.list.into(), rewrite.index.into()];
+            path.extend(rewrite.path.iter().map(|step| Step::Name(step)));
+            operations.replace(&path, rewrite.value);
+        }
+        volumes(raw, &mut operations);
+        self.containers(raw, &mut operations);
+        Outcome::Injected {
+            patch: operations.done(),
+            warnings: self.warnings,
+        }
+    }
+
+    fn containers(&mut self, raw: &Value, operations: &mut Operations) {
+        let made = [self.init.take(), self.proxy.take()];
+        let path = |index: usize| ["spec".into(), "initContainers".into(), index.into()];
+        let Some(there) = raw["spec"]["initContainers"].as_array() else {
+            operations.add(&["spec".into(), "initContainers".into()], made.into());
+            return;
+        };
+        let is_mine = |container: &Value| container["name"].as_str().is_some_and(is_ours);
+        let mine: Vec<usize> = (0..there.len()).filter(|index| is_mine(&there[*index])).collect();
+        let in_place = mine == [0, 1]
+            && made
+                .iter()
+                .zip(there)
+                .all(|(made, there)| made["name"] == there["name"]);
+        for (index, (made, there)) in made.iter().zip(there).enumerate().filter(|_| in_place) {
+            let Some(field) = difference(there, made) else { continue };
+            if field != "env" {
+                let name = made["name"].as_str().unwrap_or_default();
+                self.warnings.push(format!(
+                    "init container {name} was changed after it was injected ({field}): put back"
+                ));
+            }
+            operations.replace(&path(index), made.clone());
+        }
+        if in_place {
+            return;
+        }
+        for index in mine.into_iter().rev() {
+            operations.remove(&path(index));
+        }
+        for made in made.into_iter().rev() {
+            operations.add(&path(0), made);
+        }
+    }
+}
+
+fn volumes(raw: &Value, operations: &mut Operations) {
+    let made = Sidecar::volumes();
+    let Some(there) = raw["spec"]["volumes"].as_array() else {
+        operations.add(&["spec".into(), "volumes".into()], made.into());
+        return;
+    };
+    for made in made {
+        match there.iter().position(|volume| volume["name"] == made["name"]) {
+            None => operations.add(&["spec".into(), "volumes".into(), "-".into()], made),
+            Some(index) if there[index] != made => {
+                operations.replace(&["spec".into(), "volumes".into(), index.into()], made);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// A volume of the pod's own with a name of ours.
+fn taken_volume(raw: &Value, injected: bool) -> Option<String> {
+    let there = raw["spec"]["volumes"].as_array().filter(|_| !injected)?;
+    let taken = |volume: &&Value| MOUNTS.iter().any(|(name, _)| volume["name"] == *name);
+    let name = there.iter().find(taken)?["name"].as_str()?;
+    Some(format!("volume {name}: the name is the mesh's own; choose another"))
+}
+
+/// Label or annotation of the namespace.
+pub(crate) fn may_loosen(context: &PodContext<'_>) -> bool {
+    let says = |all: &BTreeMap<String, String>| all.get(ALLOW_LOOSENING).is_some_and(|value| value == "true");
+    says(context.labels) || says(context.annotations)
+}
+
+#[cfg(test)]
+mod tests;

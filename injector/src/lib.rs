@@ -13,5 +13,7 @@
 //! [`PodContext`]: inject::PodContext
 
 pub mod annotations;
+mod escape;
 pub mod inject;
+mod probes;
 pub mod verify_pod;

@@ -50,8 +50,10 @@ pub struct Proxy {
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// What is set aside.
+    #[serde(deserialize_with = "quantities")]
     pub requests: BTreeMap<String, String>,
     /// What is the most.
+    #[serde(deserialize_with = "quantities")]
     pub limits: BTreeMap<String, String>,
 }
 
@@ -140,7 +142,6 @@ impl Settings {
 }
 
 impl PullPolicy {
-    #[allow(dead_code)]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Always => "Always",
@@ -151,7 +152,6 @@ impl PullPolicy {
 }
 
 impl AccessLog {
-    #[allow(dead_code)]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -164,4 +164,23 @@ impl AccessLog {
 fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
     let name = String::deserialize(deserializer)?;
     TrustDomain::parse(&name).map_err(serde::de::Error::custom)
+}
+
+/// `1` is as good as `"1"` in a chart's values.
+fn quantities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Quantity {
+        Text(String),
+        Number(serde_json::Number),
+    }
+    let read = BTreeMap::<String, Quantity>::deserialize(deserializer)?;
+    let text = |quantity| match quantity {
+        Quantity::Text(text) => text,
+        Quantity::Number(number) => number.to_string(),
+    };
+    Ok(read
+        .into_iter()
+        .map(|(name, quantity)| (name, text(quantity)))
+        .collect())
 }
