@@ -8,6 +8,7 @@ use std::fs;
 use clap::Parser;
 use postern_e2e::chart::{self, VALUE_SETS, name, of_kind, render, strings, try_render};
 use postern_e2e::requires;
+use postern_injector::inject::Settings;
 use serde_json::{Value, json};
 
 /// Namespaces that no webhook may ever see.
@@ -490,6 +491,41 @@ fn components_understand_the_arguments_that_they_are_given() {
             }
         }
     }
+}
+
+/// What the chart writes for the injector is what the injector reads, for every set of values and numbers for quantities.
+#[test]
+fn the_injector_takes_the_settings_that_it_is_given() {
+    if !requires(&["helm"], false) {
+        return;
+    }
+    let settings = |objects: &[Value]| {
+        let found = of_kind(objects, "ConfigMap")
+            .find(|c| name(c) == "postern-injector")
+            .unwrap();
+        let text = found["data"]["settings.json"].as_str().unwrap();
+        Settings::parse(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    for set in VALUE_SETS {
+        settings(&render(set));
+    }
+    let all = settings(&render("everything"));
+    assert_eq!(
+        all.image,
+        format!(
+            "registry.example/postern/postern-proxy:0.1.0-rc.1@sha256:{}",
+            "0".repeat(64)
+        )
+    );
+    assert_eq!(
+        (all.trust_domain.as_str(), all.proxy.drain_seconds),
+        ("prod.example", 10)
+    );
+    assert!(all.metrics.mutual_tls && all.metrics.annotations);
+    let numbers = ["--set", "proxy.resources.requests.cpu=1,proxy.resources.limits.cpu=1.5"];
+    let numbers = settings(&try_render("defaults", &numbers).unwrap()).proxy.resources;
+    assert_eq!((&*numbers.requests["cpu"], &*numbers.limits["cpu"]), ("1", "1.5"));
+    assert_eq!(&*numbers.limits["memory"], "128Mi", "the rest stays");
 }
 
 #[test]
