@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use postern_cluster::serving;
 use rustls::server::ResolvesServerCert;
 use tokio::net::TcpListener;
 
@@ -41,6 +42,15 @@ use access::Access;
 use front_proxy::{CONFIG_MAP, FrontProxy, NAMESPACE};
 use pictures::Pictures;
 
+/// The mesh's own namespace, which is fixed.
+const SYSTEM: &str = "postern-system";
+/// What the API server calls.
+const SERVICE: &str = "postern-control";
+/// The Secret with the serving certificate that replicas share.
+const SECRET: &str = "postern-control-tls";
+/// The APIService that leads here.
+const API_SERVICE: &str = "v1alpha1.view.postern.dev";
+
 /// How to serve the API.
 #[derive(Clone)]
 pub struct ApiConfig {
@@ -53,7 +63,27 @@ pub struct ApiConfig {
     /// Who answers SubjectAccessReviews, and has the ConfigMap of the front proxy.
     pub client: kube::Client,
     /// What the API server is shown.
-    pub certificate: Arc<dyn ResolvesServerCert>,
+    pub certificate: Certificate,
+}
+
+/// Where the serving certificate comes from.
+#[derive(Clone)]
+pub enum Certificate {
+    /// Somebody else's affair.
+    Given(Arc<dyn ResolvesServerCert>),
+    /// Issued by ourselves, shared by replicas, told to the API server.
+    Kept(serving::Keeping),
+}
+
+/// The certificate of control's replicas in their own cluster.
+pub(crate) fn kept_certificate() -> Certificate {
+    Certificate::Kept(serving::Keeping {
+        namespace: SYSTEM.to_owned(),
+        secret: SECRET.to_owned(),
+        dns_names: vec![format!("{SERVICE}.{SYSTEM}.svc")],
+        targets: vec![serving::Target::ApiService(API_SERVICE.to_owned())],
+        timing: serving::Timing::default(),
+    })
 }
 
 impl std::fmt::Debug for ApiConfig {
@@ -73,8 +103,18 @@ pub(crate) async fn serve(hub: Arc<Hub>, own: Arc<Own>, config: ApiConfig, liste
         access: Access::new(config.client.clone()),
         pictures: Pictures::new(hub, own, config.replicas, config.own_address),
     });
-    let followed = follow(config.client, &front_proxy);
-    tokio::join!(followed, connections::serve(listener, config.certificate, answering));
+    let followed = follow(config.client.clone(), &front_proxy);
+    match config.certificate {
+        Certificate::Given(certificate) => {
+            tokio::join!(followed, connections::serve(listener, certificate, answering));
+        }
+        Certificate::Kept(wanted) => {
+            let certificate = serving::ServingCertificate::default();
+            let served = connections::serve(listener, certificate.resolver(), answering);
+            let kept = serving::keep(config.client, wanted, certificate);
+            tokio::join!(followed, served, kept);
+        }
+    }
 }
 
 /// Takes each new state of the front proxy's ConfigMap. One that cannot be read leaves the last good one; one that is gone

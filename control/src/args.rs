@@ -55,6 +55,14 @@ pub struct Args {
     /// The Unix socket that the screen and the CLI watch (mode 0600)
     #[arg(long, value_name = "PATH", env = "POSTERN_VIEW_SOCKET")]
     view_socket: Option<PathBuf>,
+    /// Where the API server calls for the aggregated API view.postern.dev
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "ADDRESS", requires = "kubernetes")]
+    api_listen: Option<SocketAddr>,
+    /// The name of all replicas of control, this one included: they put their pictures together
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, value_name = "HOST:PORT", requires = "api_listen")]
+    api_replicas: Option<String>,
     /// The namespace whose policies apply to the whole mesh
     #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
     root_namespace: String,
@@ -99,11 +107,29 @@ async fn source(args: &Args) -> Result<Source, String> {
     Ok(Source::Directory(directory))
 }
 
+/// The aggregated API, if it is asked for.
+#[cfg(feature = "kubernetes")]
+fn api(args: &Args, source: &Source) -> Option<crate::api::ApiConfig> {
+    let (Some(listen), Source::Kubernetes(cluster)) = (args.api_listen, source) else {
+        return None;
+    };
+    Some(crate::api::ApiConfig {
+        listen,
+        replicas: args.api_replicas.clone(),
+        // The kubelet says it, if the Deployment asks for it.
+        own_address: std::env::var("POD_IP").ok().and_then(|address| address.parse().ok()),
+        client: cluster.client.clone(),
+        certificate: crate::api::kept_certificate(),
+    })
+}
+
 async fn serve(args: Args) -> Result<(), String> {
     let text = std::fs::read_to_string(&args.join_token_file)
         .map_err(|error| format!("cannot read the join token {}: {error}", args.join_token_file.display()))?;
     let token = JoinToken::parse(&text).map_err(|error| format!("{}: {error}", args.join_token_file.display()))?;
     let source = source(&args).await?;
+    #[cfg(feature = "kubernetes")]
+    let api = api(&args, &source);
     let config = ServeConfig {
         source,
         trust_domain: args.trust_domain,
@@ -113,7 +139,7 @@ async fn serve(args: Args) -> Result<(), String> {
         root_namespace: args.root_namespace,
         ready_file: args.ready_file,
         #[cfg(feature = "kubernetes")]
-        api: None,
+        api,
     };
     let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
     // Before anything is served: a signal that comes early is not lost.

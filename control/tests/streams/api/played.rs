@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use postern_control::api::ApiConfig;
+use postern_control::api::{ApiConfig, Certificate};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
@@ -224,7 +224,7 @@ impl Front {
             replicas: None,
             own_address: None,
             client: kube::Client::new(service, "default"),
-            certificate: Arc::new(Fixed(served())),
+            certificate: Certificate::Given(Arc::new(Fixed(served()))),
         }
     }
 
