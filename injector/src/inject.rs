@@ -71,6 +71,10 @@ pub enum Outcome {
 /// What `postern.dev/injected` says.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// A pod is created again and again by its controller.
+const NO_ROOTS: &str = "the CA has not published its roots yet (ConfigMap postern-system/postern-ca-roots), without which a \
+                        proxy would not know whom to believe; try again in a moment";
+
 /// What to do with a pod that is being created.
 #[must_use]
 pub fn inject(pod: &Value, context: &PodContext<'_>, settings: &Settings) -> Outcome {
@@ -94,13 +98,6 @@ fn decide(raw: &Value, context: &PodContext<'_>, settings: &Settings) -> Result<
                 warnings: why.into_iter().collect(),
             });
         }
-    }
-    if context.roots_sha256.is_empty() {
-        return Err(
-            "the CA has not published its roots yet (ConfigMap postern-system/postern-ca-roots), without which a proxy \
-             would not know whom to believe; try again in a moment"
-                .to_owned(),
-        );
     }
     let plan = Plan::make(&pod, raw, context, settings)?;
     Ok(plan.carried_out(raw))
@@ -126,6 +123,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn make(pod: &Pod, raw: &Value, context: &PodContext<'_>, settings: &Settings) -> Result<Self, String> {
+        if context.roots_sha256.is_empty() {
+            return Err(NO_ROOTS.to_owned());
+        }
         let existing = Existing::read(pod, raw, context.token)?;
         if let Some(message) = escape::refusal(pod, raw).or_else(|| taken_volume(raw, existing.injected)) {
             return Err(message);
