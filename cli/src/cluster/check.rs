@@ -15,6 +15,7 @@ mod certificates;
 mod components;
 mod facts;
 mod gather;
+mod network;
 mod platform;
 mod policies;
 mod proxies;

@@ -1,7 +1,7 @@
 //! All checks, in the order in which they are shown.
 
 use super::facts::{Facts, Unknown};
-use super::{before, certificates, components, platform, policies, proxies, registration, workloads};
+use super::{before, certificates, components, network, platform, policies, proxies, registration, workloads};
 
 /// When a check is of interest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -385,13 +385,13 @@ pub(crate) const CHECKS: &[Check] = &[
         "PC-077",
         Proxies,
         "no pod skips its proxy for incoming ports",
-        workloads::skipped_ports,
+        network::skipped_ports,
     ),
     error(
         "PC-078",
         Proxies,
         "no NetworkPolicy keeps proxies from CA and control",
-        workloads::network_policies,
+        network::network_policies,
     ),
     error(
         "PC-079",
@@ -403,7 +403,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "PC-080",
         Proxies,
         "callers from outside are expected where a Service is open to them",
-        workloads::exposed,
+        network::exposed,
     ),
     warning(
         "PC-081",

@@ -67,7 +67,6 @@ fn sidecars(pod: &Value) -> Vec<&str> {
 }
 
 #[test]
-#[ignore = "the injector does not inject yet"]
 fn every_kind_with_pods_gets_a_proxy_and_the_rest_stays_to_the_byte() {
     let cron = "\
 apiVersion: batch/v1
@@ -101,7 +100,6 @@ spec:
 }
 
 #[test]
-#[ignore = "the injector does not inject yet"]
 fn items_of_a_list_are_objects_of_their_own() {
     let list = json!({
         "apiVersion": "v1",
@@ -125,7 +123,6 @@ fn injecting_twice_is_injecting_once() {
 }
 
 #[test]
-#[ignore = "the injector does not inject yet"]
 fn what_the_webhook_would_refuse_is_refused_by_name_and_nothing_is_printed_for_it() {
     let wrong = DEPLOYMENT.replace(
         "metadata: {labels: {app: web}}",
@@ -142,7 +139,6 @@ fn what_the_webhook_would_refuse_is_refused_by_name_and_nothing_is_printed_for_i
 }
 
 #[test]
-#[ignore = "the injector does not inject yet"]
 fn a_warning_names_its_object() {
     let out = injected(&DEPLOYMENT.replace("serviceAccountName: web", "serviceAccountName: default"));
     assert!(
