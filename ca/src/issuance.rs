@@ -138,7 +138,7 @@ impl Ca {
                 ByOwnSvid::NAME,
                 self.issue_to(&self.by_svid, renewal, &request.csr, sequence).await,
             ),
-            None => {
+            Some(Attestation::KubernetesToken(_)) | None => {
                 let message = "the request carries no attestation that this CA knows (join token, renewal)";
                 ("none", Err(Refusal::new(RefusalReason::AttestationMissing, message)))
             }

@@ -1,8 +1,10 @@
-//! How a process gets and keeps its SVID: first issue by join token, then renewal by its own SVID.
+//! How a process gets and keeps its SVID: first issue by join token, then renewal by its own SVID. In Kubernetes: by the
+//! pod's service-account token, each time.
 //!
 //! ```text
 //! JoinToken --pinned TLS--> CA --Issue--> chain + bundle links --advance--> Issued { svid, bundle, issuer_epoch }
 //! previous Svid --TLS under current trust--> CA --Issue(renewal)--> Issued
+//! pod's token + RootPins, then trust --TLS--> CA --Issue(kubernetes_token)--> Issued
 //! ```
 //!
 //! Every call makes a fresh P-256 key. Nothing is retried here: [`CaError::is_final`] tells whether patience can help,
@@ -30,6 +32,10 @@ use zeroize::Zeroizing;
 use crate::ca::v1 as pb;
 use crate::refusal::RefusalReason;
 use crate::transport::{self, DialError};
+
+mod kubernetes;
+
+pub use kubernetes::{KubernetesToken, KubernetesTokenError, RootPins, RootPinsError, issue_by_kubernetes_token};
 
 /// What a renewal's signature covers before the CSR.
 pub const RENEWAL_CONTEXT: &[u8] = b"postern-renewal-v1\0";
@@ -249,12 +255,7 @@ pub async fn first_issue_with_key(
     token: &JoinToken,
     trust_domain: &TrustDomain,
 ) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
-    let expected = ca_id(trust_domain).map_err(|error| CaError::Local(error.to_string()))?;
-    let config = tls::pinned_client_config(token.root_sha256, expected.clone(), ALPN).map_err(local)?;
-    let stream = transport::dial(address, config).await.map_err(by_blame)?;
-    let first = tls::pinned_bundle(stream.get_ref().1, &expected, token.root_sha256, transport::now())
-        .ok_or(CaError::Answer(AnswerError::Svid(VerifyError::NoCertificate)))?;
-    let channel = transport::channel_over(address, stream).await.map_err(by_blame)?;
+    let (channel, first) = by_pinned_root(address, token.root_sha256, trust_domain).await?;
     let request = Request::new(
         pb::issue_request::Attestation::JoinToken(token.expose().to_owned()),
         first.sequence(),
@@ -262,16 +263,30 @@ pub async fn first_issue_with_key(
     request.send(channel, &first).await
 }
 
-/// Renewal under the current trust. `previous` may have expired less than 24 h ago.
-pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Result<Issued, CaError> {
-    let current = trust.load();
-    let domain = previous.id().trust_domain();
-    let held = current
+/// A connection to the CA that showed this root, and that root as a bundle.
+async fn by_pinned_root(
+    address: &str,
+    root_sha256: [u8; 32],
+    trust_domain: &TrustDomain,
+) -> Result<(Channel, TrustBundle), CaError> {
+    let expected = ca_id(trust_domain).map_err(|error| CaError::Local(error.to_string()))?;
+    let config = tls::pinned_client_config(root_sha256, expected.clone(), ALPN).map_err(local)?;
+    let stream = transport::dial(address, config).await.map_err(by_blame)?;
+    let first = tls::pinned_bundle(stream.get_ref().1, &expected, root_sha256, transport::now())
+        .ok_or(CaError::Answer(AnswerError::Svid(VerifyError::NoCertificate)))?;
+    let channel = transport::channel_over(address, stream).await.map_err(by_blame)?;
+    Ok((channel, first))
+}
+
+/// A connection to the CA that the current trust believes, and the bundle that is held.
+async fn by_trust(address: &str, trust: &SharedTrust, trust_domain: &str) -> Result<(Channel, TrustBundle), CaError> {
+    let held = trust
+        .load()
         .bundles
-        .get(domain)
-        .ok_or_else(|| CaError::Local(format!("no bundle of trust domain {domain}")))?
+        .get(trust_domain)
+        .ok_or_else(|| CaError::Local(format!("no bundle of trust domain {trust_domain}")))?
+        .as_ref()
         .clone();
-    drop(current);
     let ca = ca_id(held.trust_domain()).map_err(|error| CaError::Local(error.to_string()))?;
     let config = tls::client_config(None, Arc::clone(trust), ALPN).map_err(local)?;
     let expected = Expected {
@@ -281,6 +296,12 @@ pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Resul
     let channel = transport::connect(address, config, trust, &expected)
         .await
         .map_err(by_blame)?;
+    Ok((channel, held))
+}
+
+/// Renewal under the current trust. `previous` may have expired less than 24 h ago.
+pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Result<Issued, CaError> {
+    let (channel, held) = by_trust(address, trust, previous.id().trust_domain()).await?;
     let mut request = Request::new(
         pb::issue_request::Attestation::Renewal(pb::Renewal::default()),
         held.sequence(),

@@ -58,6 +58,12 @@ reasons! {
     TokenExpired = "token_expired", Unauthenticated, final: true;
     /// The join token has been used.
     TokenRedeemed = "token_redeemed", Unauthenticated, final: true;
+    /// The service-account token does not hold: expired, for another audience, of a pod that is gone, or no token at all.
+    ServiceAccountToken = "service_account_token", Unauthenticated, final: false;
+    /// The service-account token holds, and is not bound to a pod.
+    ServiceAccountUnbound = "service_account_unbound", PermissionDenied, final: false;
+    /// Who holds the service-account token cannot be asked at the moment.
+    TokenReviewUnavailable = "token_review_unavailable", Unavailable, final: false;
     /// The previous SVID does not verify under the current bundle.
     RenewalChain = "renewal_chain", Unauthenticated, final: true;
     /// The previous SVID expired longer ago than is accepted.

@@ -7,7 +7,7 @@ pub struct IssueRequest {
     /// The bundle the caller holds, 0 for none: the answer carries the links from there on.
     #[prost(uint64, tag = "5")]
     pub bundle_sequence: u64,
-    #[prost(oneof = "issue_request::Attestation", tags = "2, 3")]
+    #[prost(oneof = "issue_request::Attestation", tags = "2, 3, 4")]
     pub attestation: ::core::option::Option<issue_request::Attestation>,
 }
 /// Nested message and enum types in `IssueRequest`.
@@ -20,6 +20,10 @@ pub mod issue_request {
         /// Renewal by the caller's own SVID.
         #[prost(message, tag = "3")]
         Renewal(super::Renewal),
+        /// A projected service-account token for the audience "postern-ca", bound to the caller's pod. At first issue and at
+        /// each renewal.
+        #[prost(string, tag = "4")]
+        KubernetesToken(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
