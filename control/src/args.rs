@@ -8,7 +8,7 @@ use clap::Parser;
 use postern_api::ca_client::JoinToken;
 use postern_identity::TrustDomain;
 
-use crate::identity::IdentitySource;
+use crate::identity::{Evidence, IdentitySource};
 use crate::serve::{ServeConfig, start};
 use crate::source::Source;
 
@@ -41,8 +41,26 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
     ca: String,
     /// A file with the one-time join token of this start
-    #[arg(long, value_name = "PATH", env = "POSTERN_JOIN_TOKEN_FILE")]
-    join_token_file: PathBuf,
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "POSTERN_JOIN_TOKEN_FILE",
+        required_unless_present = "kubernetes_token_file",
+        conflicts_with = "kubernetes_token_file"
+    )]
+    join_token_file: Option<PathBuf>,
+    /// In a pod: its projected service-account token for the audience `postern-ca`; read anew for each certificate
+    #[arg(long, value_name = "PATH", requires = "roots_sha256_file")]
+    kubernetes_token_file: Option<PathBuf>,
+    /// In a pod: a file with the SHA-256 of each root that the CA may show at first (key `roots.sha256` of the ConfigMap
+    /// postern-ca-roots)
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "kubernetes_token_file",
+        conflicts_with = "join_token_file"
+    )]
+    roots_sha256_file: Option<PathBuf>,
     /// The name of the trust domain
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
     trust_domain: TrustDomain,
@@ -123,10 +141,22 @@ fn api(args: &Args, source: &Source) -> Option<crate::api::ApiConfig> {
     })
 }
 
+fn evidence(args: &Args) -> Result<Evidence, String> {
+    if let (Some(token_file), Some(pins_file)) = (&args.kubernetes_token_file, &args.roots_sha256_file) {
+        return Ok(Evidence::Pod {
+            token_file: token_file.clone(),
+            pins_file: pins_file.clone(),
+        });
+    }
+    let file = args.join_token_file.as_ref().ok_or("--join-token-file is missing")?;
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read the join token {}: {error}", file.display()))?;
+    let token = JoinToken::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(Evidence::JoinToken(token))
+}
+
 async fn serve(args: Args) -> Result<(), String> {
-    let text = std::fs::read_to_string(&args.join_token_file)
-        .map_err(|error| format!("cannot read the join token {}: {error}", args.join_token_file.display()))?;
-    let token = JoinToken::parse(&text).map_err(|error| format!("{}: {error}", args.join_token_file.display()))?;
+    let evidence = evidence(&args)?;
     let source = source(&args).await?;
     #[cfg(feature = "kubernetes")]
     let api = api(&args, &source);
@@ -152,7 +182,7 @@ async fn serve(args: Args) -> Result<(), String> {
         }
     });
     let running = tokio::select! {
-        started = start(config, IdentitySource::Ca { address: args.ca, token }) => {
+        started = start(config, IdentitySource::Ca { address: args.ca, evidence }) => {
             started.map_err(|error| crate::error_chain(&error))?
         }
         // While it still waits for the CA.

@@ -1,10 +1,12 @@
-//! Control's own identity: a first SVID by join token, then renewed at half its life, kept until it expires.
+//! Control's own identity: a first SVID by join token, then renewed at half its life, kept until it expires. In a pod: by
+//! its service-account token, each time.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use postern_api::ca_client::{self, ALPN, Backoff, CaError, Issued, JoinToken};
+use postern_api::ca_client::{self, ALPN, Backoff, CaError, Issued, JoinToken, KubernetesToken, RootPins};
 use postern_api::transport;
 use postern_identity::tls::{self, ClientAuth};
 use postern_identity::{SharedTrust, Svid, Trust, TrustBundle, TrustDomain};
@@ -26,12 +28,12 @@ const NAP: Duration = Duration::from_secs(10);
 /// Where control's identity comes from.
 #[derive(Debug)]
 pub enum IdentitySource {
-    /// The CA, by a one-time join token first.
+    /// The CA.
     Ca {
         /// `host:port`.
         address: String,
-        /// Made for control's fixed ID.
-        token: JoinToken,
+        /// What it is shown.
+        evidence: Evidence,
     },
     /// Somebody else's affair; never renewed, and no bundles come.
     Given {
@@ -39,6 +41,20 @@ pub enum IdentitySource {
         svid: Svid,
         /// What its callers must chain to.
         bundle: TrustBundle,
+    },
+}
+
+/// What attests control.
+#[derive(Debug, Clone)]
+pub enum Evidence {
+    /// A one-time token made for control's fixed ID, at the first; then the SVID that it gave.
+    JoinToken(JoinToken),
+    /// A pod's service-account token, each time.
+    Pod {
+        /// Kept fresh by the kubelet.
+        token_file: PathBuf,
+        /// The CA's published sums of its roots; looked at as long as no bundle is known. It may come late.
+        pins_file: PathBuf,
     },
 }
 
@@ -56,7 +72,7 @@ pub(crate) enum OwnError {
     #[error("no identity, and the same join token can never give one; make a new one (postern ca token create)")]
     Refused(#[source] CaError),
     /// Made for somebody else.
-    #[error("the join token is for {got}; control is {expected}")]
+    #[error("the token is for {got}; control is {expected}")]
     WrongIdentity { got: String, expected: String },
     /// rustls.
     #[error("the SVID cannot serve")]
@@ -96,18 +112,50 @@ fn server_config(svid: &Svid, trust: &SharedTrust) -> Result<Arc<ServerConfig>, 
 }
 
 /// The first SVID; waits for the CA as long as it takes, unless the CA's answer is final.
-pub(crate) async fn first(address: &str, token: &JoinToken, trust_domain: &TrustDomain) -> Result<Issued, OwnError> {
+pub(crate) async fn first(
+    address: &str,
+    evidence: &Evidence,
+    trust: &SharedTrust,
+    trust_domain: &TrustDomain,
+) -> Result<Issued, OwnError> {
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     loop {
-        match ca_client::first_issue(address, token, trust_domain).await {
+        let asked = match evidence {
+            Evidence::JoinToken(token) => ca_client::first_issue(address, token, trust_domain).await,
+            Evidence::Pod { token_file, pins_file } => {
+                by_pod(address, token_file, pins_file, trust, trust_domain).await
+            }
+        };
+        match asked {
             Ok(issued) => return checked(issued, trust_domain),
-            Err(error) if error.is_final() => return Err(OwnError::Refused(error)),
+            Err(error) if error.is_final() && matches!(evidence, Evidence::JoinToken(_)) => {
+                return Err(OwnError::Refused(error));
+            }
             Err(error) => {
                 tracing::warn!(reason = error.reason(), "no identity yet: {}", error_chain(&error));
                 tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
             }
         }
     }
+}
+
+async fn by_pod(
+    address: &str,
+    token_file: &Path,
+    pins_file: &Path,
+    trust: &SharedTrust,
+    trust_domain: &TrustDomain,
+) -> Result<Issued, CaError> {
+    let unreadable = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+        CaError::Local(format!("{what} {} cannot be read: {error}", path.display()))
+    };
+    let token = KubernetesToken::read(token_file)
+        .map_err(|error| unreadable("the service-account token", token_file, &error))?;
+    let text = std::fs::read_to_string(pins_file)
+        .map_err(|error| unreadable("the sums of the CA's roots in", pins_file, &error))?;
+    let pins =
+        RootPins::parse(&text).map_err(|error| unreadable("the sums of the CA's roots in", pins_file, &error))?;
+    ca_client::issue_by_kubernetes_token(address, &token, &pins, trust, trust_domain).await
 }
 
 fn checked(issued: Issued, trust_domain: &TrustDomain) -> Result<Issued, OwnError> {
@@ -142,7 +190,7 @@ pub(crate) fn trust_bundle(trust: &SharedTrust, bundle: &TrustBundle) {
 pub(crate) async fn keep_fresh(
     hub: Arc<Hub>,
     own: Arc<Own>,
-    address: String,
+    (address, evidence): (String, Evidence),
     mut epoch: u64,
 ) -> std::convert::Infallible {
     let mut bundles = hub.watch_bundles();
@@ -159,8 +207,15 @@ pub(crate) async fn keep_fresh(
                 }
             }
         }
-        let outcome = match ca_client::renew(&address, &own.svid(), &hub.trust).await {
-            Ok(issued) => {
+        let asked = match &evidence {
+            Evidence::JoinToken(_) => ca_client::renew(&address, &own.svid(), &hub.trust).await,
+            Evidence::Pod { token_file, pins_file } => {
+                by_pod(&address, token_file, pins_file, &hub.trust, &hub.trust_domain).await
+            }
+        };
+        let outcome = match asked.map(|issued| checked(issued, &hub.trust_domain)) {
+            Ok(Err(error)) => Err(Failure::from(error)),
+            Ok(Ok(issued)) => {
                 trust_bundle(&hub.trust, &issued.bundle);
                 // Taken even if the announced one is higher: or else a CA that lags behind itself would be asked on and on.
                 epoch = issued.issuer_epoch.max(bundles.borrow().issuer_epoch);

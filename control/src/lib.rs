@@ -38,7 +38,7 @@ mod subscribers;
 mod view;
 
 pub use args::{Args, Cli, run};
-pub use identity::IdentitySource;
+pub use identity::{Evidence, IdentitySource};
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::Cluster;
 pub use serve::{Running, ServeConfig, ServeError, start};

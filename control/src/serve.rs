@@ -218,22 +218,26 @@ async fn own_identity(
     let failed = |error: OwnError| ServeError::Identity(error_chain(&error));
     let (svid, bundle, source) = match identity {
         IdentitySource::Given { svid, bundle } => (svid, bundle, None),
-        IdentitySource::Ca { address, token } => {
-            let issued = identity::first(&address, &token, &hub.trust_domain)
+        IdentitySource::Ca { address, evidence } => {
+            let issued = identity::first(&address, &evidence, &hub.trust, &hub.trust_domain)
                 .await
                 .map_err(failed)?;
-            (issued.svid, issued.bundle, Some((address, issued.issuer_epoch)))
+            (
+                issued.svid,
+                issued.bundle,
+                Some(((address, evidence), issued.issuer_epoch)),
+            )
         }
     };
     identity::trust_bundle(&hub.trust, &bundle);
     hub.metrics.certificate(svid.not_after().as_secs());
     let own = Arc::new(Own::new(svid, Arc::clone(&hub.trust)).map_err(failed)?);
     hub.show_own(own.watch());
-    if let Some((address, epoch)) = source {
-        let (down, bundles_of) = (&hub.down, address.clone());
+    if let Some((source, epoch)) = source {
+        let (down, bundles_of) = (&hub.down, source.0.clone());
         tasks.spawn(until_down(
             down.subscribe(),
-            identity::keep_fresh(Arc::clone(hub), Arc::clone(&own), address, epoch),
+            identity::keep_fresh(Arc::clone(hub), Arc::clone(&own), source, epoch),
         ));
         tasks.spawn(until_down(
             down.subscribe(),

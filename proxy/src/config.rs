@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use postern_api::ca_client::RootPins;
 use postern_api::control::v1 as wire;
 use postern_identity::TrustDomain;
 
 use crate::access_log::{Sink, Wanted};
 use crate::limits::DRAIN_DEADLINE;
 use crate::redirect;
+use crate::workload::Source;
 
 /// More workers than this need a measurement that says so.
 pub const MAX_WORKERS: usize = 64;
@@ -61,6 +63,43 @@ impl Capture {
     }
 }
 
+/// What attests us: a join token, or in a pod its service-account token.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IdentityArgs {
+    /// A file that holds a join token of this workload; read again whenever one is needed
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "kubernetes_token_file",
+        conflicts_with = "kubernetes_token_file"
+    )]
+    join_token_file: Option<PathBuf>,
+    /// In a pod: its projected service-account token for the audience `postern-ca`; read anew for each certificate
+    #[arg(long, value_name = "PATH", requires = "roots_sha256")]
+    kubernetes_token_file: Option<PathBuf>,
+    /// In a pod: SHA-256 of each root that the CA may show at first, in hexadecimal, parted by commas
+    #[arg(
+        long,
+        value_name = "HEX,...",
+        requires = "kubernetes_token_file",
+        conflicts_with = "join_token_file"
+    )]
+    roots_sha256: Option<RootPins>,
+}
+
+impl IdentityArgs {
+    /// clap sees to it that one of them is whole.
+    pub(crate) fn source(&self) -> Source {
+        match (&self.kubernetes_token_file, &self.roots_sha256) {
+            (Some(token_file), Some(pins)) => Source::Pod {
+                token_file: token_file.clone(),
+                pins: pins.clone(),
+            },
+            (Some(_) | None, _) => Source::JoinToken(self.join_token_file.clone().unwrap_or_default()),
+        }
+    }
+}
+
 /// Arguments of `postern-proxy run`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
@@ -70,9 +109,9 @@ pub struct RunArgs {
     /// Control's address
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub control: String,
-    /// A file that holds a join token of this workload; read again whenever one is needed
-    #[arg(long, value_name = "PATH")]
-    pub join_token_file: PathBuf,
+    /// Where our identity comes from.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// The name of the trust domain
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
@@ -230,6 +269,48 @@ mod tests {
         assert_eq!(args.access_log, Wanted::Denied);
         assert_eq!(args.access_log_file, Sink::Stdout);
         assert!((1..=2).contains(&args.worker_count()));
+    }
+
+    #[test]
+    fn an_identity_comes_from_a_join_token_or_from_a_pods_token_with_its_pins() {
+        let parse = |more: &[&str]| {
+            let needed = ["postern-proxy", "run", "--ca", "c:1", "--control", "c:2"];
+            let parsed = Cli::try_parse_from(needed.iter().chain(more)).map_err(|error| error.to_string())?;
+            match parsed.args.command {
+                Command::Run(args) => Ok::<_, String>(args.identity.source()),
+                Command::Redirect(_) => unreachable!(),
+            }
+        };
+        let pin = "ab".repeat(32);
+        assert!(matches!(parse(&["--join-token-file", "/t"]), Ok(Source::JoinToken(_))));
+        let pod = ["--kubernetes-token-file", "/t", "--roots-sha256", &pin];
+        assert!(matches!(parse(&pod), Ok(Source::Pod { .. })));
+        for (bad, says) in [
+            (&[][..], "--join-token-file"),
+            (&["--kubernetes-token-file", "/t"], "--roots-sha256"),
+            (
+                &["--join-token-file", "/t", "--roots-sha256", &pin],
+                "cannot be used with",
+            ),
+            (
+                &["--kubernetes-token-file", "/t", "--roots-sha256", "ab"],
+                "64 hexadecimal digits",
+            ),
+            (
+                &[
+                    "--join-token-file",
+                    "/j",
+                    "--kubernetes-token-file",
+                    "/t",
+                    "--roots-sha256",
+                    &pin,
+                ],
+                "cannot be used with",
+            ),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.contains(says), "{bad:?}: {error}");
+        }
     }
 
     #[test]

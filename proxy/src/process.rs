@@ -194,7 +194,7 @@ impl Process {
         tokio::spawn(
             Keeper {
                 ca: args.ca.clone(),
-                join_token_file: args.join_token_file.clone(),
+                source: args.identity.source(),
                 trust_domain: args.trust_domain.clone(),
                 shared: Arc::clone(&shared),
                 metrics: Arc::clone(&metrics),

@@ -1,18 +1,21 @@
-//! Our own SVID: the first by join token, then a fresh key at half of life, again and again.
+//! Our own SVID: a first one, then a fresh key at half of life, again and again.
 //!
 //! ```text
-//! token file --first_issue--> Issued --publish (bundle, then identity)--> wait: half of life, or a raised issuer epoch
-//!      ^                                                                    |
-//!      '-- only when the CA will never renew what we hold <---- renew <-----'   (backoff; what we hold stays till expiry)
+//! Source --first--> Issued --publish (bundle, then identity)--> wait: half of life, or a raised issuer epoch
+//!    ^                                                            |
+//!    '-- only when the CA will never renew what we hold <- renew -'   (backoff; what we hold stays till expiry)
+//!
+//! JoinToken: a file with a one-time token; renewal by the SVID that we hold
+//! Pod:       the file with the pod's service-account token, read anew for the first and for each other
 //! ```
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use postern_api::ca_client::{self, Backoff, CaError, Issued, JoinToken, JoinTokenError};
+use postern_api::ca_client::{self, Backoff, CaError, Issued, JoinToken, JoinTokenError, KubernetesToken, RootPins};
 use postern_identity::{Svid, TrustBundle, TrustDomain};
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
@@ -38,13 +41,28 @@ const TOKEN_POLL: Duration = Duration::from_millis(500);
 const MAX_TOKEN_FILE: u64 = 4 * 1024;
 /// What a restarted proxy must be told.
 const NEW_TOKEN: &str = "a proxy that (re)starts needs a new join token from whatever started it";
+/// What is to be done where no root that was pinned is the CA's any more.
+const NEW_POD: &str = "the roots that this pod was given are not the CA's (any more): the pod must be created anew";
+
+/// What our identity comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A file that holds a join token of this workload.
+    JoinToken(PathBuf),
+    /// A pod's service-account token, and the roots that the injector pinned.
+    Pod {
+        /// Kept fresh by the kubelet.
+        token_file: PathBuf,
+        pins: RootPins,
+    },
+}
 
 /// Gets and keeps the SVID.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     /// The CA's address.
     pub(crate) ca: String,
-    pub(crate) join_token_file: PathBuf,
+    pub(crate) source: Source,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Arc<Metrics>,
@@ -73,18 +91,60 @@ enum TokenError {
 impl Keeper {
     /// Runs for the life of the process.
     pub(crate) async fn run(mut self) -> Infallible {
-        let mut held = self.first(None).await;
+        let mut held = match self.source.clone() {
+            Source::JoinToken(file) => self.first_by_join_token(&file).await,
+            Source::Pod { token_file, pins } => self.first_by_pod(&token_file, &pins).await,
+        };
         loop {
             self.until_due(&held).await;
             held = self.renewed(held.svid).await;
         }
     }
 
-    /// The first SVID, by a token other than the one that is known to be of no use.
-    async fn first(&mut self, mut useless: Option<String>) -> Issued {
+    async fn first_by_pod(&mut self, token_file: &Path, pins: &RootPins) -> Issued {
         let mut backoff = Backoff::up_to(LONGEST_WITHOUT);
         loop {
-            let token = match self.read_token() {
+            match self.by_pod(token_file, pins).await {
+                Ok(issued) => match self.adopted_first(issued) {
+                    Ok(issued) => return issued,
+                    Err(error) => self.failed("configuration", error_chain(&error)),
+                },
+                Err(CaError::Untrusted(error)) => {
+                    self.failed("ca_untrusted", format!("{}; {NEW_POD}", error_chain(&error)));
+                }
+                Err(error) => self.failed(error.reason(), error_chain(&error)),
+            }
+            sleep(backoff.after_failure(fastrand::f64())).await;
+        }
+    }
+
+    async fn by_pod(&self, token_file: &Path, pins: &RootPins) -> Result<Issued, CaError> {
+        let token = KubernetesToken::read(token_file).map_err(|error| {
+            CaError::Local(format!(
+                "the service-account token {} cannot be read: {error}",
+                token_file.display()
+            ))
+        })?;
+        ca_client::issue_by_kubernetes_token(&self.ca, &token, pins, &self.shared.trust, &self.trust_domain).await
+    }
+
+    fn adopted_first(&self, issued: Issued) -> Result<Issued, rustls::Error> {
+        self.adopt(&issued)?;
+        let what = format!(
+            "first SVID for {}, good until {}",
+            issued.svid.id(),
+            until(&issued.svid)
+        );
+        self.status.event(Level::Info, what);
+        Ok(issued)
+    }
+
+    /// The first SVID, by a token that is not known to be of no use.
+    async fn first_by_join_token(&mut self, file: &Path) -> Issued {
+        let mut useless: Option<String> = None;
+        let mut backoff = Backoff::up_to(LONGEST_WITHOUT);
+        loop {
+            let token = match read_join_token(file) {
                 Ok(token) => token,
                 Err(error) => {
                     let reason = match error {
@@ -101,18 +161,8 @@ impl Keeper {
                 continue;
             }
             match ca_client::first_issue(&self.ca, &token, &self.trust_domain).await {
-                Ok(issued) => match self.adopt(&issued) {
-                    Ok(()) => {
-                        self.status.event(
-                            Level::Info,
-                            format!(
-                                "first SVID for {}, good until {}",
-                                issued.svid.id(),
-                                until(&issued.svid)
-                            ),
-                        );
-                        return issued;
-                    }
+                Ok(issued) => match self.adopted_first(issued) {
+                    Ok(issued) => return issued,
                     Err(error) => self.failed("configuration", error_chain(&error)),
                 },
                 Err(error) if error.is_final() => {
@@ -166,7 +216,7 @@ impl Keeper {
         let mut backoff = Backoff::up_to(LONGEST_WITH);
         let mut told_expired = false;
         loop {
-            match ca_client::renew(&self.ca, &previous, &self.shared.trust).await {
+            match self.next(&previous).await {
                 Ok(issued) => match self.adopt(&issued) {
                     Ok(()) => {
                         let renewals = self.metrics.process.renewals.fetch_add(1, Ordering::Relaxed) + 1;
@@ -201,21 +251,29 @@ impl Keeper {
         }
     }
 
+    async fn next(&self, previous: &Svid) -> Result<Issued, CaError> {
+        match &self.source {
+            Source::JoinToken(_) => ca_client::renew(&self.ca, previous, &self.shared.trust).await,
+            Source::Pod { token_file, pins } => {
+                let issued = self.by_pod(token_file, pins).await?;
+                same_identity(previous, &issued.svid)
+                    .map(|()| issued)
+                    .map_err(CaError::Local)
+            }
+        }
+    }
+
     /// Where the CA will never renew what we hold, a new token may have been put into the file.
     async fn by_another_token(&mut self, previous: &Svid) -> Option<Issued> {
-        let token = self.read_token().ok()?;
+        let Source::JoinToken(file) = &self.source else {
+            return None;
+        };
+        let token = read_join_token(file).ok()?;
         let issued = ca_client::first_issue(&self.ca, &token, &self.trust_domain)
             .await
             .ok()?;
-        if issued.svid.id() != previous.id() || issued.svid.instance() != previous.instance() {
-            self.failed(
-                "token_identity",
-                format!(
-                    "the new join token is for {}, we are {}",
-                    issued.svid.id(),
-                    previous.id()
-                ),
-            );
+        if let Err(error) = same_identity(previous, &issued.svid) {
+            self.failed("token_identity", error);
             return None;
         }
         self.adopt(&issued).ok()?;
@@ -226,10 +284,9 @@ impl Keeper {
     fn renewal_failed(&self, previous: &Svid, error: &CaError) {
         let expired = UnixTime::now() > previous.not_after();
         let kept = if expired { "it has expired" } else { "it stays in force" };
-        let help = if error.is_final() {
-            format!("; {NEW_TOKEN}")
-        } else {
-            String::new()
+        let help = match &self.source {
+            Source::JoinToken(_) if error.is_final() => format!("; {NEW_TOKEN}"),
+            Source::JoinToken(_) | Source::Pod { .. } => String::new(),
         };
         self.failed(
             error.reason(),
@@ -255,16 +312,24 @@ impl Keeper {
         self.status.solved(Topic::Identity);
         Ok(())
     }
+}
 
-    fn read_token(&self) -> Result<JoinToken, TokenError> {
-        use std::io::Read as _;
-        let path = || self.join_token_file.display().to_string();
-        let mut text = Zeroizing::new(String::new());
-        std::fs::File::open(&self.join_token_file)
-            .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
-            .map_err(|source| TokenError::File { path: path(), source })?;
-        JoinToken::parse(&text).map_err(|source| TokenError::Malformed { path: path(), source })
+fn read_join_token(file: &Path) -> Result<JoinToken, TokenError> {
+    use std::io::Read as _;
+    let path = || file.display().to_string();
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(file)
+        .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
+        .map_err(|source| TokenError::File { path: path(), source })?;
+    JoinToken::parse(&text).map_err(|source| TokenError::Malformed { path: path(), source })
+}
+
+/// A process is one workload for its whole life.
+fn same_identity(previous: &Svid, next: &Svid) -> Result<(), String> {
+    if next.id() == previous.id() && next.instance() == previous.instance() {
+        return Ok(());
     }
+    Err(format!("the new token is for {}, we are {}", next.id(), previous.id()))
 }
 
 /// The higher sequence wins, whether it came from the CA or from control.

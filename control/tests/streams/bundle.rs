@@ -59,7 +59,7 @@ async fn the_cas_bundle_is_carried_as_it_was_signed_and_stays_when_the_ca_is_awa
     let own = token(&mut admin, control_id(&domain()).unwrap().as_str(), "control-1").await;
     let identity = IdentitySource::Ca {
         address: address.clone(),
-        token: own,
+        evidence: postern_control::Evidence::JoinToken(own),
     };
     let control = start(config(&dir), identity).await.unwrap();
     let mut viewer = Viewer::of(&dir.path().join("view.sock")).await;
@@ -137,14 +137,14 @@ async fn a_join_token_for_somebody_else_gives_control_no_identity() {
     let token = token(&mut admin, &id("cart"), "cart").await;
     let source = |token| IdentitySource::Ca {
         address: address.clone(),
-        token,
+        evidence: postern_control::Evidence::JoinToken(token),
     };
     let error = start(config(&dir), source(token.clone()))
         .await
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("the join token is for spiffe://cluster.local/ns/shop/sa/cart"),
+        error.contains("the token is for spiffe://cluster.local/ns/shop/sa/cart"),
         "{error}"
     );
     // It is used up now: that answer is final, and control says so instead of asking for ever.
