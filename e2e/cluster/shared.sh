@@ -128,12 +128,15 @@ load_image() {
     if [ -n "${LOAD_IMAGE:-}" ]; then "$LOAD_IMAGE" "$1"; else "$LAB_SCRIPTS/load-image.sh" "$1" >/dev/null; fi
 }
 
-# The operator's command: the one named, or the newest that was built, or a new one.
+# The operator's command: the one named, or the newest that was built with its commands for a cluster, or a new one.
 find_postern() {
+    local built
     [ -z "${POSTERN:-}" ] || return 0
-    POSTERN=$(ls -t target/{lab,release,debug}/postern target/images-build/*/lab/postern 2>/dev/null | head -1)
-    if [ -z "$POSTERN" ]; then
-        cargo build --locked --profile lab -p postern || return 1
+    for built in $(ls -t target/{lab,release,debug}/postern 2>/dev/null); do
+        if "$built" edges --help >/dev/null 2>&1; then POSTERN=$PWD/$built && break; fi
+    done
+    if [ -z "${POSTERN:-}" ]; then
+        cargo build --locked --profile lab -p postern --features kubernetes || return 1
         POSTERN=$PWD/target/lab/postern
     fi
     export POSTERN
