@@ -18,7 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use postern_policy::document::Place;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,9 +30,11 @@ mod namespaces;
 mod pods;
 mod policies;
 mod services;
+mod status;
 mod world;
 
 use follow::{Follower, NoSuchKind};
+use status::Told;
 use world::{Change, Effect, Item, Kind, World};
 
 /// Changes that come within this are put in force together: a Deployment's pods, or a policy set.
@@ -63,9 +65,20 @@ impl std::fmt::Debug for Cluster {
 
 /// Follows the cluster and puts what it hears in force, for ever. The first time once everything was heard.
 pub(crate) async fn follow(hub: Arc<Hub>, cluster: Cluster) -> Infallible {
+    let (leads, leadership) = (watch::channel(true).1, std::future::pending());
+    tokio::select! {
+        never = following(hub, cluster, leads) => never,
+        never = leadership => never,
+    }
+}
+
+async fn following(hub: Arc<Hub>, cluster: Cluster, leads: watch::Receiver<bool>) -> Infallible {
     let (out, mut changes) = mpsc::channel(QUEUE);
     // Ends with this function.
     let _followers = followers(&hub, &cluster.client, out);
+    let (told, about_policies) = watch::channel(Arc::new(Told::default()));
+    let mut status = JoinSet::new();
+    status.spawn(status::keep(Arc::clone(&hub), cluster.clone(), about_policies, leads));
     let mut world = World::default();
     let mut first = true;
     loop {
@@ -88,10 +101,12 @@ pub(crate) async fn follow(hub: Arc<Hub>, cluster: Cluster) -> Infallible {
         }
         if effect == Effect::Newer && !first {
             hub.confirm(world.revisions());
+            tell(&told, &mut world, &hub);
             continue;
         }
         let working = std::time::Instant::now();
         hub.publish(world.load());
+        tell(&told, &mut world, &hub);
         first = false;
         let took = working.elapsed();
         tracing::debug!(
@@ -100,6 +115,14 @@ pub(crate) async fn follow(hub: Arc<Hub>, cluster: Cluster) -> Infallible {
             "put in force"
         );
         tokio::time::sleep(took * SHARE).await;
+    }
+}
+
+/// Once it is in force.
+fn tell(told: &watch::Sender<Arc<Told>>, world: &mut World, hub: &Hub) {
+    if let Some(policies) = world.touched_policies() {
+        let next = Told::after(&told.borrow(), policies, &hub.state());
+        told.send_replace(Arc::new(next));
     }
 }
 
@@ -177,11 +200,7 @@ fn policies(
     client: &Client,
     out: mpsc::Sender<Change>,
 ) -> Follower<DynamicObject, Keep> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, "AuthorizationPolicy"));
-    let resource = ApiResource {
-        plural: "authorizationpolicies".to_owned(),
-        ..resource
-    };
+    let resource = resource(group, version);
     let api_version = format!("{group}/{version}");
     Follower {
         api: Api::all_with(client.clone(), &resource),
@@ -193,6 +212,11 @@ fn policies(
         out,
         failure: None,
     }
+}
+
+fn resource(group: &str, version: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk(group, version, "AuthorizationPolicy");
+    ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies")
 }
 
 /// A kind that is always there: without it nothing can be served, and what was heard of it stays.

@@ -24,7 +24,7 @@ pub(crate) use resolve::octets;
 pub(crate) type Name = (String, String);
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Model {
     pub(crate) root_namespace: String,
     namespaces: BTreeMap<String, Namespace>,

@@ -123,6 +123,17 @@ impl Subscribers {
         gone
     }
 
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn get(&self, name: &Name) -> Option<&Subscriber> {
+        self.by_name.get(name)
+    }
+
+    /// The stream that speaks for it.
+    #[cfg(all(test, feature = "kubernetes"))]
+    pub(crate) fn newest(&self, name: &Name) -> Option<u64> {
+        self.by_name.get(name)?.streams.last().copied()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Name, &Subscriber)> {
         self.by_name.iter()
     }

@@ -22,11 +22,21 @@ pub(super) struct PolicyItem {
     /// Why it only denies.
     pub(super) errors: Vec<String>,
     pub(super) generation: i64,
+    pub(super) uid: String,
+    /// What somebody wrote about it: we, or one before us.
+    pub(super) status: Value,
 }
 
 impl PolicyItem {
     pub(super) fn keep(object: DynamicObject, api_version: &str) -> Option<Self> {
+        // Ours is the kind's plain name; Istio's may have one of the same name beside it.
+        let kind = match api_version.split_once('/') {
+            Some(("postern.dev", _)) | None => "AuthorizationPolicy".to_owned(),
+            Some((group, _)) => format!("AuthorizationPolicy.{group}"),
+        };
         let generation = object.metadata.generation.unwrap_or(0);
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        let status = object.data.get("status").cloned().unwrap_or_default();
         let namespace = object.metadata.namespace.clone().unwrap_or_default();
         let name = object.metadata.name.clone().unwrap_or_default();
         let mut document = json!({
@@ -37,14 +47,15 @@ impl PolicyItem {
         if let (Some(spec), Value::Object(document)) = (object.data.get("spec"), &mut document) {
             document.insert("spec".to_owned(), spec.clone());
         }
-        let (in_force, errors) = match read(&namespace, &name, &document) {
+        let origin = format!("{kind}/{namespace}/{name}");
+        let (in_force, errors) = match read(&origin, &document) {
             Ok(read) => match AuthorizationPolicy::from_object(&read) {
                 Ok(policy) => (policy, Vec::new()),
                 Err(errors) => (deny_what_it_selects(&read)?, errors),
             },
             Err(errors) => {
                 document.as_object_mut()?.remove("spec");
-                (deny_what_it_selects(&read(&namespace, &name, &document).ok()?)?, errors)
+                (deny_what_it_selects(&read(&origin, &document).ok()?)?, errors)
             }
         };
         let more = errors.len().saturating_sub(MAX_ERRORS);
@@ -56,10 +67,17 @@ impl PolicyItem {
             in_force,
             errors,
             generation,
+            uid,
+            status,
         })
+    }
+
+    /// Does it do the same?
+    pub(super) fn does_as(&self, other: &Self) -> bool {
+        self.in_force == other.in_force && self.errors == other.errors
     }
 }
 
-fn read(namespace: &str, name: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {
-    Object::from_json(document, &format!("AuthorizationPolicy/{namespace}/{name}"))
+fn read(origin: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {
+    Object::from_json(document, origin)
 }

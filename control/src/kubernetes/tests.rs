@@ -12,12 +12,13 @@ use crate::model::{Standing, Workload};
 use crate::state::State;
 
 #[path = "../../tests/streams/cluster/played.rs"]
-// What the tests over sockets need besides is not used here.
+// Other tests use other parts of it.
 #[allow(dead_code)]
-mod played;
+pub(super) mod played;
 
 mod following;
 mod replicas;
+mod statuses;
 mod what_it_means;
 
 use played::{ApiServer, Etcd, NAMESPACES, PODS, POLICIES, SERVICES, SLICES, namespace, pod, policy, service, slice};
@@ -28,11 +29,17 @@ const PATIENCE_OF_TESTS: Duration = Duration::from_secs(300);
 /// A replica of control, without its proxies.
 struct Replica {
     hub: Arc<Hub>,
+    leads: watch::Sender<bool>,
     _following: tokio::task::JoinHandle<Infallible>,
 }
 
 impl Replica {
     fn at(server: &Arc<ApiServer>) -> Self {
+        Self::leading(server, None, true)
+    }
+
+    /// In this pod of `postern-system`.
+    fn leading(server: &Arc<ApiServer>, pod: Option<&str>, leads: bool) -> Self {
         let hub = Arc::new(Hub::new(
             TrustDomain::parse("cluster.local").unwrap(),
             "postern-system".to_owned(),
@@ -41,11 +48,13 @@ impl Replica {
         ));
         let cluster = Cluster {
             client: server.client(),
-            own_pod: None,
+            own_pod: pod.map(|pod| ("postern-system".to_owned(), pod.to_owned())),
         };
-        let following = tokio::spawn(follow(Arc::clone(&hub), cluster));
+        let (leads, told) = watch::channel(leads);
+        let following = tokio::spawn(following(Arc::clone(&hub), cluster, told));
         Self {
             hub,
+            leads,
             _following: following,
         }
     }

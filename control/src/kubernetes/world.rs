@@ -90,6 +90,8 @@ enum Heard {
 #[derive(Debug, Default)]
 pub(super) struct World {
     stores: BTreeMap<Kind, Store>,
+    /// Something about our policies is new, be it their status.
+    touched: bool,
 }
 
 impl Kind {
@@ -135,7 +137,8 @@ impl World {
             Change::Listed { kind, items, revision } => {
                 let store = self.stores.entry(kind).or_default();
                 let items: BTreeMap<Name, Item> = items.into_iter().collect();
-                let same = store.heard.is_some() && store.items == items;
+                let same = store.heard.is_some() && all_the_same(&store.items, &items);
+                self.touched |= kind == Kind::Policies;
                 (store.items, store.heard, store.failure) = (items, Some(Heard::UpTo(revision)), None);
                 if same { Effect::Newer } else { kind.changed() }
             }
@@ -147,7 +150,12 @@ impl World {
             } => {
                 let store = self.stores.entry(kind).or_default();
                 store.newer(revision);
-                let same = store.items.get(&name) == item.as_ref();
+                let same = match (store.items.get(&name), &item) {
+                    (Some(before), Some(item)) => before.same(item),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                };
+                self.touched |= kind == Kind::Policies;
                 match item {
                     Some(item) => store.items.insert(name, item),
                     None => store.items.remove(&name),
@@ -213,6 +221,18 @@ impl World {
 
     fn items(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Item)> {
         self.stores.get(&kind).into_iter().flat_map(|store| &store.items)
+    }
+
+    /// Our policies, if anything about them is new since it was asked for last.
+    pub(super) fn touched_policies(&mut self) -> Option<impl Iterator<Item = (Name, PolicyItem)>> {
+        if !std::mem::take(&mut self.touched) {
+            return None;
+        }
+        let policies = self.items(Kind::Policies).filter_map(|(name, item)| match item {
+            Item::Policy(policy) => Some((name.clone(), PolicyItem::clone(policy))),
+            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) => None,
+        });
+        Some(policies)
     }
 
     /// Everything in force.
@@ -304,6 +324,24 @@ impl World {
             }
         }
     }
+}
+
+impl Item {
+    /// Does it mean the same? What people read about a policy is no part of that.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Policy(one), Self::Policy(other)) => one.does_as(other),
+            (one, other) => one == other,
+        }
+    }
+}
+
+fn all_the_same(before: &BTreeMap<Name, Item>, after: &BTreeMap<Name, Item>) -> bool {
+    before.len() == after.len()
+        && before
+            .iter()
+            .zip(after)
+            .all(|((a, before), (b, after))| a == b && before.same(after))
 }
 
 impl Store {
