@@ -77,8 +77,7 @@ async fn serve(args: Args) -> Result<(), String> {
             _ = interrupt.recv() => {}
         }
     });
-    let client = kube::Client::try_default().await;
-    let client = client.map_err(|error| format!("there is no cluster: {}", error_chain(&error)))?;
+    let client = postern_cluster::client().await.map_err(|error| error_chain(&error))?;
     let running = start(client, config).await;
     let running = running.map_err(|error| format!("cannot listen: {error}"))?;
     stopped.as_mut().await;
