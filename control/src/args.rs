@@ -113,9 +113,9 @@ pub fn run(args: Args) -> ExitCode {
 async fn source(args: &Args) -> Result<Source, String> {
     #[cfg(feature = "kubernetes")]
     if args.kubernetes {
-        let client = kube::Client::try_default()
+        let client = postern_cluster::client()
             .await
-            .map_err(|error| format!("no way to the cluster: {}", crate::error_chain(&error)))?;
+            .map_err(|error| crate::error_chain(&error))?;
         let namespace = client.default_namespace().to_owned();
         // The kubelet says it, if the Deployment asks for it.
         let own_pod = std::env::var("POD_NAME").ok().map(|name| (namespace, name));

@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
+use postern_cluster::lease::{self, Leadership};
 use postern_policy::document::Place;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -43,8 +44,13 @@ const TOGETHER: Duration = Duration::from_millis(20);
 const SHARE: u32 = 3;
 /// A change of one kind of policy is put in force once the other kind was heard up to it; but not later than this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Who leads writes statuses.
+const LEASE: &str = "postern-control";
 /// Changes that wait to be applied.
 const QUEUE: usize = 1024;
+
+/// Something while this replica leads.
+type Leads = watch::Receiver<Option<Leadership>>;
 
 /// The cluster that control serves.
 #[derive(Clone)]
@@ -65,14 +71,16 @@ impl std::fmt::Debug for Cluster {
 
 /// Follows the cluster and puts what it hears in force, for ever. The first time once everything was heard.
 pub(crate) async fn follow(hub: Arc<Hub>, cluster: Cluster) -> Infallible {
-    let (leads, leadership) = (watch::channel(true).1, std::future::pending());
-    tokio::select! {
-        never = following(hub, cluster, leads) => never,
-        never = leadership => never,
-    }
+    let namespace = cluster.client.default_namespace().to_owned();
+    let holder = cluster.own_pod.as_ref().map_or("control", |(_, pod)| pod);
+    let (leads, election) = lease::run(cluster.client.clone(), &namespace, LEASE, holder, lease::DURATION);
+    // Ends with this function.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(election);
+    following(hub, cluster, leads).await
 }
 
-async fn following(hub: Arc<Hub>, cluster: Cluster, leads: watch::Receiver<bool>) -> Infallible {
+async fn following(hub: Arc<Hub>, cluster: Cluster, leads: Leads) -> Infallible {
     let (out, mut changes) = mpsc::channel(QUEUE);
     // Ends with this function.
     let _followers = followers(&hub, &cluster.client, out);
@@ -82,11 +90,11 @@ async fn following(hub: Arc<Hub>, cluster: Cluster, leads: watch::Receiver<bool>
     let mut world = World::default();
     let mut first = true;
     loop {
-        let began = Instant::now();
         let Some(change) = changes.recv().await else {
             // The followers outlive the loop.
             return std::future::pending().await;
         };
+        let began = Instant::now();
         let mut effect = world.apply(change);
         let together = Instant::now() + TOGETHER;
         while let Ok(Some(change)) = tokio::time::timeout_at(together, changes.recv()).await {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::policies::PolicyItem;
-use super::{Cluster, resource};
+use super::{Cluster, Leads, resource};
 use crate::hub::Hub;
 use crate::model::Name;
 use crate::state::State;
@@ -79,7 +79,7 @@ pub(super) async fn keep(
     hub: Arc<Hub>,
     cluster: Cluster,
     told: watch::Receiver<Arc<Told>>,
-    leads: watch::Receiver<bool>,
+    leads: Leads,
 ) -> Infallible {
     let mut reporter = lease::Reporter::new(&cluster);
     let mut writer = Writer {
@@ -91,7 +91,7 @@ pub(super) async fn keep(
         let told = Arc::clone(&told.borrow());
         let own = counts(&hub, &told);
         reporter.report(&hub, &own).await;
-        if !*leads.borrow() {
+        if leads.borrow().is_none() {
             writer.written.clear();
             continue;
         }

@@ -29,7 +29,7 @@ const PATIENCE_OF_TESTS: Duration = Duration::from_secs(300);
 /// A replica of control, without its proxies.
 struct Replica {
     hub: Arc<Hub>,
-    leads: watch::Sender<bool>,
+    leads: watch::Sender<Option<Leadership>>,
     _following: tokio::task::JoinHandle<Infallible>,
 }
 
@@ -50,7 +50,7 @@ impl Replica {
             client: server.client(),
             own_pod: pod.map(|pod| ("postern-system".to_owned(), pod.to_owned())),
         };
-        let (leads, told) = watch::channel(leads);
+        let (leads, told) = watch::channel(leads.then_some(Leadership { epoch: 1 }));
         let following = tokio::spawn(following(Arc::clone(&hub), cluster, told));
         Self {
             hub,

@@ -7,6 +7,8 @@ mod api;
 mod bounds;
 mod bundle;
 mod changes;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod replicas;
 mod reports;
 mod snapshots;

@@ -126,7 +126,7 @@ async fn the_leader_adds_up_what_replicas_report_and_nobody_else_writes() {
     connect(&b, "web-1");
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(statuses(&etcd), 0, "nobody leads");
-    a.leads.send_replace(true);
+    a.leads.send_replace(Some(Leadership { epoch: 1 }));
     until(&etcd, |policy| policy["status"]["proxies"] == "3/3").await;
     let leases = etcd.all(LEASES);
     let lease = leases
