@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use postern_injector::inject::{Outcome, PodContext, Settings, inject};
+use postern_injector::review::Request;
 use postern_injector::verify_pod::{verify, verify_ephemeral};
-use serde_json::Value;
 
 const SETTINGS: &str = r#"{"ca":"ca:15012","control":"control:15010","image":"proxy:1","imagePullPolicy":"IfNotPresent",
 "metrics":{"annotations":true,"mutualTls":false},"proxy":{"accessLog":"denied","drainSeconds":25,"logLevel":"info",
 "resources":{"limits":{"memory":"128Mi"},"requests":{"cpu":"50m","memory":"32Mi"}}},"trustDomain":"cluster.local"}"#;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(review) = serde_json::from_slice::<Value>(data) else {
+    let Ok(request) = Request::parse(data) else {
         return;
     };
     let settings = Settings::parse(SETTINGS).expect("they are well-formed");
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
         roots_sha256: &roots,
         token: "0123456789abcdef0123456789abcdef",
     };
-    let pod = &review["request"]["object"];
+    let pod = &request.object;
     let _ = verify_ephemeral(pod, &context, &settings);
     let Outcome::Injected { patch, .. } = inject(pod, &context, &settings) else {
         return;

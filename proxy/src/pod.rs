@@ -66,6 +66,8 @@ impl Pod {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use clap::Parser as _;
+
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Pod, String> {
@@ -127,6 +129,36 @@ mod tests {
         ] {
             let error = read(variables).unwrap_err();
             assert!(error.contains(says), "{variables:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_injector_writes_is_understood() {
+        let sidecars = include_str!("../../injector/tests/golden/sidecars.json");
+        let sidecars: serde_json::Map<String, serde_json::Value> = serde_json::from_str(sidecars).unwrap();
+        assert!(sidecars.len() >= 40, "{}", sidecars.len());
+        for (name, sidecar) in sidecars {
+            let variable = |name: &'static str| {
+                let value = sidecar["env"][name].as_str().map(str::to_owned);
+                Ok(if name == "POD_IP" {
+                    Some("10.0.0.1".to_owned())
+                } else {
+                    value
+                })
+            };
+            let pod = Pod::read(variable, &Arc::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let text = |variable: &str| sidecar["env"][variable].is_string();
+            assert_eq!(pod.probes.is_some(), text("POSTERN_PROBES"), "{name}");
+            assert_eq!(pod.app_metrics.is_some(), text("POSTERN_APP_METRICS"), "{name}");
+            for list in ["args", "redirect"] {
+                let args = sidecar[list]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|arg| arg.as_str().unwrap());
+                let parsed = crate::config::Cli::try_parse_from(std::iter::once("postern-proxy").chain(args));
+                assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
+            }
         }
     }
 }

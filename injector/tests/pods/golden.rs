@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use postern_injector::inject::Outcome;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::invariants;
 use crate::world::Case;
@@ -59,6 +59,37 @@ fn every_golden_pod_becomes_what_was_reviewed() {
     assert!(
         differ.is_empty(),
         "run again with POSTERN_BLESS=1 and review: {differ:?}"
+    );
+}
+
+/// What the proxy is started with in each of them: its own tests read it (proxy/src/pod.rs), so that what is written here
+/// is what is understood there.
+#[test]
+fn every_golden_sidecar_is_in_the_file_that_the_proxys_tests_read() {
+    let mut sidecars = Map::new();
+    for (name, path) in golden() {
+        let case = read(&path);
+        if !matches!(case.inject(&case.pod), Outcome::Injected { .. }) {
+            continue;
+        }
+        let pod = case.patched(&case.pod);
+        let mut sidecar = json!({"args": pod["spec"]["initContainers"][1]["args"],
+            "redirect": pod["spec"]["initContainers"][0]["args"]});
+        for name in ["POSTERN_PROBES", "POSTERN_APP_METRICS"] {
+            if let Some(value) = invariants::variable(&pod, name) {
+                sidecar["env"][name] = value.into();
+            }
+        }
+        sidecars.insert(name, sidecar);
+    }
+    let told = format!("{:#}\n", Value::Object(sidecars));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sidecars.json");
+    if std::env::var_os("POSTERN_BLESS").is_some() {
+        std::fs::write(&path, &told).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(path).unwrap() == told,
+        "run again with POSTERN_BLESS=1 and review"
     );
 }
 

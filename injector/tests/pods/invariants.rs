@@ -10,6 +10,13 @@ use super::world::{Case, apply};
 pub(crate) fn hold(name: &str, case: &Case) {
     let outcome = case.inject(&case.pod);
     let once = apply(&case.pod, &outcome);
+    if let Outcome::Injected { warnings, .. } | Outcome::Skipped { warnings, .. } = &outcome {
+        // API servers may cut longer ones.
+        assert!(
+            warnings.iter().all(|warning| warning.chars().count() <= 256),
+            "{name}: {warnings:?}"
+        );
+    }
     match &outcome {
         Outcome::Refused { message } => assert!(message.len() > 20, "{name}: a refusal without a reason"),
         Outcome::Skipped { patch, .. } => {
