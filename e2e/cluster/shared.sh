@@ -130,15 +130,13 @@ load_image() {
 
 # The operator's command: the one named, or the newest that was built with its commands for a cluster, or a new one.
 find_postern() {
-    local built
+    local triple
     [ -z "${POSTERN:-}" ] || return 0
-    for built in $(ls -t target/{lab,release,debug}/postern 2>/dev/null); do
-        if "$built" edges --help >/dev/null 2>&1; then POSTERN=$PWD/$built && break; fi
-    done
-    if [ -z "${POSTERN:-}" ]; then
-        cargo build --locked --profile lab -p postern --features kubernetes || return 1
-        POSTERN=$PWD/target/lab/postern
-    fi
+    # Built as the images are, of whose parts it is made.
+    triple=$(rustc -vV | sed -n 's/^host: //p')
+    RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+        cargo build -q --locked --profile lab --target "$triple" --target-dir target/images-build -p postern --features kubernetes || return 1
+    POSTERN=$PWD/target/images-build/$triple/lab/postern
     export POSTERN
 }
 
