@@ -102,8 +102,21 @@ pub(crate) struct SvidArgs {
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     pub(crate) trust_domain: String,
     /// A file that holds a join token
-    #[arg(long, value_name = "PATH")]
-    pub(crate) join_token_file: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "kubernetes_token_file")]
+    #[arg(conflicts_with = "kubernetes_token_file")]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// In a pod: its projected service-account token for the audience `postern-ca`
+    #[arg(long, value_name = "PATH", requires = "roots_sha256_file")]
+    pub(crate) kubernetes_token_file: Option<PathBuf>,
+    /// In a pod: a file with the SHA-256 of each root that the CA may show (key `roots.sha256` of the ConfigMap
+    /// postern-ca-roots)
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "kubernetes_token_file",
+        conflicts_with = "join_token_file"
+    )]
+    pub(crate) roots_sha256_file: Option<PathBuf>,
     /// Gets svid.pem, key.pem (0600) and bundle.pem; made if it does not exist
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

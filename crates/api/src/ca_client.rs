@@ -35,7 +35,10 @@ use crate::transport::{self, DialError};
 
 mod kubernetes;
 
-pub use kubernetes::{KubernetesToken, KubernetesTokenError, RootPins, RootPinsError, issue_by_kubernetes_token};
+pub use kubernetes::{
+    KubernetesToken, KubernetesTokenError, RootPins, RootPinsError, issue_by_kubernetes_token,
+    issue_by_kubernetes_token_with_key,
+};
 
 /// What a renewal's signature covers before the CSR.
 pub const RENEWAL_CONTEXT: &[u8] = b"postern-renewal-v1\0";

@@ -32,6 +32,19 @@ pub async fn issue_by_kubernetes_token(
     request.send(channel, &held).await.map(|(issued, _)| issued)
 }
 
+/// By the token, from a CA that is known by `pins` alone, with the private key (PKCS#8, DER) beside it: for writing files that
+/// a foreign program reads.
+pub async fn issue_by_kubernetes_token_with_key(
+    address: &str,
+    token: &KubernetesToken,
+    pins: &RootPins,
+    trust_domain: &TrustDomain,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
+    let (channel, first) = by_any_pin(address, pins, trust_domain).await?;
+    let attestation = pb::issue_request::Attestation::KubernetesToken(token.expose().to_owned());
+    Request::new(attestation, first.sequence())?.send(channel, &first).await
+}
+
 async fn by_any_pin(
     address: &str,
     pins: &RootPins,
