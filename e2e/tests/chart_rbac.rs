@@ -75,8 +75,6 @@ const GRANTS: &[Grant] = &[
         why: "the roots that sidecars are given", code: ("injector/src", "ConfigMap") },
     Grant { who: "postern-injector", place: OWN, group: "", resource: "secrets", object: "postern-injector-tls", verbs: &["get", "update"],
         why: "the serving certificate that its replicas share", code: ("crates/cluster/src", "Secret") },
-    Grant { who: "postern-injector", place: OWN, group: "coordination.k8s.io", resource: "leases", object: "postern-injector", verbs: &["get", "update"],
-        why: "one replica rotates the certificate", code: ("crates/cluster/src", "Lease") },
 ];
 
 /// ClusterRoles that the chart binds to nobody: people are bound to them.

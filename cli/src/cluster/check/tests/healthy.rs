@@ -152,11 +152,7 @@ pub(super) fn healthy() -> Facts {
             deployment("injector")
         ]))),
         budgets: Ok(typed(json!([budget("ca"), budget("control"), budget("injector")]))),
-        leases: Ok(typed(json!([
-            lease("ca", now),
-            lease("control", now),
-            lease("injector", now)
-        ]))),
+        leases: Ok(typed(json!([lease("ca", now), lease("control", now)]))),
         roots: Ok(Some(typed(json!({
             "metadata": { "name": "postern-ca-roots", "namespace": "postern-system" },
             "data": { "roots.pem": minted().ca, "roots.sha256": sha256(&minted().ca), "trust-domain": "cluster.local" },
