@@ -1,9 +1,9 @@
 //! Admission webhooks: pods of labelled namespaces get the sidecar, policies are checked before they are stored.
 //!
 //! ```text
-//! AdmissionReview -> review (which webhook, which namespace) -> inject      -> JSON Patch, warnings, or why not
-//!                                                            -> verify_pod  -> is what was injected still whole?
-//!                                                            -> policy      -> path and nearest name of what is wrong
+//! TLS -> server (connections, answering) -> review -> server::webhook -> inject     -> JSON Patch, warnings, or why not
+//!        namespaces, roots (what is known of the cluster) ------^     -> verify_pod -> is what was injected still whole?
+//!                                                                     -> policies   -> path and nearest name of what is wrong
 //! ```
 //!
 //! [`inject`] and [`verify_pod`] are pure: no I/O, clock or randomness. What they need of the cluster is a [`PodContext`],

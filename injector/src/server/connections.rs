@@ -1,8 +1,10 @@
 //! Connections of the API server, and of anybody else who comes: nobody shows who he is, so all is bounded.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -20,6 +22,8 @@ use super::answering::Answering;
 
 /// Each API server keeps a few; past this they wait.
 const MAX_CONNECTIONS: usize = 256;
+/// Of one address: one stranger does not take the place of API servers. Behind some networks they share an address.
+const MAX_OF_ADDRESS: usize = 64;
 /// Two round trips and a signature.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// A head comes at once; a silent connection of HTTP/1.1 ends after this.
@@ -48,6 +52,7 @@ pub(super) async fn serve(
         Err(error) => return tracing::error!(reason = "tls", "webhooks cannot be served: {error}"),
     };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -59,20 +64,59 @@ pub(super) async fn serve(
             accepted = accepted => accepted,
             () = draining(&mut phase) => break,
         };
-        let Ok((tcp, _)) = accepted else {
+        let Ok((tcp, peer)) = accepted else {
             // Out of descriptors or memory: the backlog waits, we do not spin.
             sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // Closed at once past its bound.
+        let Some(place) = Place::take(&places, peer.ip()) else {
             continue;
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&config));
         let (answering, phase) = (Arc::clone(&answering), phase.clone());
         connections.spawn(async move {
             connection(tcp, acceptor, answering, phase).await;
-            drop(permit);
+            drop((permit, place));
         });
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Open connections of each address.
+#[derive(Default)]
+struct Places(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them; given back when dropped.
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(places: &Arc<Places>, address: IpAddr) -> Option<Self> {
+        let mut open = places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.entry(address).or_default();
+        if *own >= MAX_OF_ADDRESS {
+            return None;
+        }
+        *own += 1;
+        let places = Arc::clone(places);
+        Some(Self { places, address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = open.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
 }
 
 /// Until it is time to end what is open.

@@ -98,3 +98,19 @@ async fn without_a_certificate_no_handshake_succeeds_and_readiness_says_why() {
     world.cluster.certificate.serve(key, published());
     assert!(readiness().await.contains("namespaces are not known"));
 }
+
+#[tokio::test]
+async fn one_address_has_64_connections_and_gets_them_back() {
+    let world = World::start().await;
+    let caller = world.caller();
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(caller.http2().await.unwrap());
+    }
+    assert!(caller.http2().await.is_err());
+    open.pop();
+    // The other side has to see it first.
+    while caller.http2().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
