@@ -19,8 +19,11 @@ pub enum ClusterError {
 ///
 /// It waits for an answer as long as it takes (watches are open for ever): whoever calls sets a deadline.
 pub async fn client() -> Result<Client, ClusterError> {
-    let config = Config::infer()
+    let mut config = Config::infer()
         .await
         .map_err(|error| ClusterError::NotConfigured(Box::new(error)))?;
+    // By default kube repeats a call that was answered 429 or 503 for minutes, unseen. Every caller of ours has a deadline
+    // and its own next attempt.
+    config.default_retry = false;
     Client::try_from(config).map_err(|error| ClusterError::Configuration(Box::new(error)))
 }

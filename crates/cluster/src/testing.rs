@@ -94,7 +94,10 @@ impl ApiServer {
     pub fn client(&self) -> Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let uri = format!("http://{}", self.address).parse().unwrap();
-        Client::try_from(Config::new(uri)).unwrap()
+        let mut config = Config::new(uri);
+        // As in `crate::client`.
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
     }
     /// Puts an object at its path, as if somebody had written it.
     pub fn put(&self, path: &str, object: Value) {
