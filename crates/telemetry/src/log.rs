@@ -6,6 +6,9 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// It logs each failed call as an error, dozens a second while an API server restarts; whoever called says so, once.
+const KUBE_CALLS: &str = "kube_client::client::builder";
+
 /// Sets the process's subscriber; a second call changes nothing. A malformed filter is reported and `info` used.
 pub fn init() {
     let info = || Targets::new().with_default(LevelFilter::INFO);
@@ -16,6 +19,11 @@ pub fn init() {
             eprintln!("POSTERN_LOG={text:?} is no log filter ({error}); using info");
             info()
         }),
+    };
+    let filter = if filter.iter().any(|(target, _)| target.starts_with(KUBE_CALLS)) {
+        filter
+    } else {
+        filter.with_target(KUBE_CALLS, LevelFilter::OFF)
     };
     let lines = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
     // Fails only if a subscriber is already set: the first one stays.
