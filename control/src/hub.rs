@@ -203,8 +203,14 @@ impl Hub {
             }
         }
         for file in previous.bad.keys().filter(|file| !next.bad.contains_key(*file)) {
-            tracing::info!(file, "the file is good again");
-            self.event("info", format!("{file} is good again"));
+            // An object may as well be gone.
+            let now = if next.shared_count {
+                "not refused any more"
+            } else {
+                "good again"
+            };
+            tracing::info!(file, "it is {now}");
+            self.event("info", format!("{file} is {now}"));
         }
         let before: BTreeSet<&String> = previous.model.conditions.iter().collect();
         let after: BTreeSet<&String> = next.model.conditions.iter().collect();

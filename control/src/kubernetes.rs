@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::hub::Hub;
 
+mod complaint;
 mod follow;
 mod istio;
 mod namespaces;
@@ -34,6 +35,7 @@ mod services;
 mod status;
 mod world;
 
+use complaint::Complaint;
 use follow::{Follower, NoSuchKind};
 use status::Told;
 use world::{Change, Effect, Item, Kind, World};
@@ -159,7 +161,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: move |pod| pods::PodItem::keep(pod, &domain).map(Item::Pod),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
-        failure: None,
+        complaint: Complaint::default(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Namespace>::all(client.clone()),
@@ -167,7 +169,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |namespace| Some(Item::Namespace(namespaces::NamespaceItem::keep(namespace))),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
-        failure: None,
+        complaint: Complaint::default(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Service>::all(client.clone()),
@@ -175,7 +177,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |service| services::ServiceItem::keep(service).map(Item::Service),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
-        failure: None,
+        complaint: Complaint::default(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<EndpointSlice>::all(client.clone()),
@@ -183,7 +185,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         keep: |slice| services::SliceItem::keep(slice).map(Item::Slice),
         wanted: hub.watch_wanted(false),
         out: out.clone(),
-        failure: None,
+        complaint: Complaint::default(),
     }));
     tasks.spawn(keep_on(policies(
         "postern.dev",
@@ -218,7 +220,7 @@ fn policies(
         }),
         wanted: hub.watch_wanted(true),
         out,
-        failure: None,
+        complaint: Complaint::default(),
     }
 }
 

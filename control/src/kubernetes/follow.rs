@@ -14,6 +14,7 @@ use postern_api::ca_client::Backoff;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 
+use super::complaint::Complaint;
 use super::world::{Change, Item, Kind};
 use crate::error_chain;
 use crate::hub::Wanted;
@@ -53,8 +54,7 @@ pub(super) struct Follower<K, F> {
     pub(super) keep: F,
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) out: mpsc::Sender<Change>,
-    /// What was said last.
-    pub(super) failure: Option<String>,
+    pub(super) complaint: Complaint,
 }
 
 /// There is no such kind on this API server.
@@ -80,7 +80,7 @@ where
                 }
             };
             backoff.reset();
-            self.failure = None;
+            self.complaint.over();
             let (kind, revision) = (self.kind, number(&at));
             if self.out.send(Change::Listed { kind, items, revision }).await.is_err() {
                 return NoSuchKind;
@@ -200,11 +200,7 @@ where
 
     async fn say(&mut self, what: &str, error: &kube::Error) {
         let why = format!("{} {what}: {}", self.kind.word(), why(error));
-        // While it is away it is asked every second.
-        if self.failure.as_ref() != Some(&why) {
-            tracing::warn!(reason = "cluster", "{why}");
-            self.failure = Some(why.clone());
-        }
+        self.complaint.say(&why);
         let _ = self.out.send(Change::Failed { kind: self.kind, why }).await;
     }
 }

@@ -19,7 +19,7 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 
 /// Follows them while they are there. Their policies go when the API server says that there is no such kind, and not before.
 pub(super) async fn follow(hub: &Hub, client: Client, out: mpsc::Sender<Change>) -> NoSuchKind {
-    let kind = Kind::IstioPolicies;
+    let (kind, mut complaint) = (Kind::IstioPolicies, super::Complaint::default());
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     loop {
         let mut wait = LOOK_AGAIN;
@@ -31,13 +31,14 @@ pub(super) async fn follow(hub: &Hub, client: Client, out: mpsc::Sender<Change>)
                 wait = LOOK_SOON;
             }
             Ok(_) => {
+                complaint.over();
                 if out.send(Change::Absent { kind }).await.is_err() {
                     return NoSuchKind;
                 }
             }
             Err(error) => {
                 let why = format!("customresourcedefinitions {CRD}: {}", super::follow::why(&error));
-                tracing::warn!(reason = "cluster", "{why}");
+                complaint.say(&why);
                 let _ = out.send(Change::Failed { kind, why }).await;
                 wait = LOOK_SOON;
             }

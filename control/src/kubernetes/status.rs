@@ -199,7 +199,11 @@ fn status(policy: &Policy, count: Count, before: &Value, now: OffsetDateTime) ->
     let accepted = match policy.item.errors.as_slice() {
         [] => make("Accepted", "True", "Accepted", "it is read as it is meant".to_owned()),
         errors => {
-            let message = format!("it denies what it selects until it is mended: {}", errors.join("; "));
+            // Whose status it is, is known.
+            let origin = format!("{}:", policy.item.in_force.place.file);
+            let errors = errors.iter().map(|error| error.trim_start_matches(&origin));
+            let errors = errors.collect::<Vec<_>>().join("; ");
+            let message = format!("it denies what it selects until it is mended: {errors}");
             make("Accepted", "False", "Invalid", message)
         }
     };

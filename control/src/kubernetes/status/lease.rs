@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Count;
 use crate::hub::Hub;
 use crate::kubernetes::Cluster;
+use crate::kubernetes::complaint::Complaint;
 use crate::model::Name;
 
 const PREFIX: &str = "postern-control-";
@@ -32,6 +33,8 @@ pub(super) struct Reporter {
     written: Option<(Instant, String)>,
     /// By Lease: what it said last, and when we heard it.
     heard: HashMap<String, (String, Instant)>,
+    complaint: Complaint,
+    unheard: Complaint,
 }
 
 /// What another replica says.
@@ -58,6 +61,8 @@ impl Reporter {
             own: cluster.own_pod.clone(),
             written: None,
             heard: HashMap::new(),
+            complaint: Complaint::default(),
+            unheard: Complaint::default(),
         }
     }
 
@@ -81,10 +86,13 @@ impl Reporter {
             .get(&(namespace, pod.clone()))
             .map(|w| w.document.instance.clone());
         match self.put(&pod, uid, &text).await {
-            Ok(()) => self.written = Some((Instant::now(), text)),
+            Ok(()) => {
+                self.complaint.over();
+                self.written = Some((Instant::now(), text));
+            }
             Err(error) => {
                 let why = crate::kubernetes::follow::why(&error);
-                tracing::warn!(reason = "lease", "Lease {PREFIX}{pod}: {why}");
+                self.complaint.say(&format!("Lease {PREFIX}{pod}: {why}"));
             }
         }
     }
@@ -125,9 +133,13 @@ impl Reporter {
     /// What the other replicas that live say; `None` if they cannot be asked: a sum without them would be wrong.
     pub(super) async fn others(&mut self) -> Option<Vec<Reported>> {
         let leases = match self.leases.list(&ListParams::default()).await {
-            Ok(leases) => leases.items,
+            Ok(leases) => {
+                self.unheard.over();
+                leases.items
+            }
             Err(error) => {
-                tracing::warn!(reason = "lease", "Leases: {}", crate::kubernetes::follow::why(&error));
+                let why = crate::kubernetes::follow::why(&error);
+                self.unheard.say(&format!("Leases of other replicas: {why}"));
                 return None;
             }
         };

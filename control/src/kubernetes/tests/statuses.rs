@@ -104,7 +104,7 @@ async fn a_policy_that_is_not_accepted_says_what_is_wrong_and_where() {
         (&json!("False"), &json!("Invalid"))
     );
     let message = accepted["message"].as_str().unwrap();
-    let says = "it denies what it selects until it is mended: AuthorizationPolicy/shop/p:spec.action";
+    let says = "it denies what it selects until it is mended: spec.action";
     assert!(
         message.starts_with(says) && message.contains("did you mean `DENY`?"),
         "{message}"

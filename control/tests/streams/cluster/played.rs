@@ -294,14 +294,16 @@ impl ApiServer {
                 };
                 if let Some((revision, event)) = next {
                     tokio::select! {
-                        () = server.through(collection) => {}
+                        biased;
                         _ = cut.changed() => return None,
+                        () = server.through(collection) => {}
                     }
                     *at = revision;
                     return Some((Ok::<_, Infallible>(line(&event)), state));
                 }
                 let bookmark_at = *ends - std::time::Duration::from_secs(2);
                 tokio::select! {
+                    biased;
                     _ = cut.changed() => return None,
                     _ = revision.changed() => {}
                     () = tokio::time::sleep_until(bookmark_at) => {
