@@ -28,9 +28,11 @@ pub(crate) type Name = (String, String);
 pub(crate) struct Model {
     pub(crate) root_namespace: String,
     namespaces: BTreeMap<String, Namespace>,
-    pub(crate) workloads: BTreeMap<Name, Workload>,
+    pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
+    /// Where in them those of a namespace are.
+    policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
     by_cluster_ip: HashMap<IpAddr, Name>,
@@ -98,7 +100,11 @@ impl Model {
                     model.services.insert(key, Arc::clone(service));
                 }
                 Document::Workload(workload) => workloads.push(workload),
-                Document::Policy(policy) => model.policies.push(policy.clone()),
+                Document::Policy(policy) => {
+                    let of_namespace = model.policies_in.entry(policy.namespace.clone()).or_default();
+                    of_namespace.push(model.policies.len());
+                    model.policies.push(policy.clone());
+                }
             }
         }
         let meshed: HashSet<&str> = workloads
@@ -114,7 +120,7 @@ impl Model {
             }
             let instance = (document.namespace.clone(), document.instance.clone());
             model.by_instance.insert(instance, workload.key());
-            model.workloads.insert(workload.key(), workload);
+            model.workloads.insert(workload.key(), Arc::new(workload));
         }
         model.connect_services();
         model.settle_protocols();
@@ -203,7 +209,7 @@ impl Model {
                 let service = self.services.get(service)?;
                 service.ports.iter().find(|p| p.number == *port)?.declared
             });
-            let Some(workload) = self.workloads.get_mut(workload) else {
+            let Some(workload) = self.workloads.get_mut(workload).map(Arc::make_mut) else {
                 continue;
             };
             let own = workload
@@ -235,7 +241,7 @@ impl Model {
         }
         // A captured workload need not list its ports, as a pod need not.
         for (workload, number, protocol) in undeclared {
-            if let Some(workload) = self.workloads.get_mut(&workload) {
+            if let Some(workload) = self.workloads.get_mut(&workload).map(Arc::make_mut) {
                 workload.ports.push(Port {
                     name: String::new(),
                     number,
@@ -258,18 +264,34 @@ impl Model {
                 .any(|(namespace, _)| namespace == name)
     }
 
+    /// With the workloads of the model before it, where they are the same: that is quick to see for whoever follows one.
+    pub(crate) fn sharing(mut self, before: &Self) -> Self {
+        for (name, workload) in &mut self.workloads {
+            if let Some(before) = before.workloads.get(name).filter(|before| *before == workload) {
+                *workload = Arc::clone(before);
+            }
+        }
+        self
+    }
+
     /// Whose SVID says `instance`, in this namespace.
     pub(crate) fn by_instance(&self, namespace: &str, instance: &str) -> Option<&Workload> {
         let name = self.by_instance.get(&(namespace.to_owned(), instance.to_owned()))?;
-        self.workloads.get(name)
+        self.workloads.get(name).map(Arc::as_ref)
     }
 
     /// The policies that select a workload.
     pub(crate) fn policies_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a AuthorizationPolicy> {
         let document = &workload.document;
-        self.policies
+        let of = |namespace: &str| self.policies_in.get(namespace).map_or(&[][..], Vec::as_slice);
+        let in_root = of(&self.root_namespace)
             .iter()
-            .filter(|policy| policy.selects(&self.root_namespace, &document.namespace, &document.labels))
+            .filter(|_| document.namespace != self.root_namespace);
+        let mut places: Vec<usize> = of(&document.namespace).iter().chain(in_root).copied().collect();
+        // In the order of their documents.
+        places.sort_unstable();
+        let policies = places.into_iter().filter_map(|at| self.policies.get(at));
+        policies.filter(|policy| policy.selects(&self.root_namespace, &document.namespace, &document.labels))
     }
 
     /// Every address that somebody may ask about.

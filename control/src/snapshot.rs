@@ -78,7 +78,7 @@ pub(crate) fn bundles(bundles: &Bundles, version: u64) -> wire::BundleSet {
 }
 
 /// What a proxy asked for, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Name(String, u16),
     Address(IpAddr, u16),

@@ -6,11 +6,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_api::ca::v1 as ca;
 use postern_api::control::v1 as wire;
+use postern_api::control::v1::destination::State as Answer;
 
 use crate::model::Model;
+use crate::snapshot::Target;
 use crate::source::Load;
 #[cfg(feature = "kubernetes")]
 use crate::source::Revisions;
+
+mod answers;
+
+use answers::Answers;
 
 /// What the source says, and under which versions.
 #[derive(Debug, Default)]
@@ -27,12 +33,13 @@ pub(crate) struct State {
     pub(crate) model: Arc<Model>,
     /// Refused files or objects, and why.
     pub(crate) bad: BTreeMap<String, Vec<String>>,
+    answers: Arc<Answers>,
 }
 
 impl State {
     /// The state after `load`.
     pub(crate) fn after(previous: &Self, load: Load, root_namespace: &str, now: SystemTime) -> Self {
-        let model = Model::build(root_namespace, &load);
+        let model = Model::build(root_namespace, &load).sharing(&previous.model);
         let (version, policy_revision) = match load.revisions {
             Some(revisions) => (revisions.others.max(1), revisions.policies.max(1)),
             None => {
@@ -48,6 +55,7 @@ impl State {
             shared_count: load.revisions.is_some(),
             model: Arc::new(model),
             bad: load.bad,
+            answers: Arc::new(Answers::after(&previous.answers)),
         }
     }
 
@@ -61,7 +69,13 @@ impl State {
             shared_count: self.shared_count,
             model: Arc::clone(&self.model),
             bad: self.bad.clone(),
+            answers: Arc::clone(&self.answers),
         }
+    }
+
+    /// What a proxy of this namespace is told about a target.
+    pub(crate) fn answer(&self, target: &Target, namespace: &str) -> Arc<Answer> {
+        self.answers.get(&self.model, target, namespace)
     }
 
     /// What a snapshot of this kind counts as.

@@ -62,7 +62,7 @@ struct Sent {
 #[derive(Debug)]
 struct Subscription {
     target: Target,
-    sent: Option<wire::destination::State>,
+    sent: Option<Arc<wire::destination::State>>,
 }
 
 pub(super) struct Session {
@@ -74,6 +74,8 @@ pub(super) struct Session {
     out: mpsc::Sender<Answer>,
     state: watch::Receiver<Arc<State>>,
     bundles: watch::Receiver<Arc<Bundles>>,
+    /// The state that was looked at last.
+    seen: Option<Arc<State>>,
     pending: BTreeSet<Item>,
     sent: Sent,
     destinations: HashMap<u64, Subscription>,
@@ -114,6 +116,7 @@ impl Session {
             out,
             state,
             bundles,
+            seen: None,
             pending: BTreeSet::from([Item::Quarantine]),
             sent: Sent::default(),
             destinations: HashMap::new(),
@@ -140,6 +143,28 @@ impl Session {
             self.hub.want_others(others);
         }
         self.waits_until = Some(Instant::now() + CATCH_UP);
+    }
+
+    /// Marks what may be different in this state. Most changes of a cluster are no affair of most proxies: that is seen here
+    /// without making a message.
+    fn mark(&mut self, state: Arc<State>) {
+        let before = self.seen.replace(Arc::clone(&state)).unwrap_or_default();
+        let own = |state: &State| state.model.workloads.get(&self.name).cloned();
+        let same = match (own(&before), own(&state)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(&before, &now),
+            (None, _) | (_, None) => false,
+        };
+        if !same {
+            self.pending.insert(Item::Workload);
+        }
+        if !same || before.policy_version != state.policy_version {
+            self.pending.insert(Item::Policies);
+        }
+        if self.sent.ranges.is_none() || before.model.ranges != state.model.ranges {
+            self.pending.insert(Item::Ranges);
+        }
+        self.pending
+            .extend(self.destinations.keys().map(|id| Item::Destination(*id)));
     }
 
     /// Is this state as new as what the proxy has?
@@ -185,8 +210,7 @@ impl Session {
                         refuse(&self.hub, &self.peer, &self.out, refusal).await;
                         return "refused";
                     }
-                    self.pending.extend([Item::Workload, Item::Policies, Item::Ranges]);
-                    self.pending.extend(self.destinations.keys().map(|id| Item::Destination(*id)));
+                    self.mark(state);
                 }
                 changed = self.bundles.changed() => {
                     if changed.is_err() {

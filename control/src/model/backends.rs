@@ -85,7 +85,7 @@ impl Model {
             let target = workload.target(&port.target)?;
             let port = workload.ports.iter().find(|p| p.number == target)?.clone();
             let ip = workload.address_for(asked)?;
-            let workload = Some(workload);
+            let workload = Some(workload.as_ref());
             Some(Behind { workload, port, ip })
         });
         found.collect()

@@ -87,7 +87,7 @@ impl Model {
             .get(&ip)
             .into_iter()
             .flatten()
-            .filter_map(|name| self.workloads.get(name))
+            .filter_map(|name| self.workloads.get(name).map(AsRef::as_ref))
             .collect();
         if here.is_empty() {
             return State::Outside(wire::Outside {});

@@ -1,5 +1,7 @@
 //! Makes the next message, from what is in force now; nothing if the proxy has it already.
 
+use std::sync::Arc;
+
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_message::Message;
 
@@ -110,18 +112,20 @@ impl Session {
 
     fn destination(&mut self, state: &State, id: u64) -> Option<Message> {
         let subscription = self.destinations.get_mut(&id)?;
-        let answer = subscription.target.answer(&state.model, &self.name.0);
-        if subscription.sent.as_ref() == Some(&answer) {
+        let answer = state.answer(&subscription.target, &self.name.0);
+        if let Some(sent) = &subscription.sent
+            && (Arc::ptr_eq(sent, &answer) || *sent == answer)
+        {
             return None;
         }
-        subscription.sent = Some(answer.clone());
+        subscription.sent = Some(Arc::clone(&answer));
         self.versions.insert(wire::Kind::Destination as i32, state.version);
         Some(Message::Destination(wire::Destination {
             // Each destination has a version of its own, and an answer changes only with the state. One counter for all of
             // them would begin lower on the next stream than what this one gave to the last of several.
             version: state.version,
             id,
-            state: Some(answer),
+            state: Some(wire::destination::State::clone(&answer)),
         }))
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::super::tests::played;
 use super::*;
 use crate::model::Model;
+use crate::state::State;
 
 fn item(kind: Kind, object: &Value) -> Option<Item> {
     let domain = TrustDomain::parse("cluster.local").unwrap();
@@ -228,10 +229,33 @@ fn measure_a_change_among_2000_pods() {
         building.push(began.elapsed());
         assert_eq!(model.workloads.len(), 2000);
     }
+    // What every proxy's stream does about a policy that concerns all: 2,000 that each follow 5 Services.
+    let mut state = State::after(
+        &State::default(),
+        world.load(),
+        "postern-system",
+        std::time::SystemTime::now(),
+    );
+    let ask = |state: &State| {
+        for workload in state.model.workloads.values() {
+            std::hint::black_box(crate::snapshot::workload(&state.model, workload, 0));
+            let all = postern_policy::FeatureSet::all();
+            std::hint::black_box(crate::snapshot::policies(&state.model, workload, all, 0));
+            for s in 0..5 {
+                let target = crate::snapshot::Target::Address([10, 96, 1, s].into(), 80);
+                std::hint::black_box(state.answer(&target, "n1"));
+            }
+        }
+    };
+    ask(&state);
+    state = State::after(&state, world.load(), "postern-system", std::time::SystemTime::now());
+    let began = Instant::now();
+    ask(&state);
+    let streams = began.elapsed();
     loading.sort();
     building.sort();
     println!(
-        "load {:?} (max {:?}), model {:?} (max {:?})",
+        "load {:?} (max {:?}), model {:?} (max {:?}), 2,000 streams {streams:?}",
         loading[25], loading[49], building[25], building[49]
     );
 }
