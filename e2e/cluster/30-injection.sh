@@ -33,11 +33,11 @@ holds "what is left out of the mesh is a warning in kubectl's output" warns
 host_network() { local said; said=$(pod '' '"hostNetwork": true,' | k apply --dry-run=server -f - 2>&1); grep -qi 'warning.*hostNetwork' <<<"$said" || { echo "$said"; return 1; }; }
 holds "a pod in the host's network is skipped, with a warning" host_network
 pod_security() { # A namespace that enforces Pod Security `baseline` refuses NET_ADMIN, and the injector says why
-    k create ns e2e-baseline --dry-run=client -o yaml | k apply -f - >/dev/null
-    k label --overwrite ns e2e-baseline postern.dev/inject=enabled pod-security.kubernetes.io/enforce=baseline >/dev/null
-    k -n e2e-baseline create sa web >/dev/null 2>&1
-    local said; said=$(until_true 10 k -n e2e-baseline get sa web >/dev/null; pod '' | sed 's/"namespace": "shop"/"namespace": "e2e-baseline"/' | k apply --dry-run=server -f - 2>&1)
-    k delete ns e2e-baseline --wait=false >/dev/null
+    k create ns e2e-baseline-$STAMP --dry-run=client -o yaml | k apply -f - >/dev/null
+    k label --overwrite ns e2e-baseline-$STAMP postern.dev/inject=enabled pod-security.kubernetes.io/enforce=baseline >/dev/null
+    k -n e2e-baseline-$STAMP create sa web >/dev/null 2>&1
+    local said; said=$(until_true 10 k -n e2e-baseline-$STAMP get sa web >/dev/null; pod '' | sed "s/shop/e2e-baseline-$STAMP/" | k apply --dry-run=server -f - 2>&1)
+    k delete ns e2e-baseline-$STAMP --wait=false >/dev/null
     grep -q 'NET_ADMIN' <<<"$said" && grep -qi 'forbidden' <<<"$said" || { echo "$said"; return 1; }
 }
 holds "Pod Security baseline refuses NET_ADMIN, and the output says so" pod_security

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # The injector's golden specs on a real API server, which validates what comes of them; how long a review takes
-ns=e2e-golden
+ns=e2e-golden-$STAMP
 k create ns $ns --dry-run=client -o yaml | k apply -f - >/dev/null
 k label --overwrite ns $ns postern.dev/inject=enabled >/dev/null
 for account in $(grep -hoE 'serviceAccountName: [a-z0-9-]+' injector/tests/golden/*.in.yaml | cut -d' ' -f2 | sort -u); do
-    k -n $ns create sa "$account" --dry-run=client -o yaml | k apply -f - >/dev/null
+    k -n $ns create sa "$account" >/dev/null 2>&1
 done
 until_true 20 k -n $ns get sa default >/dev/null
 
@@ -18,7 +18,7 @@ rm -rf "$pods_json" && mkdir -p "$pods_json"
 for file in injector/tests/golden/*.in.yaml; do
     case=$(basename "$file" .in.yaml)
     usable "$file" || continue
-    said=$(pod_of "$file" | k create --dry-run=server --validate=ignore -o json -f - 2>&1)
+    said=$(pod_of "$file" | k -n $ns create --dry-run=server --validate=ignore -o json -f - 2>&1)
     status=$?
     case $case in
         refused_*)
@@ -30,7 +30,7 @@ for file in injector/tests/golden/*.in.yaml; do
         *)
             if [ $status = 0 ] && grep -q '"name": "postern-proxy"' <<<"$said"; then
                 accepted=$((accepted + 1))
-                pod_of "$file" | k create --dry-run=client --validate=ignore -o json -f - >"$pods_json/$case.json" 2>/dev/null || rm -f "$pods_json/$case.json"
+                pod_of "$file" | k -n $ns create --dry-run=client --validate=ignore -o json -f - >"$pods_json/$case.json" 2>/dev/null || rm -f "$pods_json/$case.json"
             else
                 wrong+="$case: $(tail -c 400 <<<"$said"); "
             fi

@@ -2,7 +2,7 @@
 # The operators' commands as a user with a certificate, one with a token, and one who may not
 users=$OUT/users
 rm -rf "$users" && mkdir -p "$users"
-k create ns e2e-users --dry-run=client -o yaml | k apply -f - >/dev/null
+k create ns e2e-users-$STAMP --dry-run=client -o yaml | k apply -f - >/dev/null
 cluster_config() { k config view --minify --flatten -o json | json '{"server": j["clusters"][0]["cluster"]["server"], "ca": j["clusters"][0]["cluster"].get("certificate-authority-data", "")}'; }
 config() { # FILE USER-JSON
     cluster_config | FILE_USER=$2 json '{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}], "clusters": [{"name": "c", "cluster": {"server": j["server"], "certificate-authority-data": j["ca"]}}], "users": [{"name": "u", "user": json.loads(__import__("os").environ["FILE_USER"])}]}' >"$1"
@@ -21,12 +21,12 @@ Y
     k create clusterrolebinding e2e-jane --clusterrole=view --user=e2e-jane --dry-run=client -o yaml | k apply -f - >/dev/null
 }
 token_user() { # NAME
-    k -n e2e-users create sa "$1" --dry-run=client -o yaml | k apply -f - >/dev/null
-    config "$users/$1" "{\"token\": \"$(k -n e2e-users create token "$1")\"}"
+    k -n e2e-users-$STAMP create sa "$1" --dry-run=client -o yaml | k apply -f - >/dev/null
+    config "$users/$1" "{\"token\": \"$(k -n e2e-users-$STAMP create token "$1")\"}"
 }
 holds "a user with a certificate is made" certificate_user
 token_user carl && token_user frank
-k create clusterrolebinding e2e-carl --clusterrole=view --serviceaccount=e2e-users:carl --dry-run=client -o yaml | k apply -f - >/dev/null
+k create clusterrolebinding e2e-carl --clusterrole=view --serviceaccount=e2e-users-$STAMP:carl --dry-run=client -o yaml | k apply -f - >/dev/null
 
 as() { local who=$1; shift; KUBECONFIG=$users/$who "$POSTERN" "$@"; }
 for who in jane carl; do
@@ -49,6 +49,6 @@ check_all() { "$POSTERN" check -o json >"$OUT/check.json" 2>"$OUT/check.err"; lo
 holds "check: all is well" check_all
 check_proxies() { "$POSTERN" check --proxy -n shop; }
 holds "check --proxy: all is well" check_proxies
-k delete ns e2e-users --wait=false >/dev/null
+k delete ns e2e-users-$STAMP --wait=false >/dev/null
 k delete clusterrolebinding e2e-jane e2e-carl >/dev/null
 k delete csr e2e-jane >/dev/null

@@ -63,17 +63,17 @@ kill_9_pod() { # NAMESPACE POD PROGRAM; that it is down already is as good
 # Pods that no node takes, 20 a second, while the injector's serving certificate is replaced.
 rotation() {
     local before after said deadline
-    k create ns e2e-many --dry-run=client -o yaml | k apply -f - >/dev/null
-    k label --overwrite ns e2e-many postern.dev/inject=enabled >/dev/null
-    k -n e2e-many create sa many --dry-run=client -o yaml | k apply -f - >/dev/null
+    k create ns e2e-many-$STAMP --dry-run=client -o yaml | k apply -f - >/dev/null
+    k label --overwrite ns e2e-many-$STAMP postern.dev/inject=enabled >/dev/null
+    k -n e2e-many-$STAMP create sa many --dry-run=client -o yaml | k apply -f - >/dev/null
     before=$(k -n $SYSTEM get secret postern-injector-tls -o jsonpath='{.data.tls\.crt}')
-    e2e/cluster/api.py pods e2e-many 20 60 >"$OUT/many.json" 2>&1 &
+    e2e/cluster/api.py pods e2e-many-$STAMP 20 60 >"$OUT/many.json" 2>&1 &
     local many=$!
     sleep 5
     k -n $SYSTEM annotate --overwrite secret postern-injector-tls "postern.dev/rotate=$(date +%s)" >/dev/null
     wait $many
     after=$(k -n $SYSTEM get secret postern-injector-tls -o jsonpath='{.data.tls\.crt}')
-    k delete ns e2e-many --wait=false >/dev/null
+    k delete ns e2e-many-$STAMP --wait=false >/dev/null
     [ "$before" != "$after" ] || { echo "the certificate was not replaced"; return 1; }
     said=$(json 'j["failed"] == 0 and j["created"] >= 1000 and "%d pods, %s/s, p99 %s ms" % (j["created"], j["per_second"], j["p99_ms"])' <"$OUT/many.json") || { cat "$OUT/many.json"; return 1; }
     echo "$said"

@@ -7,6 +7,8 @@ IMAGES=${IMAGES:-$PWD/target/images}
 VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 SYSTEM=postern-system
 CHART=charts/postern
+# What is made anew in each run.
+STAMP=${STAMP:-$(date +%s)}
 # Every pod of the shop must be there within this many seconds.
 READY=180
 PATH=$PATH:$HOME/.cache/k8slab/k8s/bin:/usr/sbin

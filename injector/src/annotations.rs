@@ -93,6 +93,34 @@ impl Wishes {
         Ok(())
     }
 
+    /// What of the pod's traffic is outside of the mesh, said to whoever makes the pod.
+    pub(crate) fn left_out(&self) -> Vec<String> {
+        let ports = |ports: &BTreeSet<u16>| {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            ports.join(", ")
+        };
+        let skips = [
+            (
+                "skip-inbound-ports",
+                ports(&self.skip_inbound_ports),
+                "anybody reaches it, in clear: no identity and no policy",
+            ),
+            (
+                "skip-outbound-ports",
+                ports(&self.skip_outbound_ports),
+                "what the pod sends there has no identity and is not encrypted",
+            ),
+            (
+                "skip-outbound-cidrs",
+                self.skip_outbound_cidrs.join(", "),
+                "what the pod sends there has no identity and is not encrypted",
+            ),
+        ];
+        let said = skips.into_iter().filter(|(_, what, _)| !what.is_empty());
+        said.map(|(name, what, so)| format!("annotation {OURS}{name}: {what} is outside of the mesh: {so}"))
+            .collect()
+    }
+
     fn take(&mut self, name: &str, value: &str, may_loosen: bool) -> Result<(), String> {
         match name {
             "skip-inbound-ports" if !may_loosen => {

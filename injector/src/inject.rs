@@ -147,6 +147,7 @@ impl Plan {
         };
         let mut warnings = escape::warnings(pod, raw, context);
         warnings.extend(standing::looser_mode(pod, context));
+        warnings.extend(wishes.left_out());
         warnings.extend(scraped.warning);
         if let Some(wanted) = wishes.drain_seconds.filter(|wanted| *wanted > sidecar.drain()) {
             warnings.push(format!(
