@@ -2,10 +2,15 @@
 //!
 //! The word travels in the gRPC trailer [`REASON_HEADER`]; the status message is for people.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 
 /// The metadata key that carries [`RefusalReason::as_str`].
 pub const REASON_HEADER: &str = "postern-reason";
+
+/// The metadata key of the hint when to come again, in milliseconds; gRPC's own name for it.
+pub const RETRY_HEADER: &str = "grpc-retry-pushback-ms";
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $word:literal, $code:ident, final: $final:literal;)*) => {
@@ -93,6 +98,11 @@ reasons! {
 }
 
 impl RefusalReason {
+    /// When it is worth while to come again, where that is known: what the CA needs is expected back within seconds.
+    #[must_use]
+    pub fn retry_after(self) -> Option<Duration> {
+        (self == Self::TokenReviewUnavailable).then_some(Duration::from_millis(500))
+    }
     /// The status to answer with; `message` is for people and must hold nothing secret.
     #[must_use]
     pub fn status(self, message: impl Into<String>) -> Status {
@@ -101,6 +111,10 @@ impl RefusalReason {
             REASON_HEADER,
             tonic::metadata::MetadataValue::from_static(self.as_str()),
         );
+        if let Some(wait) = self.retry_after() {
+            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert(RETRY_HEADER, wait.into());
+        }
         status
     }
 
@@ -128,6 +142,18 @@ mod tests {
         for reason in RefusalReason::ALL {
             assert_eq!(RefusalReason::of(&reason.status("why")), Some(*reason));
         }
+    }
+
+    #[test]
+    fn a_refusal_that_time_heals_says_when_to_come_again() {
+        let status = RefusalReason::TokenReviewUnavailable.status("why");
+        assert_eq!(status.metadata().get(RETRY_HEADER).unwrap(), "500");
+        assert!(
+            !RefusalReason::TokenRedeemed
+                .status("why")
+                .metadata()
+                .contains_key(RETRY_HEADER)
+        );
     }
 
     #[test]
