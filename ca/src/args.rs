@@ -8,8 +8,13 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::init::{InitConfig, init};
-use crate::serve::{ServeConfig, rotate_store, start};
+#[cfg(not(feature = "kubernetes"))]
+use crate::serve::start;
+use crate::serve::{ServeConfig, rotate_store};
 use crate::{operator, svid_files};
+
+#[cfg(feature = "kubernetes")]
+mod cluster;
 
 /// `postern-ca` as a program.
 #[derive(Debug, Parser)]
@@ -64,7 +69,15 @@ struct InitArgs {
 struct ServeArgs {
     /// The directory that `init` made
     #[arg(long, value_name = "DIR", env = "POSTERN_CA_STORE")]
-    store: PathBuf,
+    #[cfg_attr(
+        feature = "kubernetes",
+        arg(required_unless_present = "state_secret", conflicts_with = "state_secret")
+    )]
+    #[cfg_attr(not(feature = "kubernetes"), arg(required = true))]
+    store: Option<PathBuf>,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
     /// Where workloads and control call (port 0: any free one)
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
@@ -233,7 +246,8 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .inspect_err(|error| tracing::warn!(%error, "core files are not switched off"));
     let config = ServeConfig {
-        store: args.store,
+        // clap sees to it that it is there, unless a Secret has the state.
+        store: args.store.unwrap_or_default(),
         listen: args.listen,
         admin_socket: args.admin_socket,
         metrics_listen: args.metrics_listen,
@@ -245,13 +259,25 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
     // Before anything is served: a signal that comes early is not lost.
     let mut terminate = signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let running = start(config, crate::clock::system())
-        .await
-        .map_err(|error| crate::error_chain(&error))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut stopped = std::pin::pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    #[cfg(feature = "kubernetes")]
+    let starting = args.cluster.start(config);
+    #[cfg(not(feature = "kubernetes"))]
+    let starting = async {
+        let started = start(config, crate::clock::system()).await;
+        started.map_err(|error| crate::error_chain(&error))
+    };
+    let running = tokio::select! {
+        started = starting => started?,
+        // While it still waits for the API server.
+        () = &mut stopped => return Ok(()),
+    };
+    stopped.await;
     tracing::info!("going down");
     running.stop().await;
     Ok(())

@@ -3,7 +3,11 @@
 //! ```text
 //! JoinToken (first issue)      --join::ByJoinToken-->   Attested --settle--> may be answered
 //! Renewal (own previous SVID)  --renewal::ByOwnSvid-->  Attested --settle--> may be answered
+//! pod's token (each time)      --pod::ByPod---------->  Attested --settle--> may be answered
 //! ```
+//!
+//! A CA attests in one way: tokens and SVIDs, or pods. If a pod's SVID could renew itself, a key that was taken from a pod
+//! would outlive it.
 
 use std::future::Future;
 
@@ -14,6 +18,8 @@ use crate::csr::KeyFingerprint;
 use crate::refusal::Refusal;
 
 pub(crate) mod join;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod pod;
 pub(crate) mod renewal;
 
 /// One way to tell who is calling.

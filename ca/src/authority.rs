@@ -244,6 +244,20 @@ impl Authority {
         self.issuer.validity.not_after < self.root_validity.not_after
     }
 
+    /// Are both one and the same power? (Certificates are over random keys and serials.)
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.issuer.cert == other.issuer.cert
+            && self.root == other.root
+            && self.bundle.sequence() == other.bundle.sequence()
+    }
+    /// From the next issuer on they live this long.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn with_issuer_life(mut self, life: Duration) -> Self {
+        self.issuer_life = life;
+        self
+    }
+
     /// Whom this CA serves.
     #[must_use]
     pub(crate) fn trust_domain(&self) -> &TrustDomain {

@@ -52,18 +52,24 @@ pub enum InitError {
     Store(#[from] StoreError),
 }
 
-/// Makes a CA. Either all of it is on disk when this returns, or nothing.
-pub fn init(config: &InitConfig, now: UnixTime) -> Result<Initialised, InitError> {
-    if config.issuer_life < MIN_ISSUER_LIFE {
+/// Lives that a CA can be founded with.
+pub(crate) fn check_lives(root_life: Duration, issuer_life: Duration) -> Result<(), InitError> {
+    if issuer_life < MIN_ISSUER_LIFE {
         return Err(InitError::Config(format!(
             "an issuer lives at least {MIN_ISSUER_LIFE:?}"
         )));
     }
-    if config.root_life < config.issuer_life {
+    if root_life < issuer_life {
         return Err(InitError::Config(
             "the root must not live shorter than its issuers".to_owned(),
         ));
     }
+    Ok(())
+}
+
+/// Makes a CA. Either all of it is on disk when this returns, or nothing.
+pub fn init(config: &InitConfig, now: UnixTime) -> Result<Initialised, InitError> {
+    check_lives(config.root_life, config.issuer_life)?;
     let trust_domain = TrustDomain::parse(&config.trust_domain)?;
     let store = NewStore::begin(&config.store)?;
     let root = Root::create(&trust_domain, config.root_life, now)?;

@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 use crate::admission::{Admission, REQUESTS};
 use crate::attest::Attestor;
 use crate::attest::join::ByJoinToken;
+#[cfg(feature = "kubernetes")]
+use crate::attest::pod::ByPod;
 use crate::attest::renewal::ByOwnSvid;
 use crate::authority::{Authority, AuthorityError, AuthorityRecord, RootRecord};
 use crate::clock::{Clock, shown};
@@ -27,6 +29,10 @@ use crate::csr::{self, ProvenKey};
 use crate::keys_seen::KeysSeen;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+#[cfg(feature = "kubernetes")]
+use crate::replicas::Shared;
+#[cfg(feature = "kubernetes")]
+use crate::store::secret::SecretError;
 use crate::store::{Kind, Store, StoreError};
 use crate::tokens::{TokenBook, hex};
 
@@ -37,17 +43,42 @@ mod tests;
 pub(crate) struct Ca {
     pub(crate) clock: Clock,
     pub(crate) svid_life: Duration,
-    pub(crate) tokens: Arc<TokenBook>,
     pub(crate) metrics: Metrics,
     pub(crate) trust: SharedTrust,
     authority: watch::Sender<Arc<Authority>>,
-    store: Arc<Store>,
-    by_token: ByJoinToken,
-    by_svid: ByOwnSvid,
+    keeping: Keeping,
+    attesting: Attesting,
     keys_seen: KeysSeen,
     admission: Admission,
     /// One rotation at a time; a rotation whose caller went away still holds it.
     rotating: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Where authority and root are kept.
+pub(crate) enum Keeping {
+    /// In a directory that this process owns.
+    Directory(Arc<Store>),
+    /// In a Secret that replicas share.
+    #[cfg(feature = "kubernetes")]
+    Secret(Shared),
+}
+
+/// How callers are told apart. One way per CA: see `attest.rs`.
+pub(crate) enum Attesting {
+    /// By a one-time token first, then by their own SVID.
+    Tokens { by_token: ByJoinToken, by_svid: ByOwnSvid },
+    /// By their pods' tokens.
+    #[cfg(feature = "kubernetes")]
+    Pods(ByPod),
+}
+
+/// What a new issuer is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The old one's time is over; not if another replica has seen to it.
+    Due,
+    /// Somebody asked for it.
+    Asked,
 }
 
 /// Why there is no new issuer.
@@ -55,6 +86,18 @@ pub(crate) struct Ca {
 pub(crate) enum RotationError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[cfg(feature = "kubernetes")]
+    #[error(
+        "Secret {0} is empty: the CA's state was taken out of it; put it back from a backup; or restart every replica of the \
+         CA, which founds a new one, and re-create every pod of the mesh"
+    )]
+    Gone(String),
+    #[cfg(feature = "kubernetes")]
+    #[error("other replicas wrote the state each time")]
+    Races,
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error("the root key is not in the store ({0}); put root.json back to rotate")]
@@ -63,47 +106,91 @@ pub(crate) enum RotationError {
     Cut,
 }
 
-impl Ca {
-    /// Reads the store; everything in it has been checked when this returns.
-    pub(crate) fn load(store: Store, svid_life: Duration, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
-        csr::prepare();
-        let now = clock();
-        let damaged = |kind, error: AuthorityError| store.damaged(kind, error.to_string());
-        let record: AuthorityRecord = store
-            .read(Kind::Authority)?
-            .ok_or_else(|| store.damaged(Kind::Authority, "it is missing"))?;
-        let authority = record.load(now).map_err(|error| damaged(Kind::Authority, error))?;
-        // Only looked at, so that a damaged root is known today and not on the day of the rotation.
-        if let Some(root) = store.read::<RootRecord>(Kind::Root)? {
-            let root = root.load().map_err(|error| damaged(Kind::Root, error))?;
-            if root.cert() != authority.root() {
-                return Err(store.damaged(Kind::Root, "it is the root of another store"));
-            }
+#[cfg(feature = "kubernetes")]
+impl RotationError {
+    /// For the metric of readings.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Secret(error) if error.is_outage() => "failed",
+            _ => "damaged",
         }
+    }
+}
+
+/// The authority in a directory's store; everything in it has been checked when this returns.
+pub(crate) fn load_authority(store: &Store, now: UnixTime) -> Result<Authority, StoreError> {
+    let damaged = |kind, error: AuthorityError| store.damaged(kind, error.to_string());
+    let record: AuthorityRecord = store
+        .read(Kind::Authority)?
+        .ok_or_else(|| store.damaged(Kind::Authority, "it is missing"))?;
+    let authority = record.load(now).map_err(|error| damaged(Kind::Authority, error))?;
+    // Only looked at, so that a damaged root is known today and not on the day of the rotation.
+    if let Some(root) = store.read::<RootRecord>(Kind::Root)? {
+        let root = root.load().map_err(|error| damaged(Kind::Root, error))?;
+        if root.cert() != authority.root() {
+            return Err(store.damaged(Kind::Root, "it is the root of another store"));
+        }
+    }
+    Ok(authority)
+}
+
+impl Ca {
+    /// A CA over a directory's store that attests by join tokens.
+    pub(crate) fn load(store: Store, svid_life: Duration, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
+        let authority = load_authority(&store, clock())?;
         let store = Arc::new(store);
-        let tokens = Arc::new(TokenBook::load(Arc::clone(&store))?);
+        let book = Arc::new(TokenBook::load(Arc::clone(&store))?);
         let trust: SharedTrust = Arc::new(ArcSwap::from_pointee(authority.trust()));
-        metrics.authority(&authority);
-        Ok(Self {
-            clock,
-            svid_life,
-            by_token: ByJoinToken {
-                book: Arc::clone(&tokens),
-            },
+        let attesting = Attesting::Tokens {
+            by_token: ByJoinToken { book },
             by_svid: ByOwnSvid {
                 trust: Arc::clone(&trust),
                 trust_domain: authority.trust_domain().clone(),
                 own_id: authority.own_id().clone(),
             },
-            tokens,
+        };
+        let keeping = Keeping::Directory(store);
+        Ok(Self::new(
+            authority,
+            keeping,
+            (attesting, trust),
+            svid_life,
+            clock,
+            metrics,
+        ))
+    }
+
+    pub(crate) fn new(
+        authority: Authority,
+        keeping: Keeping,
+        (attesting, trust): (Attesting, SharedTrust),
+        svid_life: Duration,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
+        csr::prepare();
+        metrics.authority(&authority);
+        Self {
+            clock,
+            svid_life,
             metrics,
             trust,
             authority: watch::Sender::new(Arc::new(authority)),
-            store,
+            keeping,
+            attesting,
             keys_seen: KeysSeen::default(),
             admission: Admission::new(REQUESTS),
             rotating: Arc::default(),
-        })
+        }
+    }
+
+    /// The book of join tokens, where callers are attested by them.
+    pub(crate) fn tokens(&self) -> Option<&Arc<TokenBook>> {
+        match &self.attesting {
+            Attesting::Tokens { by_token, .. } => Some(&by_token.book),
+            #[cfg(feature = "kubernetes")]
+            Attesting::Pods(_) => None,
+        }
     }
 
     pub(crate) fn now(&self) -> UnixTime {
@@ -127,21 +214,21 @@ impl Ca {
             .map_err(Refusal::from)
             .inspect_err(|refusal| self.refused(refusal, "none", caller))?;
         let sequence = request.bundle_sequence;
-        let (name, outcome) = match request.attestation {
-            Some(Attestation::JoinToken(token)) => {
-                let outcome = self
-                    .issue_to(&self.by_token, Zeroizing::new(token), &request.csr, sequence)
-                    .await;
-                (ByJoinToken::NAME, outcome)
-            }
-            Some(Attestation::Renewal(renewal)) => (
-                ByOwnSvid::NAME,
-                self.issue_to(&self.by_svid, renewal, &request.csr, sequence).await,
+        let csr = &request.csr;
+        let (name, outcome) = match (&self.attesting, request.attestation) {
+            (Attesting::Tokens { by_token, .. }, Some(Attestation::JoinToken(token))) => (
+                ByJoinToken::NAME,
+                self.issue_to(by_token, Zeroizing::new(token), csr, sequence).await,
             ),
-            Some(Attestation::KubernetesToken(_)) | None => {
-                let message = "the request carries no attestation that this CA knows (join token, renewal)";
-                ("none", Err(Refusal::new(RefusalReason::AttestationMissing, message)))
+            (Attesting::Tokens { by_svid, .. }, Some(Attestation::Renewal(renewal))) => {
+                (ByOwnSvid::NAME, self.issue_to(by_svid, renewal, csr, sequence).await)
             }
+            #[cfg(feature = "kubernetes")]
+            (Attesting::Pods(by_pod), Some(Attestation::KubernetesToken(token))) => (
+                ByPod::NAME,
+                self.issue_to(by_pod, Zeroizing::new(token), csr, sequence).await,
+            ),
+            (attesting, _) => ("none", Err(attesting.takes_something_else())),
         };
         match &outcome {
             Ok(_) => self.metrics.issued(name, started.elapsed().as_secs_f64()),
@@ -194,38 +281,63 @@ impl Ca {
         tracing::warn!(reason = refusal.reason().as_str(), attestation, caller = %caller, "refused: {refusal}");
     }
 
-    /// A new issuer: prepared, tested, on disk, and only then the one that signs and is announced. Once begun it is
-    /// finished, even if the caller goes away (a deadline, Ctrl-C): what is on disk is what signs.
-    pub(crate) async fn rotate(self: &Arc<Self>) -> Result<Arc<Authority>, RotationError> {
-        let one = Arc::clone(&self.rotating).lock_owned().await;
+    /// A new issuer: prepared, tested, stored, and only then the one that signs and is announced. Once begun it is
+    /// finished, even if the caller goes away (a deadline, Ctrl-C): what is stored is what signs.
+    pub(crate) async fn rotate(self: &Arc<Self>, why: Why) -> Result<Arc<Authority>, RotationError> {
+        let one = self.rotating().await;
         let ca = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let _one = one;
-            let made = ca.replace_issuer();
-            ca.rotated(&made);
-            made
-        })
-        .await
-        .unwrap_or_else(|_| {
+        let work = match &self.keeping {
+            Keeping::Directory(store) => {
+                let store = Arc::clone(store);
+                tokio::task::spawn_blocking(move || {
+                    let _one = one;
+                    let made = ca.replace_issuer(&store);
+                    ca.rotated(&made);
+                    made
+                })
+            }
+            #[cfg(feature = "kubernetes")]
+            Keeping::Secret(shared) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let _one = one;
+                    let made = shared.rotate(&ca, why).await;
+                    ca.rotated(&made);
+                    made
+                })
+            }
+        };
+        // In a directory there is one process, and it asks when it is due.
+        let _ = why;
+        work.await.unwrap_or_else(|_| {
             let cut = Err(RotationError::Cut);
             self.rotated(&cut);
             cut
         })
     }
 
+    /// Held by whoever changes what is stored or takes it over.
+    pub(crate) async fn rotating(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.rotating).lock_owned().await
+    }
+
     /// Blocks; under `rotating`.
-    fn replace_issuer(&self) -> Result<Arc<Authority>, RotationError> {
-        let root: RootRecord = self
-            .store
+    fn replace_issuer(&self, store: &Store) -> Result<Arc<Authority>, RotationError> {
+        let root: RootRecord = store
             .read(Kind::Root)?
-            .ok_or_else(|| RotationError::RootOffline(self.store.path(Kind::Root).display().to_string()))?;
+            .ok_or_else(|| RotationError::RootOffline(store.path(Kind::Root).display().to_string()))?;
         let next = self.authority().with_new_issuer(&root.load()?, self.now())?;
-        self.store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
+        store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
+        Ok(self.adopt(next))
+    }
+
+    /// This is what signs from now on; it is stored. Under `rotating`.
+    pub(crate) fn adopt(&self, next: Authority) -> Arc<Authority> {
         let next = Arc::new(next);
         self.trust.store(Arc::new(next.trust()));
         self.metrics.authority(&next);
         self.authority.send_replace(Arc::clone(&next));
-        Ok(next)
+        next
     }
 
     /// Counts and logs how a rotation ended.
@@ -241,6 +353,20 @@ impl Ca {
                 tracing::error!(reason = "rotation", error = %crate::error_chain(error), "no new issuer");
             }
         }
+    }
+}
+
+impl Attesting {
+    fn takes_something_else(&self) -> Refusal {
+        let message = match self {
+            Self::Tokens { .. } => "the request carries no attestation that this CA knows (join token, renewal)",
+            #[cfg(feature = "kubernetes")]
+            Self::Pods(_) => {
+                "this CA attests pods alone, by their service-account tokens, at first issue and at each renewal; it redeems \
+                 no join tokens and renews no SVID by itself"
+            }
+        };
+        Refusal::new(RefusalReason::AttestationMissing, message)
     }
 }
 

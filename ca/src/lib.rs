@@ -5,6 +5,7 @@
 //!   TLS port:      handshake (client certificate optional) -> rpc::Issuing -> issuance::Ca::issue
 //!                    csr (key proven) -> attest (identity) -> authority.sign -> settle (on disk) -> answer
 //!                                                          -> rpc::bundles: the signed bundle, to control only
+//!   replicas:      state in a Secret of Kubernetes: found once, follow, lead (rotation, roots in a ConfigMap)
 //!   admin socket:  rpc::admin: join tokens, rotation, status
 //!   metrics port:  /metrics, /readyz
 //! ```
@@ -28,6 +29,8 @@ mod operator;
 mod pem;
 mod profile;
 mod refusal;
+#[cfg(feature = "kubernetes")]
+mod replicas;
 mod rpc;
 mod serve;
 mod serving;
@@ -37,6 +40,10 @@ mod tokens;
 
 pub use args::{Args, Cli, run};
 pub use init::{InitConfig, InitError, Initialised, init};
+#[cfg(feature = "kubernetes")]
+pub use replicas::Founding;
+#[cfg(feature = "kubernetes")]
+pub use serve::{InCluster, Pace, SecretState, start_in_cluster};
 pub use serve::{Running, ServeConfig, ServeError, rotate_store, start};
 
 /// An error with its causes, in one line.

@@ -45,7 +45,12 @@ pub(crate) struct Metrics {
     root_not_after: Gauge<f64, AtomicU64>,
     pub(crate) tokens_outstanding: Gauge,
     pub(crate) watchers: Gauge,
+    state_reads: Family<Outcome, Counter>,
+    leading: Gauge,
 }
+
+/// How callers are attested.
+const ATTESTATIONS: [&str; 3] = ["join_token", "renewal", "kubernetes_token"];
 
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
@@ -61,9 +66,11 @@ impl Metrics {
             root_not_after: Gauge::default(),
             tokens_outstanding: Gauge::default(),
             watchers: Gauge::default(),
+            state_reads: Family::default(),
+            leading: Gauge::default(),
         };
         // Every reason is there from the start: a rate over a series that appears with its first event misses it.
-        for attestation in ["join_token", "renewal"] {
+        for attestation in ATTESTATIONS {
             drop(metrics.issued.get_or_create(&Attestation { attestation }));
         }
         for reason in RefusalReason::ALL {
@@ -73,6 +80,9 @@ impl Metrics {
         }
         for outcome in ["done", "failed"] {
             drop(metrics.rotations.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["done", "failed", "damaged"] {
+            drop(metrics.state_reads.get_or_create(&Outcome { outcome }));
         }
         let registry = registry.sub_registry_with_prefix("postern_ca");
         registry.register(
@@ -123,6 +133,16 @@ impl Metrics {
             metrics.tokens_outstanding.clone(),
         );
         registry.register("bundle_watchers", "Open bundle streams", metrics.watchers.clone());
+        registry.register(
+            "state_reads",
+            "Readings of the shared Secret: done, failed (no answer), damaged (the last good state stays in force)",
+            metrics.state_reads.clone(),
+        );
+        registry.register(
+            "leading",
+            "1 in the replica that rotates the issuer and publishes the roots",
+            metrics.leading.clone(),
+        );
         metrics
     }
 
@@ -139,6 +159,14 @@ impl Metrics {
     }
     pub(crate) fn handshake_failed(&self, reason: &'static str) {
         self.handshakes_failed.get_or_create(&Reason { reason }).inc();
+    }
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn state_read(&self, outcome: &'static str) {
+        self.state_reads.get_or_create(&Outcome { outcome }).inc();
+    }
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn leading(&self, leading: bool) {
+        self.leading.set(leading.into());
     }
     pub(crate) fn rotation(&self, done: bool) {
         self.rotations
@@ -158,7 +186,7 @@ impl Metrics {
     }
     /// All attestations together.
     pub(crate) fn total_issued(&self) -> u64 {
-        ["join_token", "renewal"]
+        ATTESTATIONS
             .iter()
             .map(|a| self.issued.get_or_create(&Attestation { attestation: a }).get())
             .sum()

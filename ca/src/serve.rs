@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use postern_api::ca::v1::admin_server::AdminServer;
 use postern_api::ca::v1::certificate_authority_server::CertificateAuthorityServer;
 use postern_api::transport;
@@ -21,12 +22,18 @@ use tonic::transport::Server;
 use crate::clock::{Clock, until};
 use crate::connections;
 use crate::csr::MAX_CSR;
-use crate::issuance::Ca;
+use crate::issuance::{Ca, Why};
 use crate::metrics::Metrics;
 use crate::rpc::Issuing;
 use crate::rpc::admin::{Operating, only_own_user};
 use crate::serving::Serving;
 use crate::store::{Store, StoreError};
+
+#[cfg(feature = "kubernetes")]
+mod cluster;
+
+#[cfg(feature = "kubernetes")]
+pub use cluster::{InCluster, Pace, SecretState, start_in_cluster};
 
 /// SVIDs live at least this long, unless the insecure switch is set.
 pub(crate) const MIN_SVID_LIFE: Duration = Duration::from_secs(5 * 60);
@@ -50,14 +57,14 @@ const CONNECTION_AGE: Duration = Duration::from_secs(10 * 60);
 /// Calls in flight at SIGTERM get this long.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The issuer's age is looked at at least this often, should the clock be moved.
-const ISSUER_LOOK: Duration = Duration::from_secs(30);
+pub(crate) const ISSUER_LOOK: Duration = Duration::from_secs(30);
 /// After a failed rotation.
-const ROTATION_RETRY: Duration = Duration::from_secs(10);
+pub(crate) const ROTATION_RETRY: Duration = Duration::from_secs(10);
 
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// A store that `init` made.
+    /// A store that `init` made. (Not looked at where a cluster's Secret has the state.)
     pub store: PathBuf,
     /// Where workloads and control call; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -83,6 +90,9 @@ pub enum ServeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The state in the cluster.
+    #[error("{0}")]
+    State(String),
     /// A socket or file.
     #[error("cannot {what}")]
     Io {
@@ -136,6 +146,17 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let store = Store::open(&config.store)?;
     let ca = Arc::new(Ca::load(store, config.svid_life, clock, metrics)?);
     renew_overdue_issuer(&ca).await?;
+    let keepers: Vec<BoxFuture<'static, ()>> = vec![Box::pin(keep_issuer_fresh(Arc::clone(&ca)))];
+    run(config, ca, registry, keepers).await
+}
+
+/// Serves, and does the keepers' work beside it.
+async fn run(
+    config: ServeConfig,
+    ca: Arc<Ca>,
+    registry: Registry,
+    keepers: Vec<BoxFuture<'static, ()>>,
+) -> Result<Running, ServeError> {
     let serving = Arc::new(Serving::start(Arc::clone(&ca)).map_err(ServeError::CannotIssue)?);
 
     let (listener, listen) = bind(config.listen).await?;
@@ -149,7 +170,9 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         going_down.clone(),
         endpoint(&ca, registry, going_down.clone()).serve(metrics_listener),
     ));
-    tasks.spawn(until_down(going_down, keep_issuer_fresh(Arc::clone(&ca))));
+    for keeper in keepers {
+        tasks.spawn(until_down(going_down.clone(), keeper));
+    }
     if let Some(path) = &config.ready_file {
         let document = serde_json::json!({ "listen": listen, "metrics": metrics });
         write_ready_file(path, &document.to_string()).map_err(|source| ServeError::Io {
@@ -179,7 +202,7 @@ pub async fn rotate_store(store: &Path, clock: Clock) -> Result<u64, ServeError>
     let metrics = Metrics::register(&mut Registry::default());
     let ca = Arc::new(Ca::load(Store::open(store)?, MAX_SVID_LIFE, clock, metrics)?);
     let next = ca
-        .rotate()
+        .rotate(Why::Asked)
         .await
         .map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))?;
     Ok(next.issuer_epoch())
@@ -208,7 +231,7 @@ async fn renew_overdue_issuer(ca: &Arc<Ca>) -> Result<(), ServeError> {
     if now < authority.rotation_due(ca.svid_life) || !authority.can_outlive_itself() {
         return Ok(());
     }
-    match ca.rotate().await {
+    match ca.rotate(Why::Due).await {
         Ok(_) => Ok(()),
         Err(error) if authority.ready(now).is_err() => Err(ServeError::CannotIssue(crate::error_chain(&error))),
         // Logged; the one at hand still signs, and the attempt is repeated.
@@ -268,7 +291,7 @@ fn endpoint(ca: &Arc<Ca>, registry: Registry, down: watch::Receiver<bool>) -> En
             .map_err(|refusal| refusal.to_string())
     };
     Endpoint::new(registry, Arc::new(readiness), move || {
-        let outstanding = scraped.tokens.outstanding(scraped.now());
+        let outstanding = scraped.tokens().map_or(0, |book| book.outstanding(scraped.now()));
         scraped
             .metrics
             .tokens_outstanding
@@ -288,7 +311,7 @@ async fn keep_issuer_fresh(ca: Arc<Ca>) {
         } else if !authority.can_outlive_itself() {
             // The root ends with it; only a new root helps, and the metric and readiness say so.
             ISSUER_LOOK
-        } else if ca.rotate().await.is_err() {
+        } else if ca.rotate(Why::Due).await.is_err() {
             ROTATION_RETRY
         } else {
             continue;
@@ -329,6 +352,9 @@ async fn bind_admin(path: &Path) -> Result<UnixListener, ServeError> {
         what: format!("listen on {}", path.display()),
         source,
     };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(failed(io::ErrorKind::AddrInUse.into()));
     }

@@ -8,7 +8,8 @@
 //!            root.pem          the root certificate, for people and foreign peers
 //! ```
 //!
-//! A file that is not exactly what was written is never guessed at: the error says which one and what to do.
+//! A file that is not exactly what was written is never guessed at: the error says which one and what to do. In Kubernetes
+//! a Secret can hold the same sealed records instead (`secret.rs`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -21,6 +22,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 mod record;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -317,23 +320,30 @@ fn read_in<T: DeserializeOwned>(dir: &Path, kind: Kind) -> Result<Option<T>, Sto
         return Err(damaged(format!("{length} bytes long")));
     }
     let bytes = Zeroizing::new(fs::read(&path).map_err(io_error("read", &path))?);
-    let body = record::open(kind, &bytes).map_err(|why| damaged(why.to_owned()))?;
-    serde_json::from_slice(&body)
-        .map(Some)
-        .map_err(|error| damaged(format!("its content is not readable: {error}")))
+    unsealed(kind, &bytes).map(Some).map_err(damaged)
+}
+
+/// A value as it is kept, wherever that is.
+fn sealed<T: Serialize>(kind: Kind, value: &T) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let body = serde_json::to_vec_pretty(value).map(Zeroizing::new)?;
+    Ok(record::seal(kind, &body))
+}
+
+/// The value of what is kept, or what is wrong with it.
+fn unsealed<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, String> {
+    let body = record::open(kind, bytes).map_err(str::to_owned)?;
+    serde_json::from_slice(&body).map_err(|error| format!("its content is not readable: {error}"))
 }
 
 fn write_in<T: Serialize>(dir: &Path, kind: Kind, value: &T) -> Result<(), StoreError> {
     let path = dir.join(kind.file());
-    let body = serde_json::to_vec_pretty(value)
-        .map(Zeroizing::new)
-        .map_err(|error| StoreError::Io {
-            what: "encode",
-            path: path.clone(),
-            source: error.into(),
-        })?;
+    let content = sealed(kind, value).map_err(|error| StoreError::Io {
+        what: "encode",
+        path: path.clone(),
+        source: error.into(),
+    })?;
     let temporary = dir.join(temporary(kind));
-    write_synced(&temporary, &record::seal(kind, &body), 0o600)?;
+    write_synced(&temporary, &content, 0o600)?;
     fs::rename(&temporary, &path).map_err(io_error("replace", &path))?;
     sync_dir(dir)
 }

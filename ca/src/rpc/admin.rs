@@ -11,13 +11,25 @@ use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 use crate::clock::unix;
-use crate::issuance::Ca;
+use crate::issuance::{Ca, Why};
 use crate::refusal::Refusal;
-use crate::tokens::{DEFAULT_LIFE, MAX_LIFE, is_token_id};
+use crate::tokens::{DEFAULT_LIFE, MAX_LIFE, TokenBook, is_token_id};
 
 /// Serves the operator.
 pub(crate) struct Operating {
     pub(crate) ca: Arc<Ca>,
+}
+
+impl Operating {
+    #[allow(clippy::result_large_err)] // What the methods of this service return.
+    fn tokens(&self) -> Result<&Arc<TokenBook>, Status> {
+        self.ca.tokens().ok_or_else(|| {
+            Status::failed_precondition(
+                "this CA attests pods by their service-account tokens and has no join tokens: they need the one process that \
+                 owns a store, in a directory and without --kubernetes-attestation",
+            )
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -57,8 +69,7 @@ impl Admin for Operating {
         }
         let now = self.ca.now();
         let (token, expires) = self
-            .ca
-            .tokens
+            .tokens()?
             .create(&id, &instance, life, authority.root_sha256(), now)
             .await?;
         tracing::info!(token = token.id(), id = %id, instance = %instance, "join token made");
@@ -74,8 +85,7 @@ impl Admin for Operating {
         _request: Request<pb::ListJoinTokensRequest>,
     ) -> Result<Response<pb::ListJoinTokensResponse>, Status> {
         let tokens = self
-            .ca
-            .tokens
+            .tokens()?
             .list(self.ca.now())
             .into_iter()
             .map(|entry| pb::JoinToken {
@@ -101,7 +111,7 @@ impl Admin for Operating {
                 "that is not the id of a join token; `token list` shows them",
             ));
         }
-        self.ca.tokens.revoke(&id).await?;
+        self.tokens()?.revoke(&id).await?;
         tracing::info!(token = id, "join token revoked");
         Ok(Response::new(pb::RevokeJoinTokenResponse {}))
     }
@@ -112,7 +122,7 @@ impl Admin for Operating {
     ) -> Result<Response<pb::RotateIssuerResponse>, Status> {
         let next = self
             .ca
-            .rotate()
+            .rotate(Why::Asked)
             .await
             .map_err(|error| Status::from(Refusal::new(RefusalReason::Store, crate::error_chain(&error))))?;
         Ok(Response::new(pb::RotateIssuerResponse {

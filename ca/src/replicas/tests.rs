@@ -1,0 +1,286 @@
+//! Founding, following and what is never overwritten, against an API server that is played.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use postern_cluster::testing::{ApiServer, Reaction, status};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::attest::pod::{ByApi, ByPod};
+use crate::issuance::{Attesting, Keeping};
+use crate::metrics::Metrics;
+
+const SECRET: &str = "/api/v1/namespaces/x/secrets/s";
+
+async fn server() -> ApiServer {
+    let server = ApiServer::start().await;
+    server.put(
+        SECRET,
+        json!({"metadata": {"name": "s", "namespace": "x", "labels": {"a": "b"}}, "type": "Opaque"}),
+    );
+    server
+}
+
+fn founding() -> Founding {
+    Founding {
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        root_life: Duration::from_secs(365 * 24 * 3600),
+        issuer_life: Duration::from_secs(30 * 24 * 3600),
+    }
+}
+
+fn shared(server: &ApiServer) -> Shared {
+    Shared {
+        store: SecretStore::new(server.client(), "x", "s"),
+        founding: founding(),
+    }
+}
+
+async fn found(shared: &Shared) -> Authority {
+    crate::csr::prepare();
+    found_or_load(&shared.store, &shared.founding, &crate::clock::system())
+        .await
+        .unwrap()
+}
+
+/// A replica that loads what is there, or founds it.
+async fn replica(server: &ApiServer) -> (Arc<Ca>, Shared) {
+    let shared = shared(server);
+    let authority = found(&shared).await;
+    let trust = Arc::new(arc_swap::ArcSwap::from_pointee(authority.trust()));
+    let reviewer = Box::new(ByApi {
+        client: server.client(),
+    });
+    let by_pod = ByPod::new(reviewer, authority.trust_domain().clone(), authority.own_id().clone());
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let (keeping, attesting) = (Keeping::Secret(shared.clone()), (Attesting::Pods(by_pod), trust));
+    let life = Duration::from_secs(3600);
+    let ca = Ca::new(authority, keeping, attesting, life, crate::clock::system(), metrics);
+    (Arc::new(ca), shared)
+}
+
+fn writes(server: &ApiServer) -> usize {
+    server
+        .calls()
+        .iter()
+        .filter(|call| call.method == "PUT" && call.path == SECRET)
+        .count()
+}
+
+#[tokio::test]
+async fn an_empty_secret_is_filled_with_sealed_records_and_keeps_what_else_it_has() {
+    let server = server().await;
+    let authority = found(&shared(&server)).await;
+    let secret = server.object(SECRET).unwrap();
+    assert_eq!(
+        (secret["metadata"]["labels"]["a"].as_str(), secret["type"].as_str()),
+        (Some("b"), Some("Opaque"))
+    );
+    let keys: Vec<&String> = secret["data"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["authority.json", "root.json"]);
+    // The same records as in a directory: its head line is what a key would seal.
+    let store = SecretStore::new(server.client(), "x", "s");
+    let again = store.read().await.unwrap().authority(UnixTime::now()).unwrap().unwrap();
+    assert!(again.is(&authority));
+    let text = base64::Engine::decode(
+        &base64::engine::general_purpose::STANDARD,
+        secret["data"]["authority.json"].as_str().unwrap(),
+    );
+    assert!(text.unwrap().starts_with(b"postern-ca-store 1 authority sha256="));
+}
+
+#[tokio::test]
+async fn c_07_of_replicas_that_found_a_ca_at_once_one_wins_and_all_have_its_root() {
+    let server = server().await;
+    let all: Vec<Shared> = (0..4).map(|_| shared(&server)).collect();
+    let founded = futures_util::future::join_all(all.iter().map(found)).await;
+    assert!(founded.iter().all(|authority| authority.is(&founded[0])));
+    // And one that had read before anybody wrote.
+    let empty = ApiServer::start().await;
+    empty.put(SECRET, json!({"metadata": {"name": "s", "namespace": "x"}}));
+    let late = shared(&empty);
+    let read = late.store.read().await.unwrap();
+    let first = found(&shared(&empty)).await;
+    let refused = late.store.write(read, vec![(Kind::Root, b"mine".to_vec())]).await;
+    assert!(matches!(refused, Err(SecretError::Conflict(_))));
+    assert!(found(&late).await.is(&first));
+    assert_eq!(writes(&empty), 2);
+}
+
+#[tokio::test]
+async fn an_api_server_that_fails_at_first_is_waited_for() {
+    let server = server().await;
+    let left = AtomicUsize::new(3);
+    server.react(move |call| {
+        let failing = left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok();
+        match (failing, call.method.as_str()) {
+            (true, "GET") => Reaction::Answer(404, status(404, "NotFound", "not yet")),
+            (true, _) => Reaction::Answer(503, status(503, "ServiceUnavailable", "starting")),
+            (false, _) => Reaction::Pass,
+        }
+    });
+    let authority = found(&shared(&server)).await;
+    assert_eq!(authority.issuer_epoch(), 1);
+}
+
+#[tokio::test]
+async fn of_a_founding_whose_answer_was_lost_there_is_one_ca() {
+    let server = server().await;
+    let mut lost = false;
+    server.react(move |call| {
+        if call.method == "PUT" && !std::mem::replace(&mut lost, true) {
+            Reaction::Lose
+        } else {
+            Reaction::Pass
+        }
+    });
+    let authority = found(&shared(&server)).await;
+    assert_eq!(writes(&server), 1);
+    assert!(found(&shared(&server)).await.is(&authority));
+}
+
+#[tokio::test]
+async fn a_secret_of_another_trust_domain_is_refused() {
+    let server = server().await;
+    found(&shared(&server)).await;
+    let mut other = shared(&server);
+    other.founding.trust_domain = TrustDomain::parse("example.org").unwrap();
+    let error = found_or_load(&other.store, &other.founding, &crate::clock::system())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("cluster.local, not of example.org"),
+        "{error}"
+    );
+}
+
+/// Changes the Secret as somebody else would.
+fn tamper(server: &ApiServer, change: impl FnOnce(&mut Value)) {
+    let mut secret = server.object(SECRET).unwrap();
+    change(&mut secret["data"]);
+    server.put(SECRET, secret);
+}
+
+#[tokio::test]
+async fn c_06_a_damaged_secret_is_refused_at_the_start_with_its_remedy_and_never_overwritten() {
+    let server = server().await;
+    found(&shared(&server)).await;
+    let whole = server.object(SECRET).unwrap()["data"].clone();
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 4] = [
+        (
+            |data| data["authority.json"] = json!("cG9zdGVybg=="),
+            "key authority.json, is damaged",
+        ),
+        (
+            |data| data["root.json"] = json!("cG9zdGVybg=="),
+            "key root.json, is damaged",
+        ),
+        (
+            |data| drop(data.as_object_mut().unwrap().remove("authority.json")),
+            "it is missing",
+        ),
+        (
+            |data| data["root.json"] = data["authority.json"].clone(),
+            "another kind of file",
+        ),
+    ];
+    for (change, says) in changes {
+        tamper(&server, |data| *data = whole.clone());
+        tamper(&server, change);
+        let before = server.object(SECRET);
+        let shared = shared(&server);
+        let error = found_or_load(&shared.store, &shared.founding, &crate::clock::system())
+            .await
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(says) && text.contains("backup"), "{text}");
+        assert_eq!(server.object(SECRET), before);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_what_another_one_wrote_and_keeps_its_own_if_that_is_damaged_or_gone() {
+    let server = server().await;
+    let (one, _) = replica(&server).await;
+    let (two, following) = replica(&server).await;
+    let mut seen = None;
+    assert_eq!(one.rotate(Why::Asked).await.unwrap().issuer_epoch(), 2);
+    assert_eq!(two.authority().issuer_epoch(), 1);
+    following.look(&two, &mut seen).await.unwrap();
+    assert!(two.authority().is(&one.authority()));
+
+    let whole = server.object(SECRET).unwrap()["data"].clone();
+    tamper(&server, |data| data["authority.json"] = json!("cG9zdGVybg=="));
+    let damaged = following.look(&two, &mut seen).await.unwrap_err();
+    assert_eq!(damaged.outcome(), "damaged");
+    // Told for as long as it lasts, not once.
+    assert!(following.look(&two, &mut seen).await.is_err());
+    tamper(&server, |data| *data = Value::Null);
+    let gone = following.look(&two, &mut seen).await.unwrap_err();
+    assert!(gone.to_string().contains("is empty"), "{gone}");
+    let before = server.object(SECRET);
+    assert!(two.rotate(Why::Asked).await.is_err());
+    assert_eq!((server.object(SECRET), two.authority().issuer_epoch()), (before, 2));
+
+    tamper(&server, |data| *data = whole);
+    following.look(&two, &mut seen).await.unwrap();
+    server.react(|_| Reaction::Answer(500, status(500, "InternalError", "etcd")));
+    assert_eq!(following.look(&two, &mut seen).await.unwrap_err().outcome(), "failed");
+    assert_eq!(two.authority().issuer_epoch(), 2);
+}
+
+#[tokio::test]
+async fn c_07_replicas_that_rotate_at_once_never_lose_an_issuer_that_signs() {
+    let server = server().await;
+    let (one, _) = replica(&server).await;
+    let (two, following) = replica(&server).await;
+    let (first, second) = tokio::join!(one.rotate(Why::Asked), two.rotate(Why::Asked));
+    let mut epochs = [first.unwrap().issuer_epoch(), second.unwrap().issuer_epoch()];
+    epochs.sort_unstable();
+    assert_eq!(epochs, [2, 3]);
+    let mut seen = None;
+    following.look(&two, &mut seen).await.unwrap();
+    assert_eq!(two.authority().issuer_epoch(), 3);
+    // What is due was done by the other one: not done again.
+    let before = writes(&server);
+    assert_eq!(one.rotate(Why::Due).await.unwrap().issuer_epoch(), 3);
+    assert_eq!(writes(&server), before);
+    // Leaves of either issuer hold under the one root that all publish.
+    assert_eq!(one.authority().root(), two.authority().root());
+}
+
+#[tokio::test]
+async fn an_old_backup_or_another_ca_that_is_put_in_place_is_what_all_replicas_sign_with() {
+    let server = server().await;
+    let (one, following) = replica(&server).await;
+    let old = server.object(SECRET).unwrap()["data"].clone();
+    one.rotate(Why::Asked).await.unwrap();
+    let mut seen = None;
+    tamper(&server, |data| *data = old);
+    following.look(&one, &mut seen).await.unwrap();
+    assert_eq!(one.authority().issuer_epoch(), 1);
+
+    let elsewhere = self::server().await;
+    let other = found(&shared(&elsewhere)).await;
+    let theirs = elsewhere.object(SECRET).unwrap()["data"].clone();
+    tamper(&server, |data| *data = theirs);
+    following.look(&one, &mut seen).await.unwrap();
+    assert!(one.authority().is(&other));
+}
+
+#[tokio::test]
+async fn a_write_without_a_precondition_is_not_made() {
+    let server = server().await;
+    server.react(|call| match call.method.as_str() {
+        "GET" => Reaction::Answer(200, json!({"metadata": {"name": "s", "namespace": "x"}})),
+        _ => Reaction::Pass,
+    });
+    let shared = shared(&server);
+    let read = shared.store.read().await.unwrap();
+    assert!(shared.store.write(read, Vec::new()).await.is_err());
+    assert_eq!(writes(&server), 0);
+}
