@@ -469,7 +469,6 @@ fn resource_definitions_are_upgraded_and_taken_away_and_kept_if_asked() {
 
 /// Every argument of a Deployment is one that its component takes, with a value that it takes.
 #[test]
-#[ignore = "until the components have their Kubernetes side"]
 fn components_understand_the_arguments_that_they_are_given() {
     if !requires(&["helm"], false) {
         return;

@@ -246,7 +246,6 @@ fn a_role_is_bound_to_its_component_or_for_people_and_there_are_no_others() {
 
 /// A reason in the table is only as good as the code that it names.
 #[test]
-#[ignore = "until the components have their Kubernetes side"]
 fn every_reason_names_code_that_is_there() {
     for grant in GRANTS {
         let (path, needle) = grant.code;
