@@ -9,9 +9,10 @@
 //! Invariants: nothing is served before every kind was heard; a kind is replaced whole, never shown in part; what was heard
 //! stays while the API server is away; what is in force follows from the objects alone, so that replicas agree.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::hub::Hub;
+use crate::state::unix_ms;
 
 mod complaint;
 mod follow;
@@ -90,6 +92,10 @@ async fn following(hub: Arc<Hub>, cluster: Cluster, leads: Leads) -> Infallible 
     let mut status = JoinSet::new();
     status.spawn(status::keep(Arc::clone(&hub), cluster.clone(), about_policies, leads));
     let mut world = World::default();
+    let mut ears = Ears {
+        hub: Arc::clone(&hub),
+        heard: BTreeMap::new(),
+    };
     let mut first = true;
     loop {
         let Some(change) = changes.recv().await else {
@@ -97,17 +103,18 @@ async fn following(hub: Arc<Hub>, cluster: Cluster, leads: Leads) -> Infallible 
             return std::future::pending().await;
         };
         let began = Instant::now();
-        let mut effect = world.apply(change);
+        let mut effect = ears.hear(&mut world, change);
         let together = Instant::now() + TOGETHER;
         while let Ok(Some(change)) = tokio::time::timeout_at(together, changes.recv()).await {
-            effect = effect.max(world.apply(change));
+            effect = effect.max(ears.hear(&mut world, change));
         }
+        ears.tell();
         if let Some(awaited) = world.awaited() {
             hub.set_awaited(awaited);
             continue;
         }
         if effect == Effect::Policies && !first {
-            effect = effect.max(level(&hub, &mut world, &mut changes).await);
+            effect = effect.max(level(&mut ears, &mut world, &mut changes).await);
         }
         if effect == Effect::Newer && !first {
             hub.confirm(world.revisions());
@@ -128,6 +135,31 @@ async fn following(hub: Arc<Hub>, cluster: Cluster, leads: Leads) -> Infallible 
     }
 }
 
+/// Counts what is heard, and when.
+struct Ears {
+    hub: Arc<Hub>,
+    /// Milliseconds since 1970.
+    heard: BTreeMap<Kind, u64>,
+}
+
+impl Ears {
+    fn hear(&mut self, world: &mut World, change: Change) -> Effect {
+        match change.heard() {
+            Some(kind) => {
+                self.heard.insert(kind, unix_ms(SystemTime::now()));
+            }
+            None => self.hub.metrics.source_failed(),
+        }
+        world.apply(change)
+    }
+
+    fn tell(&self) {
+        if let Some(oldest) = self.heard.values().min() {
+            self.hub.metrics.source_heard(*oldest);
+        }
+    }
+}
+
 /// Once it is in force.
 fn tell(told: &watch::Sender<Arc<Told>>, world: &mut World, hub: &Hub) {
     if let Some(policies) = world.touched_policies() {
@@ -137,15 +169,15 @@ fn tell(told: &watch::Sender<Arc<Told>>, world: &mut World, hub: &Hub) {
 }
 
 /// Hears every kind of policy up to the newest that one of them has: what is sent to proxies then counts as that new.
-async fn level(hub: &Hub, world: &mut World, changes: &mut mpsc::Receiver<Change>) -> Effect {
+async fn level(ears: &mut Ears, world: &mut World, changes: &mut mpsc::Receiver<Change>) -> Effect {
     let (target, until) = (world.newest_policies(), Instant::now() + PATIENCE);
     let mut effect = Effect::Newer;
     if world.revisions().policies < target {
-        hub.want_policies(target);
+        ears.hub.want_policies(target);
     }
     while world.revisions().policies < target {
         match tokio::time::timeout_at(until, changes.recv()).await {
-            Ok(Some(change)) => effect = effect.max(world.apply(change)),
+            Ok(Some(change)) => effect = effect.max(ears.hear(world, change)),
             Ok(None) | Err(_) => break,
         }
     }

@@ -50,6 +50,8 @@ struct Inner {
     refused: Family<Reason, Counter>,
     handshakes_failed: Family<Reason, Counter>,
     reloads: Family<Outcome, Counter>,
+    source_failures: Counter,
+    source_heard: Gauge<f64, AtomicU64>,
     bad_files: Gauge,
     conditions: Gauge,
     policy_version: Gauge,
@@ -125,10 +127,24 @@ impl Metrics {
         );
         registry.register(
             "source_reloads",
-            "Changes of the directory that were read; bad: some file of it is refused",
+            "Changes of the directory or the cluster that were read; bad: some file or object is refused",
             inner.reloads.clone(),
         );
-        registry.register("bad_files", "Files that are refused now", inner.bad_files.clone());
+        registry.register(
+            "source_failures",
+            "Lists and watches of the cluster that failed",
+            inner.source_failures.clone(),
+        );
+        registry.register(
+            "source_heard_timestamp_seconds",
+            "When the kind of object that was heard of least recently was; of a directory 0",
+            inner.source_heard.clone(),
+        );
+        registry.register(
+            "bad_files",
+            "Files or objects that are refused now",
+            inner.bad_files.clone(),
+        );
         registry.register("conditions", "Faults between documents now", inner.conditions.clone());
         registry.register(
             "policy_version",
@@ -189,6 +205,15 @@ impl Metrics {
         self.inner.bad_files.set(clamp(state.bad.len() as u64));
         self.inner.conditions.set(clamp(state.model.conditions.len() as u64));
         self.inner.policy_version.set(clamp(state.policy_version));
+    }
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn source_failed(&self) {
+        self.inner.source_failures.inc();
+    }
+    #[cfg(feature = "kubernetes")]
+    #[allow(clippy::cast_precision_loss)] // As below.
+    pub(crate) fn source_heard(&self, unix_ms: u64) {
+        self.inner.source_heard.set(unix_ms as f64 / 1000.0);
     }
     pub(crate) fn bundle_sequence(&self, sequence: u64) {
         self.inner.bundle_sequence.set(clamp(sequence));

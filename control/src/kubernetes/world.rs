@@ -60,6 +60,19 @@ pub(super) enum Change {
     Failed { kind: Kind, why: String },
 }
 
+impl Change {
+    /// Of which kind the API server said something; `None`: it said nothing.
+    pub(super) fn heard(&self) -> Option<Kind> {
+        match self {
+            Self::Listed { kind, .. }
+            | Self::Set { kind, .. }
+            | Self::Confirmed { kind, .. }
+            | Self::Absent { kind } => Some(*kind),
+            Self::Failed { .. } => None,
+        }
+    }
+}
+
 /// What a change did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Effect {

@@ -53,17 +53,12 @@ impl Model {
             if workload.document.instance != *uid {
                 return Err(());
             }
-            // EndpointSlices can be written by hand: an address is believed to the pod that has it.
-            if workload.document.addresses.contains(&backend.ip) {
-                return Ok(Some(workload));
-            }
+            // EndpointSlices can be written by hand, and be older than the pods: an address is believed to the pod that has it.
+            let own = workload.document.addresses.contains(&backend.ip);
+            return if own { Ok(Some(workload)) } else { Err(()) };
         }
         let here = self.by_address.get(&backend.ip).and_then(|names| names.first());
-        match here.and_then(|name| self.workloads.get(name)) {
-            Some(workload) => Ok(Some(workload)),
-            None if backend.pod.is_some() => Err(()),
-            None => Ok(None),
-        }
+        Ok(here.and_then(|name| self.workloads.get(name)).map(AsRef::as_ref))
     }
 
     /// All behind one port of a Service, at addresses of the family that was asked for where they have one.

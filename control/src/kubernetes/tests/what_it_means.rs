@@ -92,7 +92,7 @@ async fn a_service_without_a_selector_leads_where_its_slices_say_and_a_meshed_po
     by_hand["endpoints"] = json!([{ "addresses": ["10.1.0.3"],
         "targetRef": { "kind": "Pod", "namespace": "shop", "name": "cart-1", "uid": "uid-of-cart-1" } }]);
     etcd.put(SLICES, by_hand.clone());
-    replica.until(|state| at(state, "10.96.0.2", 80) == ["web-1"]).await;
+    replica.until(|state| at(state, "10.96.0.2", 80).is_empty()).await;
     // A pod that is not known yet: nobody knows who would answer.
     by_hand["endpoints"] = json!([{ "addresses": ["10.1.0.99"],
         "targetRef": { "kind": "Pod", "namespace": "shop", "name": "new", "uid": "u" } }]);
