@@ -194,6 +194,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         wanted: hub.watch_wanted(false),
         out: out.clone(),
         complaint: Complaint::default(),
+        deaf_until: Instant::now(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Namespace>::all(client.clone()),
@@ -202,6 +203,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         wanted: hub.watch_wanted(false),
         out: out.clone(),
         complaint: Complaint::default(),
+        deaf_until: Instant::now(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<Service>::all(client.clone()),
@@ -210,6 +212,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         wanted: hub.watch_wanted(false),
         out: out.clone(),
         complaint: Complaint::default(),
+        deaf_until: Instant::now(),
     }));
     tasks.spawn(keep_on(Follower {
         api: Api::<EndpointSlice>::all(client.clone()),
@@ -218,6 +221,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         wanted: hub.watch_wanted(false),
         out: out.clone(),
         complaint: Complaint::default(),
+        deaf_until: Instant::now(),
     }));
     tasks.spawn(keep_on(policies(
         "postern.dev",
@@ -253,6 +257,7 @@ fn policies(
         wanted: hub.watch_wanted(true),
         out,
         complaint: Complaint::default(),
+        deaf_until: Instant::now(),
     }
 }
 

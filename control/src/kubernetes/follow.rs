@@ -13,6 +13,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use postern_api::ca_client::Backoff;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::complaint::Complaint;
 use super::world::{Change, Item, Kind};
@@ -24,6 +25,8 @@ use crate::model::Name;
 const PAGE: u32 = 500;
 /// A page takes milliseconds; an API server that has hung is asked again.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
+/// One object.
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// An API server ends a watch after this and sends a bookmark shortly before: so often control hears that nothing is new.
 const WATCH_SECONDS: std::ops::Range<u32> = 30..45;
 /// A connection that has died in silence is noticed this long after the watch should have ended.
@@ -32,8 +35,11 @@ const WATCH_MARGIN: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A watch that ends sooner was cut, and is not begun again at once.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
-/// Between two lists that somebody asked for.
+/// Between two lists that a proxy asked for.
 const BREATH: Duration = Duration::from_millis(500);
+/// After one that brought less than was said to be there: what the API server itself does not have (it was restored, or the
+/// proxy lies) is not to be had, and nobody may have everything listed all the time.
+const DISBELIEF: Duration = Duration::from_secs(30);
 
 /// Why a watch is over.
 enum End {
@@ -55,6 +61,8 @@ pub(super) struct Follower<K, F> {
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) out: mpsc::Sender<Change>,
     pub(super) complaint: Complaint,
+    /// Until when nobody's word is heard that there is something newer.
+    pub(super) deaf_until: Instant,
 }
 
 /// There is no such kind on this API server.
@@ -70,6 +78,8 @@ where
     pub(super) async fn run(&mut self) -> NoSuchKind {
         let mut backoff = Backoff::up_to(LONGEST_WAIT);
         loop {
+            // Whatever is newer than this list is asked for anew.
+            let wanted = self.wanted.borrow_and_update().1;
             let (items, mut at) = match self.list().await {
                 Ok(listed) => listed,
                 Err(kube::Error::Api(status)) if status.code == 404 => return NoSuchKind,
@@ -85,17 +95,14 @@ where
             if self.out.send(Change::Listed { kind, items, revision }).await.is_err() {
                 return NoSuchKind;
             }
-            let listed = tokio::time::Instant::now();
+            let pause = if revision < wanted { DISBELIEF } else { BREATH };
+            self.deaf_until = Instant::now() + pause;
             loop {
-                let begun = tokio::time::Instant::now();
+                let begun = Instant::now();
                 match self.watch(&mut at).await {
                     End::Again if begun.elapsed() >= SHORTEST_WATCH => backoff.reset(),
                     End::Again => tokio::time::sleep(backoff.after_failure(fastrand::f64())).await,
-                    End::Expired => break,
-                    End::Behind => {
-                        tokio::time::sleep_until(listed + BREATH).await;
-                        break;
-                    }
+                    End::Expired | End::Behind => break,
                     End::Failed(error) => {
                         self.say("watch", &error).await;
                         tokio::time::sleep(backoff.after_failure(fastrand::f64())).await;
@@ -106,9 +113,7 @@ where
     }
 
     /// All of them, page by page; nobody sees a part of it.
-    async fn list(&mut self) -> kube::Result<(Vec<(Name, Item)>, String)> {
-        // Whatever is newer than this list is asked for anew.
-        self.wanted.mark_unchanged();
+    async fn list(&self) -> kube::Result<(Vec<(Name, Item)>, String)> {
         let (mut items, mut token) = (Vec::new(), None);
         loop {
             let params = ListParams {
@@ -116,8 +121,7 @@ where
                 continue_token: token,
                 ..ListParams::default()
             };
-            let page = tokio::time::timeout(LIST_DEADLINE, self.api.list(&params));
-            let page = page.await.map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
+            let page = within(LIST_DEADLINE, self.api.list(&params)).await?;
             items.extend(page.items.into_iter().filter_map(|object| self.kept(object)));
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
@@ -150,7 +154,7 @@ where
         loop {
             let event = tokio::select! {
                 event = tokio::time::timeout(silence, events.try_next()) => event,
-                behind = behind(&mut self.wanted, number(at)) => match behind {
+                behind = behind(&mut self.wanted, number(at), self.deaf_until) => match behind {
                     true => return End::Behind,
                     // Nobody is left who could say so.
                     false => std::future::pending().await,
@@ -205,6 +209,12 @@ where
     }
 }
 
+/// No answer within the deadline is an error like others.
+pub(super) async fn within<T>(deadline: Duration, call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let answer = tokio::time::timeout(deadline, call).await;
+    answer.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
+}
+
 /// In one line.
 pub(super) fn why(error: &kube::Error) -> String {
     match error {
@@ -214,7 +224,8 @@ pub(super) fn why(error: &kube::Error) -> String {
 }
 
 /// Waits until somebody wants something newer than `at`. False: nobody can any more.
-async fn behind(wanted: &mut watch::Receiver<Wanted>, at: u64) -> bool {
+async fn behind(wanted: &mut watch::Receiver<Wanted>, at: u64, deaf_until: Instant) -> bool {
+    tokio::time::sleep_until(deaf_until).await;
     loop {
         if wanted.changed().await.is_err() {
             return false;

@@ -6,7 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
-use super::follow::NoSuchKind;
+use super::follow::{CALL_DEADLINE, NoSuchKind, within};
 use super::world::{Change, Kind};
 use crate::hub::Hub;
 
@@ -23,7 +23,7 @@ pub(super) async fn follow(hub: &Hub, client: Client, out: mpsc::Sender<Change>)
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     loop {
         let mut wait = LOOK_AGAIN;
-        match definitions.get_opt(CRD).await {
+        match within(CALL_DEADLINE, definitions.get_opt(CRD)).await {
             Ok(Some(definition)) if serves(&definition) => {
                 let mut follower = super::policies("security.istio.io", VERSION, kind, hub, &client, out.clone());
                 let NoSuchKind = follower.run().await;

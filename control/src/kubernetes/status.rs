@@ -20,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::follow::{CALL_DEADLINE, within};
 use super::policies::PolicyItem;
 use super::{Cluster, Leads, resource};
 use crate::hub::Hub;
@@ -166,7 +167,8 @@ impl Writer {
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
-        match api.patch_status(name, &params, &Patch::Apply(patch)).await {
+        let patch = Patch::Apply(patch);
+        match within(CALL_DEADLINE, api.patch_status(name, &params, &patch)).await {
             Ok(_) => Ok(()),
             // Gone, or another by now: its watch says so.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),

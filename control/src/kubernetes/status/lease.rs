@@ -14,6 +14,7 @@ use super::Count;
 use crate::hub::Hub;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::complaint::Complaint;
+use crate::kubernetes::follow::{CALL_DEADLINE, within};
 use crate::model::Name;
 
 const PREFIX: &str = "postern-control-";
@@ -85,7 +86,7 @@ impl Reporter {
             .workloads
             .get(&(namespace, pod.clone()))
             .map(|w| w.document.instance.clone());
-        match self.put(&pod, uid, &text).await {
+        match within(CALL_DEADLINE, self.put(&pod, uid, &text)).await {
             Ok(()) => {
                 self.complaint.over();
                 self.written = Some((Instant::now(), text));
@@ -132,7 +133,8 @@ impl Reporter {
 
     /// What the other replicas that live say; `None` if they cannot be asked: a sum without them would be wrong.
     pub(super) async fn others(&mut self) -> Option<Vec<Reported>> {
-        let leases = match self.leases.list(&ListParams::default()).await {
+        let params = ListParams::default();
+        let leases = match within(CALL_DEADLINE, self.leases.list(&params)).await {
             Ok(leases) => {
                 self.unheard.over();
                 leases.items

@@ -30,6 +30,23 @@ async fn a_kind_that_cannot_be_read_says_why() {
     replica.ready().await;
 }
 
+/// Like a node whose network is gone: nothing is refused, nothing comes.
+#[tokio::test(start_paused = true)]
+async fn a_way_to_the_api_server_that_has_died_in_silence_is_noticed() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    server.hold(true);
+    etcd.put(POLICIES, policy("shop", "p", deny_all()));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(policy_names(&replica.hub.state()).is_empty());
+    server.hold(false);
+    let back = tokio::time::Instant::now();
+    replica.until(|state| policy_names(state) == ["p"]).await;
+    assert!(back.elapsed() < Duration::from_secs(50), "{:?}", back.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn changes_arrive_and_what_is_deleted_goes() {
     let etcd = shop();

@@ -65,6 +65,24 @@ async fn a_replica_that_has_only_heard_less_catches_up_by_a_list() {
     assert!(Arc::ptr_eq(&state.model, &old.hub.state().model));
 }
 
+/// Whoever has an SVID may say what it likes about what it has.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_claims_what_there_cannot_be_does_not_have_everything_listed_again_and_again() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    for _ in 0..600 {
+        replica.hub.want_policies(u64::MAX / 4);
+        replica.hub.want_others(u64::MAX / 4);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(server.lists(PODS) <= 4, "{} lists in a minute", server.lists(PODS));
+    // It is still heard what really happens.
+    etcd.put(POLICIES, policy("shop", "p", deny_all()));
+    replica.until(|state| policy_names(state) == ["p"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn bookmarks_say_that_nothing_is_new() {
     let etcd = shop();
