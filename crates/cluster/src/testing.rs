@@ -89,6 +89,17 @@ impl ApiServer {
             accepting,
         }
     }
+    /// A kubeconfig that leads to it, for a process of its own.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "played",
+            "clusters": [{"name": "played", "cluster": {"server": format!("http://{}", self.address)}}],
+            "users": [{"name": "played", "user": {}}],
+            "contexts": [{"name": "played", "context": {"cluster": "played", "user": "played"}}]
+        })
+        .to_string()
+    }
     /// A client of it.
     #[must_use]
     pub fn client(&self) -> Client {
