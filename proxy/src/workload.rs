@@ -286,6 +286,8 @@ impl Keeper {
         let kept = if expired { "it has expired" } else { "it stays in force" };
         let help = match &self.source {
             Source::JoinToken(_) if error.is_final() => format!("; {NEW_TOKEN}"),
+            // The chain of bundles was cut: by a forced rotation, or a new CA.
+            Source::Pod { .. } if matches!(error, CaError::Untrusted(_)) => format!("; {NEW_POD}"),
             Source::JoinToken(_) | Source::Pod { .. } => String::new(),
         };
         self.failed(
