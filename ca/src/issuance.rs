@@ -302,7 +302,10 @@ impl Ca {
                 tokio::spawn(async move {
                     let _one = one;
                     let made = shared.rotate(&ca, why).await;
-                    ca.rotated(&made);
+                    // A success is counted where it is one: not if another replica had been quicker.
+                    if made.is_err() {
+                        ca.rotated(&made);
+                    }
                     made
                 })
             }
@@ -341,7 +344,7 @@ impl Ca {
     }
 
     /// Counts and logs how a rotation ended.
-    fn rotated(&self, made: &Result<Arc<Authority>, RotationError>) {
+    pub(crate) fn rotated(&self, made: &Result<Arc<Authority>, RotationError>) {
         self.metrics.rotation(made.is_ok());
         match made {
             Ok(next) => tracing::info!(

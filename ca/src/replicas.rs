@@ -9,31 +9,26 @@
 //!
 //! Issuing needs none of this: serial numbers are random, and every issuer that ever signs is under the published root.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
-use kube::{Api, Client};
 use postern_api::ca_client::Backoff;
-use postern_cluster::lease::Leadership;
 use postern_identity::TrustDomain;
 use rustls_pki_types::UnixTime;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord, sha256};
-use crate::clock::{Clock, until};
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord};
+use crate::clock::Clock;
 use crate::issuance::{Ca, RotationError, Why};
-use crate::pem;
-use crate::serve::{ISSUER_LOOK, ROTATION_RETRY};
 use crate::store::Kind;
 use crate::store::secret::{SecretError, SecretStore, record};
 use crate::tokens::hex;
 
+mod lead;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use lead::{RootsMap, lead};
 
 /// How soon a replica signs with an issuer that another one made.
 pub(crate) const POLL: Duration = Duration::from_secs(5);
@@ -41,10 +36,6 @@ pub(crate) const POLL: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Lost races in a row; each means that another replica succeeded.
 const RACES: usize = 8;
-/// Reading or writing the ConfigMap.
-const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// After a failed publication of the roots.
-const PUBLISH_RETRY: Duration = Duration::from_secs(5);
 
 /// What a CA is founded with.
 #[derive(Debug, Clone)]
@@ -146,7 +137,11 @@ impl Shared {
             let next = current.with_new_issuer(&root, now)?;
             let record = record(Kind::Authority, &AuthorityRecord::of(&next)).map_err(|_| RotationError::Cut)?;
             match self.store.write(stored, vec![record]).await {
-                Ok(()) => return Ok(ca.adopt(next)),
+                Ok(()) => {
+                    let made = Ok(ca.adopt(next));
+                    ca.rotated(&made);
+                    return made;
+                }
                 Err(SecretError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -219,114 +214,6 @@ impl Shared {
         // Only what was taken need not be read again: trouble is told for as long as it lasts.
         *seen = stored.version().map(str::to_owned);
         Ok(())
-    }
-}
-
-/// The ConfigMap by which pods, and control, know the roots.
-#[derive(Clone)]
-pub(crate) struct RootsMap {
-    api: Api<ConfigMap>,
-    place: String,
-    name: String,
-}
-
-impl RootsMap {
-    pub(crate) fn new(client: Client, namespace: &str, name: &str) -> Self {
-        Self {
-            api: Api::namespaced(client, namespace),
-            place: format!("{namespace}/{name}"),
-            name: name.to_owned(),
-        }
-    }
-
-    async fn publish(&self, authority: &Authority) -> Result<(), String> {
-        let slow = |_| format!("no answer within {CALL_DEADLINE:?}");
-        let wanted = published(authority);
-        let mut map = timeout(CALL_DEADLINE, self.api.get(&self.name))
-            .await
-            .map_err(slow)?
-            .map_err(|error| error.to_string())?;
-        if map.data.as_ref() == Some(&wanted) {
-            return Ok(());
-        }
-        map.data = Some(wanted);
-        timeout(
-            CALL_DEADLINE,
-            self.api.replace(&self.name, &PostParams::default(), &map),
-        )
-        .await
-        .map_err(slow)?
-        .map_err(|error| error.to_string())?;
-        tracing::info!(config_map = self.place, "roots are published");
-        Ok(())
-    }
-}
-
-fn published(authority: &Authority) -> BTreeMap<String, String> {
-    let roots = authority.bundle().roots();
-    let pems: String = roots
-        .iter()
-        .map(|root| pem::encode("CERTIFICATE", root).to_string())
-        .collect();
-    let sums: Vec<String> = roots.iter().map(|root| hex(&sha256(root))).collect();
-    BTreeMap::from([
-        ("roots.pem".to_owned(), pems),
-        ("roots.sha256".to_owned(), sums.join(",")),
-        ("trust-domain".to_owned(), authority.trust_domain().to_string()),
-    ])
-}
-
-/// Does what one replica does, whenever and for as long as it is this one.
-pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Leadership>>, roots: Option<RootsMap>) {
-    let mut changes = ca.watch();
-    let mut told: Option<String> = None;
-    loop {
-        ca.metrics.leading(false);
-        if leadership.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        ca.metrics.leading(true);
-        while leadership.borrow().is_some() {
-            changes.mark_unchanged();
-            let mut wait = rotate_if_due(&ca).await;
-            if let Some(roots) = &roots {
-                let failed = roots.publish(&ca.authority()).await.err();
-                if failed.is_some() {
-                    wait = wait.min(PUBLISH_RETRY);
-                }
-                if let Some(error) = failed.as_ref().filter(|error| told.as_ref() != Some(*error)) {
-                    tracing::error!(
-                        reason = "roots",
-                        "the roots cannot be published in ConfigMap {}: {error}",
-                        roots.place
-                    );
-                }
-                told = failed;
-            }
-            tokio::select! {
-                () = sleep(wait) => {}
-                // Receivers remember what they have seen: nothing is lost.
-                _ = changes.changed() => {}
-                gone = leadership.changed() => if gone.is_err() { return },
-            }
-        }
-    }
-}
-
-/// How long until the next look.
-async fn rotate_if_due(ca: &Arc<Ca>) -> Duration {
-    let authority = ca.authority();
-    let (due, now) = (authority.rotation_due(ca.svid_life), ca.now());
-    if now >= due && authority.can_outlive_itself() {
-        return match ca.rotate(Why::Due).await {
-            Ok(_) => Duration::ZERO,
-            Err(_) => ROTATION_RETRY,
-        };
-    }
-    if now < due {
-        until(due, now).min(ISSUER_LOOK)
-    } else {
-        ISSUER_LOOK
     }
 }
 

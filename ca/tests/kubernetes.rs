@@ -310,3 +310,108 @@ async fn a_store_in_a_volume_serves_pods_as_well_and_publishes_its_roots() {
     assert!(server.object(SECRET).unwrap()["data"].is_null());
     ca.stop().await;
 }
+
+/// A process that does not outlive its test.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As the chart starts it; `POSTERN_LOG=trace`.
+async fn process(server: &ApiServer, dir: &std::path::Path) -> (Process, String) {
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    std::fs::write(dir.join("kubeconfig"), server.kubeconfig()).unwrap();
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+        .args([
+            "serve",
+            "--state-secret=postern-system/postern-ca",
+            "--roots-config-map=postern-ca-roots",
+        ])
+        .args([
+            "--kubernetes-attestation",
+            "--trust-domain=cluster.local",
+            "--root-life=10y",
+            "--issuer-life=30d",
+        ])
+        .args(["--svid-life=4h", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
+        .args(["--admin-socket", &at("run/admin.sock"), "--ready-file", &at("ready")])
+        .env("KUBECONFIG", at("kubeconfig"))
+        .env("POSTERN_LOG", "trace")
+        .stderr(log)
+        .spawn()
+        .map(Process)
+        .unwrap();
+    let ready = async {
+        while !dir.join("ready").exists() {
+            let ended = child.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", std::fs::read_to_string(dir.join("log")).unwrap());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.unwrap();
+    let addresses: Value = serde_json::from_slice(&std::fs::read(dir.join("ready")).unwrap()).unwrap();
+    (child, addresses["listen"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn c_10_the_program_with_the_charts_flags_serves_pods_and_shows_no_token_and_no_key() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    let (mut child, address) = process(&server, dir.path()).await;
+    let pins = pins(&server).await;
+    let trust = SharedTrust::default();
+    let issued = ca_client::issue_by_kubernetes_token(&address, &token(), &pins, &trust, &domain())
+        .await
+        .unwrap();
+    assert_eq!(issued.svid.instance().unwrap().as_str(), UID);
+    // Answers that cannot be read, with everything secret in them.
+    let state = server.object(SECRET).unwrap();
+    let (secret, data) = (
+        json!({"data": {"authority.json": {"k": state["data"].clone()}}}),
+        state["data"].clone(),
+    );
+    server.react(move |call| match call.path.as_str() {
+        REVIEWS => Reaction::Answer(201, json!({"spec": {"token": [token().expose()]}})),
+        SECRET => Reaction::Answer(200, secret.clone()),
+        _ => Reaction::Pass,
+    });
+    let again = ca_client::issue_by_kubernetes_token(&address, &token(), &pins, &trust, &domain()).await;
+    let mut seen = format!("{:?}", again.as_ref().unwrap_err());
+    assert_eq!(refused(again), RefusalReason::TokenReviewUnavailable);
+    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let read = async {
+        while !log().contains("this replica goes on with the issuer that it has") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("the Secret is read again");
+    let id = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    // The API server must go on answering meanwhile.
+    let ended = tokio::task::spawn_blocking(move || child.0.wait().unwrap().success());
+    assert!(ended.await.unwrap());
+    seen += &log();
+    assert!(
+        seen.contains("\"level\":\"TRACE\""),
+        "the log was as talkative as it gets"
+    );
+    let mut secrets = vec![token().expose().split('.').nth(1).unwrap().to_owned()];
+    for (key, place) in [("root.json", "/private_key"), ("authority.json", "/issuer/private_key")] {
+        let sealed = data[key].as_str().unwrap();
+        // As the API has it, and as the record has it.
+        secrets.push(sealed[sealed.len() / 2..sealed.len() / 2 + 40].to_owned());
+        let record = base64::engine::general_purpose::STANDARD.decode(sealed).unwrap();
+        let record = String::from_utf8(record).unwrap();
+        let record: Value = serde_json::from_str(record.split_once('\n').unwrap().1).unwrap();
+        secrets.push(record.pointer(place).unwrap().as_str().unwrap()[48..90].to_owned());
+    }
+    for secret in secrets {
+        assert!(!seen.contains(&secret), "{secret} was written down");
+    }
+}

@@ -379,10 +379,6 @@ async fn c_03_whatever_else_the_api_server_answers_fails_closed_and_shows_no_tok
         let refusal = attest(&by, &shown).await.unwrap_err();
         assert_eq!(refusal.reason(), RefusalReason::TokenReviewUnavailable, "{code} {body}");
         assert!(!refusal.to_string().contains(&shown));
-        if code == 429 {
-            // kube asks again and again, until our deadline.
-            continue;
-        }
         let outage = ByApi {
             client: server.client(),
         }
