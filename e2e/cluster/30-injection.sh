@@ -36,7 +36,8 @@ pod_security() { # A namespace that enforces Pod Security `baseline` refuses NET
     k create ns e2e-baseline-$STAMP --dry-run=client -o yaml | k apply -f - >/dev/null
     k label --overwrite ns e2e-baseline-$STAMP postern.dev/inject=enabled pod-security.kubernetes.io/enforce=baseline >/dev/null
     k -n e2e-baseline-$STAMP create sa web >/dev/null 2>&1
-    local said; said=$(until_true 10 k -n e2e-baseline-$STAMP get sa web >/dev/null; pod '' | sed "s/shop/e2e-baseline-$STAMP/" | k apply --dry-run=server -f - 2>&1)
+    local said; until_true 10 k -n e2e-baseline-$STAMP get sa web >/dev/null
+    said=$(pod "" | sed "s/\"namespace\": \"shop\"/\"namespace\": \"e2e-baseline-$STAMP\"/" | k apply --dry-run=server -f - 2>&1)
     k delete ns e2e-baseline-$STAMP --wait=false >/dev/null
     grep -q 'NET_ADMIN' <<<"$said" && grep -qi 'forbidden' <<<"$said" || { echo "$said"; return 1; }
 }
