@@ -7,12 +7,12 @@ deny() {
           "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}], "to": [{"operation": {"paths": ["/items"]}}]}]}}
 Y
 }
-caller shop e2e-web web
+caller shop e2e-reader web
 # A shell's turn costs some 0.2 s, which the figures contain.
 until_says() { # WORD: seconds until a call ends so; a call is asked for in a loop
     local begun; begun=$(now)
     for _ in $(seq 100); do
-        [ "$(call shop/e2e-web http://cart.shop/items)" != "$1" ] || { python3 -c "print('%.1f' % ($(now) - $begun))"; return 0; }
+        [ "$(call shop/e2e-reader http://cart.shop/items)" != "$1" ] || { python3 -c "print('%.1f' % ($(now) - $begun))"; return 0; }
     done
     return 1
 }
@@ -40,4 +40,4 @@ refuses "a wrong field is refused with --validate=false: its place, and the near
 refuses "a wrong field under spec, with --validate=false" 'spec.*selectr.*selector' apply_spec '{"selectr": {"matchLabels": {"app": "cart"}}, "rules": [{}]}' --validate=false
 refuses "a wrong value is refused, with its place" 'action' apply_spec '{"action": "PERMIT", "rules": [{}]}' --validate=false
 refuses "a principal that can never match is refused, with its place" 'rules\[0\].*principals' apply_spec '{"rules": [{"from": [{"source": {"principals": ["spiffe://cluster.local/ns/shop/sa/web%20"]}}]}]}' --validate=false
-k -n shop delete pod e2e-web --wait=false >/dev/null
+k -n shop delete pod e2e-reader --wait=false >/dev/null

@@ -42,7 +42,7 @@ Y
     local tries=0
     while [ "$status" = 0 ] && [ $((SECONDS - begun)) -lt 30 ]; do
         kill_9_pod $SYSTEM "$lucky" postern-control
-        said=$(call shop/e2e-web "http://$ip:8080/items" 2>&1)
+        said=$(call shop/e2e-held "http://$ip:8080/items" 2>&1)
         tries=$((tries + 1))
         [ "$said" = denied ] || { status=1; echo "after $((SECONDS - begun)) s it was: $said"; }
     done
@@ -52,7 +52,7 @@ Y
     [ "$status" != 0 ] || echo "$tries calls, all denied"
     return $status
 }
-denied_at() { local said; said=$(call shop/e2e-web "http://$1:8080/items"); [ "$said" = denied ] || { echo "$said"; return 1; }; }
+denied_at() { local said; said=$(call shop/e2e-held "http://$1:8080/items"); [ "$said" = denied ] || { echo "$said"; return 1; }; }
 denied_everywhere() { local pod; for pod in $(pods shop -l app=cart); do denied_at "$(pod_ip shop "${pod#pod/}")" || return 1; done; }
 kill_9_pod() { # NAMESPACE POD PROGRAM; that it is down already is as good
     local uid pid; uid=$(k -n "$1" get pod "$2" -o jsonpath='{.metadata.uid}')
@@ -83,9 +83,9 @@ begun=$(now)
 if said=$(rotation); then ok "$(since "$begun")" "the webhook's certificate is replaced under pod creations, none fails: $said"; else failed "the webhook's certificate is replaced under pod creations" "$said"; fi
 
 if on_lab; then
-    caller shop e2e-web web
+    caller shop e2e-held web
     holds "one replica of control held back 30 s, the other killed: the DENY stays" held_back
-    k -n shop delete pod e2e-web --wait=false >/dev/null
+    k -n shop delete pod e2e-held --wait=false >/dev/null
     component_ready control
 else
     failed "a replica of control held back" "only on the lab"

@@ -14,7 +14,10 @@ left() {
 }
 holds "it leaves nothing: no webhook, APIService, CRD, role, Secret, ConfigMap or Lease" until_true 30 left
 pods_again() { # Without the mesh pods of a namespace that still has the label are made as they are
-    caller shop e2e-after web && ! k -n shop get pod e2e-after -o json | grep -q '"postern-proxy"'
+    local said
+    caller shop e2e-after web || return 1
+    said=$(k -n shop get pod e2e-after -o json)
+    ! grep -q '"postern-proxy"' <<<"$said"
 }
 holds "pods can be made afterwards" pods_again
 k delete -f examples/kubernetes/ --ignore-not-found --wait=false >/dev/null 2>&1

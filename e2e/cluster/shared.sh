@@ -70,8 +70,9 @@ call() {
 }
 container_of() { case $1 in deploy/*) echo "${1#*/}" ;; e2e-*) echo app ;; *) echo "${1%%-*}" ;; esac; }
 
-# caller NAMESPACE NAME ACCOUNT [LABEL]: a pod of the shop's image that waits to be told to call.
+# caller NAMESPACE NAME ACCOUNT [LABEL]: a new pod of the shop's image that waits to be told to call.
 caller() {
+    k -n "$1" delete pod "$2" --ignore-not-found >/dev/null
     k apply -f - >/dev/null <<Y
 apiVersion: v1
 kind: Pod
@@ -115,11 +116,16 @@ view() { k get --raw "/apis/view.postern.dev/v1alpha1/${2:+namespaces/$2/}$1"; }
 # On the lab, and as root: a command in the node's network. Elsewhere there is no looking at packets.
 lab_is_up() { ( . "$LAB_SCRIPTS/env.sh" && node_pid >/dev/null ); }
 on_lab() { [ "$(id -u)" = 0 ] && lab_is_up && [ "$KUBECONFIG" = "$( . "$LAB_SCRIPTS/env.sh" && echo "$KUBECONFIG")" ]; }
-in_node_network() { nsenter -t "$( . "$LAB_SCRIPTS/env.sh" && node_pid)" -n -- "$@"; }
 
 background=$OUT/background
-# in_background COMMAND...: is ended with e2e/run at the latest.
-in_background() { "$@" & echo $! >>"$background"; }
+# Everything that the node's interfaces carry, into a file; ends with background_ends.
+looks_at_packets() {
+    rm -f "$1"
+    nsenter -t "$( . "$LAB_SCRIPTS/env.sh" && node_pid)" -n -- dumpcap -q -i any -w "$1" >/dev/null 2>&1 &
+    echo $! >>"$background"
+    until_true 15 test -s "$1" >/dev/null
+    sleep 1
+}
 background_ends() {
     [ -e "$background" ] || return 0
     while read -r pid; do kill "$pid" 2>/dev/null; done <"$background"
@@ -185,6 +191,7 @@ load_begins() {
     sleep 2
 }
 load_pod() { # NAME ACCOUNT ARGUMENTS
+    k -n shop delete pod "e2e-$1" --ignore-not-found >/dev/null
     k apply -f - >/dev/null <<Y
 apiVersion: v1
 kind: Pod
