@@ -302,7 +302,7 @@ fn i_5_no_webhook_sees_the_meshs_own_namespace_or_the_clusters() {
         let objects = render(set);
         for (kind, expected) in [
             ("MutatingWebhookConfiguration", 2),
-            ("ValidatingWebhookConfiguration", 3),
+            ("ValidatingWebhookConfiguration", 4),
         ] {
             let [configuration] = of_kind(&objects, kind).collect::<Vec<_>>().try_into().unwrap();
             let webhooks = configuration["webhooks"].as_array().unwrap();

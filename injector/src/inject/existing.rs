@@ -93,6 +93,23 @@ pub(crate) fn difference(found: &Value, made: &Value) -> Option<&'static str> {
         .find(|field| given(&found[*field]) != given(&made[*field]))
         .or_else(|| (!same_entries(found, made, "env", is_our_variable)).then_some("env"))
         .or_else(|| (!same_entries(found, made, "volumeMounts", is_our_mount)).then_some("volumeMounts"))
+        .or_else(|| {
+            found["volumeMounts"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(lies_over_ours)
+                .then_some("volumeMounts")
+        })
+}
+
+/// The one mount that is not ours and that our containers may have: Kubernetes itself adds it.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Anything else that is mounted could lie over the program itself.
+fn lies_over_ours(mount: &Value) -> bool {
+    let path = mount["mountPath"].as_str().unwrap_or_default();
+    path.trim_end_matches('/') != SERVICE_ACCOUNT && !mount.as_object().is_some_and(is_our_mount)
 }
 
 /// `null` and an empty list are nothing.

@@ -136,6 +136,25 @@ fn each_change_of_a_later_webhook_is_refused_by_name() {
     }
 }
 
+/// A pod that brought both containers along could lay its own program over ours: with the pod's identity, or, in
+/// postern-init, as root with NET_ADMIN.
+#[test]
+fn a_mount_over_the_program_of_our_containers_is_refused() {
+    for (container, name) in [(0, "postern-init"), (1, "postern-proxy")] {
+        for path in ["/postern-proxy", "/", "/etc/passwd", "/var/run/secrets", "/lib"] {
+            let refused = verified(|pod| {
+                let mount = json!({"name": "theirs", "mountPath": path, "subPath": "program"});
+                match pod["spec"]["initContainers"][container]["volumeMounts"].as_array_mut() {
+                    Some(mounts) => mounts.push(mount),
+                    None => pod["spec"]["initContainers"][container]["volumeMounts"] = json!([mount]),
+                }
+            });
+            let says = format!("{name}: volumeMounts");
+            assert!(refused.is_err_and(|why| why.contains(&says)), "{name} {path}");
+        }
+    }
+}
+
 #[test]
 fn a_mount_over_the_proxys_directories_is_refused() {
     for path in [
