@@ -51,7 +51,12 @@ impl State {
         Self {
             version,
             policy_revision,
-            policy_version: if same { previous.policy_version } else { policy_revision },
+            // While one kind of policies is held back the revision stands still; a change must be told of all the same.
+            policy_version: if same {
+                previous.policy_version
+            } else {
+                policy_revision.max(previous.policy_version.saturating_add(1))
+            },
             shared_count: load.revisions.is_some(),
             model: Arc::new(model),
             bad: load.bad,
@@ -151,5 +156,42 @@ mod tests {
             version = next_version(version, started);
         }
         assert!(next_version(0, started + Duration::from_secs(2)) > version);
+    }
+
+    /// Istio's kind cannot be heard: the common revision stands still, and a second DENY was never sent.
+    #[test]
+    fn a_change_of_policies_is_told_of_though_their_common_revision_stands_still() {
+        let load = |names: &[&str]| {
+            let text = |name: &&str| {
+                format!(
+                    "apiVersion: postern.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+                     spec: {{action: DENY, rules: [{{}}]}}\n---\n"
+                )
+            };
+            let text: String = names.iter().map(text).collect();
+            let domain = postern_identity::TrustDomain::parse("cluster.local").unwrap();
+            let documents = postern_policy::document::parse("policies.yaml", &text)
+                .unwrap()
+                .iter()
+                .map(|object| crate::documents::decode(object, &domain).unwrap())
+                .collect();
+            let revisions = Some(Revisions {
+                others: 1200,
+                policies: 1003,
+            });
+            Load {
+                documents,
+                revisions,
+                ..Load::default()
+            }
+        };
+        let after =
+            |previous: &State, names: &[&str]| State::after(previous, load(names), "postern-system", UNIX_EPOCH);
+        let first = after(&State::default(), &["one"]);
+        let second = after(&first, &["one", "two"]);
+        assert!(second.policy_version > first.policy_version);
+        assert_eq!(second.policy_revision, 1003);
+        let same = after(&second, &["one", "two"]);
+        assert_eq!(same.policy_version, second.policy_version);
     }
 }

@@ -245,6 +245,7 @@ impl Client {
 
     fn lost(&mut self, why: &str) {
         let stood = self.session.take().map(|session| session.since.elapsed());
+        self.versions.stream_ended();
         self.metrics.process.control_connected.store(0, Ordering::Relaxed);
         let text = format!("the stream with control is gone ({why}); what is in force stays");
         self.status.problem(Topic::Control, Level::Warning, text);

@@ -109,6 +109,11 @@ impl Versions {
         self.older.remove(key);
     }
 
+    /// Only a control that is there can keep saying it.
+    pub(super) fn stream_ended(&mut self) {
+        self.older.clear();
+    }
+
     /// Older updates that have been refused for long enough, and that nothing newer has replaced.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Update> {
         let due = |since: Instant| now.duration_since(since) >= REFUSE_OLDER_FOR;
@@ -157,6 +162,20 @@ mod tests {
         versions.admit(&policies(3), start).unwrap_err();
         versions.applied(&policies(6));
         assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
+    }
+
+    /// A control that lagged and died had its older policy put in force a minute later, with nobody there.
+    #[test]
+    fn an_older_version_is_forgotten_with_the_control_that_said_it() {
+        let start = Instant::now();
+        let mut versions = Versions::default();
+        versions.applied(&policies(5));
+        versions.admit(&policies(4), start).unwrap_err();
+        versions.stream_ended();
+        assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
+        // Its time begins anew with the next that says so.
+        versions.admit(&policies(4), start + REFUSE_OLDER_FOR).unwrap_err();
+        assert!(versions.due(start + REFUSE_OLDER_FOR).is_empty());
     }
 
     #[test]
