@@ -232,7 +232,11 @@ pub(crate) async fn keep_fresh(
                 failures = Failures::default();
                 ca_client::renew_after(&svid, transport::now(), fastrand::f64())
             }
-            Err(failure) => failures.after(&hub, &failure),
+            Err(mut failure) => {
+                // The kubelet puts a new token there: there is always another one to come.
+                failure.is_final &= matches!(evidence, Evidence::JoinToken(_));
+                failures.after(&hub, &failure)
+            }
         };
     }
 }

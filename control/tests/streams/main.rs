@@ -9,6 +9,8 @@ mod bundle;
 mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+#[cfg(feature = "kubernetes")]
+mod pod_identity;
 mod replicas;
 mod reports;
 mod snapshots;

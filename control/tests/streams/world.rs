@@ -27,7 +27,7 @@ mod authority;
 pub(crate) use authority::Authority;
 
 /// Any wait for a state ends; only a fault takes this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The namespace `shop` with two workloads and what they are called by.
 pub(crate) const SHOP: &str = "
