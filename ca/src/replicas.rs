@@ -182,20 +182,17 @@ impl Shared {
             sleep(poll).await;
             // Not while this process writes: an older reading must not follow a newer writing.
             let _one = ca.rotating().await;
-            let trouble = match self.look(&ca, &mut seen).await {
-                Ok(()) => None,
-                Err(error) => Some((error.outcome(), crate::error_chain(&error))),
-            };
-            ca.metrics
-                .state_read(trouble.as_ref().map_or("done", |(outcome, _)| outcome));
-            let text = trouble.map(|(_, text)| text);
+            let trouble = self.look(&ca, &mut seen).await.err();
+            let outcome = trouble.as_ref().map_or("done", RotationError::outcome);
+            ca.metrics.state_read(outcome);
+            let text = trouble.map(|error| crate::error_chain(&error));
             if told != text {
-                match &text {
-                    Some(text) => tracing::error!(
-                        reason = "state",
-                        "this replica goes on with the issuer that it has: {text}"
-                    ),
-                    None => tracing::info!("the CA's state can be read again"),
+                const KEPT: &str = "this replica goes on with the issuer that it has";
+                match (&text, outcome) {
+                    // An API server comes back by itself; a Secret does not mend itself.
+                    (Some(text), "failed") => tracing::warn!(reason = "state", "{KEPT}: {text}"),
+                    (Some(text), _) => tracing::error!(reason = "state", "{KEPT}: {text}"),
+                    (None, _) => tracing::info!("the CA's state can be read again"),
                 }
                 told = text;
             }
