@@ -43,8 +43,9 @@ to_earlier() { helm upgrade postern "$earlier/charts/postern" -n $SYSTEM --set i
 holds "the mesh is that of commit $(cut -c1-7 <<<"$EARLIER"), proxies included" to_earlier
 
 load_begins || failed "load" "its pods did not come up"
-upgrade() { helm upgrade postern "$CHART" -n $SYSTEM --wait --timeout 3m >/dev/null; }
+# Without the tag of the earlier images: helm would keep it.
+upgrade() { helm upgrade postern "$CHART" -n $SYSTEM --reset-values --wait --timeout 3m >/dev/null; }
 flawless "helm upgrade, with older proxies that keep running" upgrade
-new_apps() { restart_shop >/dev/null && sidecars_run "$VERSION" >/dev/null; }
+new_apps() { restart_shop >/dev/null || return 1; sidecars_run "$VERSION" >/dev/null || { echo "not every sidecar is of the new image"; return 1; }; }
 flawless "rolling upgrade of the app, each pod with a new sidecar, at $RATE requests a second" new_apps
 load_ends

@@ -208,7 +208,8 @@ Y
 }
 load_ends() { k -n shop delete pod e2e-load e2e-load-tcp --ignore-not-found >/dev/null; }
 load_counts() { # allowed and not allowed, of all calls together, and the last reason
-    { counts shop/e2e-load; counts shop/e2e-load-tcp; } | python3 -c 'import json, sys
+    # kubectl complains beside its answer while the mesh's own API is away.
+    { counts shop/e2e-load; counts shop/e2e-load-tcp; } 2>/dev/null | python3 -c 'import json, sys
 calls = [c for line in sys.stdin for c in json.loads(line)["calls"].values()]
 print(sum(c["allowed"] for c in calls), sum(c["denied"] + c["failed"] for c in calls), " | ".join(c["last_failure"] for c in calls if c["last_failure"]))'
 }
@@ -222,6 +223,10 @@ flawless() {
     said=$("$@" 2>&1) || { failed "$text" "$* failed: $said"; return 1; }
     sleep "${SETTLE:-5}"
     read -r allowed_after bad_after reason < <(until_true 60 load_counts)
+    if ! [[ $allowed$allowed_after$bad$bad_after =~ ^[0-9]+$ ]]; then
+        failed "$text" "the counts cannot be read: $allowed $bad, $allowed_after $bad_after $reason"
+        return 1
+    fi
     local calls=$((allowed_after - allowed)) took=$((SECONDS - begun))
     if [ "$bad_after" != "$bad" ]; then
         failed "$text" "$((bad_after - bad)) of $calls calls failed: $reason"
