@@ -2,7 +2,7 @@
 //! issuer and publish the roots.
 //!
 //! ```text
-//! found_or_load: Secret --empty--> a new CA, written if still empty --lost the race--> read again
+//! found_or_load: no roots published, Secret --empty--> a new CA, written if still empty --lost the race--> read again
 //! follow:        every 5 s: Secret --changed, checked--> the authority that signs (a damaged one changes nothing)
 //! lead:          issuer due -> rotate (written only over what was read); roots -> ConfigMap
 //! ```
@@ -57,18 +57,42 @@ pub(crate) enum FoundingError {
     Authority(#[from] AuthorityError),
     #[error("the new CA cannot be written down")]
     Encoding(#[from] serde_json::Error),
+    #[error("the published roots are not there yet: {0}")]
+    Roots(String),
+    /// A CA was here, whose keys are gone: another one would be a stranger to every pod.
+    #[error(
+        "Secret {secret} is empty, but ConfigMap {roots} publishes the root {root_sha256} of a CA that was founded here; put \
+         the Secret back from a backup; without one, empty the ConfigMap as well (kubectl patch configmap, data: null), \
+         restart every replica of the CA, which founds a new one, and re-create every pod of the mesh"
+    )]
+    Emptied {
+        secret: String,
+        roots: String,
+        root_sha256: String,
+    },
 }
 
-/// The CA in the Secret, founded if there is none. Waits for the API server as long as it takes.
+impl FoundingError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Secret(error) => error.is_outage(),
+            Self::Roots(_) => true,
+            Self::Authority(_) | Self::Encoding(_) | Self::Emptied { .. } => false,
+        }
+    }
+}
+
+/// The CA in the Secret, founded if there is none and never was. Waits for the API server as long as it takes.
 pub(crate) async fn found_or_load(
     store: &SecretStore,
+    roots: Option<&RootsMap>,
     founding: &Founding,
     clock: &Clock,
 ) -> Result<Authority, FoundingError> {
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     loop {
-        match attempt(store, founding, clock()).await {
-            Err(FoundingError::Secret(error)) if error.is_outage() => {
+        match attempt(store, roots, founding, clock()).await {
+            Err(error) if error.is_outage() => {
                 tracing::warn!("the CA's state is not there yet: {}", crate::error_chain(&error));
                 sleep(backoff.after_failure(rand_share())).await;
             }
@@ -77,10 +101,27 @@ pub(crate) async fn found_or_load(
     }
 }
 
-async fn attempt(store: &SecretStore, founding: &Founding, now: UnixTime) -> Result<Authority, FoundingError> {
+async fn attempt(
+    store: &SecretStore,
+    roots: Option<&RootsMap>,
+    founding: &Founding,
+    now: UnixTime,
+) -> Result<Authority, FoundingError> {
+    // Before the Secret, which is written first: what is published now is the root of a Secret that was filled before now.
+    let published = match roots {
+        Some(roots) => roots.published().await.map_err(FoundingError::Roots)?,
+        None => None,
+    };
     let stored = store.read().await?;
     if let Some(authority) = stored.authority(now)? {
         return Ok(suits(store, founding, authority)?);
+    }
+    if let (Some(root_sha256), Some(roots)) = (published, roots) {
+        return Err(FoundingError::Emptied {
+            secret: store.place(),
+            roots: roots.place().to_owned(),
+            root_sha256,
+        });
     }
     let root = Root::create(&founding.trust_domain, founding.root_life, now)?;
     let authority = Authority::found(&founding.trust_domain, &root, founding.issuer_life, now)?;

@@ -9,6 +9,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use postern_cluster::lease::Leadership;
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 use crate::authority::{Authority, sha256};
@@ -22,6 +23,8 @@ use crate::tokens::hex;
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// After a failed publication of the roots.
 const PUBLISH_RETRY: Duration = Duration::from_secs(5);
+/// Where the injector finds what a pod pins.
+const SUMS: &str = "roots.sha256";
 
 /// The ConfigMap by which pods, and control, know the roots.
 #[derive(Clone)]
@@ -40,13 +43,27 @@ impl RootsMap {
         }
     }
 
-    async fn publish(&self, authority: &Authority) -> Result<(), String> {
-        let slow = |_| format!("no answer within {CALL_DEADLINE:?}");
-        let wanted = published(authority);
-        let mut map = timeout(CALL_DEADLINE, self.api.get(&self.name))
+    /// Namespace and name.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The SHA-256 sums of the roots that were published, as they stand there; `None`: no CA ever published here.
+    pub(crate) async fn published(&self) -> Result<Option<String>, String> {
+        let sums = self.read().await?.data.and_then(|mut data| data.remove(SUMS));
+        Ok(sums.filter(|sums| !sums.is_empty()))
+    }
+
+    async fn read(&self) -> Result<ConfigMap, String> {
+        timeout(CALL_DEADLINE, self.api.get(&self.name))
             .await
             .map_err(slow)?
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("ConfigMap {}: {error}", self.place))
+    }
+
+    async fn publish(&self, authority: &Authority) -> Result<(), String> {
+        let wanted = published(authority);
+        let mut map = self.read().await?;
         if map.data.as_ref() == Some(&wanted) {
             return Ok(());
         }
@@ -63,6 +80,10 @@ impl RootsMap {
     }
 }
 
+fn slow(_: Elapsed) -> String {
+    format!("no answer within {CALL_DEADLINE:?}")
+}
+
 fn published(authority: &Authority) -> BTreeMap<String, String> {
     let roots = authority.bundle().roots();
     let pems: String = roots
@@ -72,7 +93,7 @@ fn published(authority: &Authority) -> BTreeMap<String, String> {
     let sums: Vec<String> = roots.iter().map(|root| hex(&sha256(root))).collect();
     BTreeMap::from([
         ("roots.pem".to_owned(), pems),
-        ("roots.sha256".to_owned(), sums.join(",")),
+        (SUMS.to_owned(), sums.join(",")),
         ("trust-domain".to_owned(), authority.trust_domain().to_string()),
     ])
 }

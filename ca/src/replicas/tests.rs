@@ -39,7 +39,7 @@ fn shared(server: &ApiServer) -> Shared {
 
 async fn found(shared: &Shared) -> Authority {
     crate::csr::prepare();
-    found_or_load(&shared.store, &shared.founding, &crate::clock::system())
+    found_or_load(&shared.store, None, &shared.founding, &crate::clock::system())
         .await
         .unwrap()
 }
@@ -109,6 +109,40 @@ async fn c_07_of_replicas_that_found_a_ca_at_once_one_wins_and_all_have_its_root
 }
 
 #[tokio::test]
+async fn c_06_an_emptied_secret_founds_no_other_ca_while_the_roots_of_the_first_are_published() {
+    const ROOTS: &str = "/api/v1/namespaces/x/configmaps/r";
+    let server = server().await;
+    let roots = RootsMap::new(server.client(), "x", "r");
+    let shared = shared(&server);
+    let clock = crate::clock::system();
+    crate::csr::prepare();
+    let attempted = || attempt(&shared.store, Some(&roots), &shared.founding, clock());
+    // Nobody knows yet whether a CA was here: waited for.
+    assert!(attempted().await.unwrap_err().is_outage());
+    server.put(
+        ROOTS,
+        json!({"metadata": {"name": "r", "namespace": "x"}, "data": {"roots.sha256": "5e1f"}}),
+    );
+    let error = attempted().await.unwrap_err();
+    let text = error.to_string();
+    assert!(!error.is_outage());
+    assert!(
+        text.contains("Secret x/s is empty, but ConfigMap x/r publishes the root 5e1f"),
+        "{text}"
+    );
+    assert_eq!(writes(&server), 0);
+    // Emptied by somebody who has read that.
+    server.put(ROOTS, json!({"metadata": {"name": "r", "namespace": "x"}}));
+    let authority = attempted().await.unwrap();
+    // As it is after every restart.
+    server.put(
+        ROOTS,
+        json!({"metadata": {"name": "r", "namespace": "x"}, "data": {"roots.sha256": "5e1f"}}),
+    );
+    assert!(attempted().await.unwrap().is(&authority));
+}
+
+#[tokio::test]
 async fn an_api_server_that_fails_at_first_is_waited_for() {
     let server = server().await;
     let left = AtomicUsize::new(3);
@@ -148,7 +182,7 @@ async fn a_secret_of_another_trust_domain_is_refused() {
     found(&shared(&server)).await;
     let mut other = shared(&server);
     other.founding.trust_domain = TrustDomain::parse("example.org").unwrap();
-    let error = found_or_load(&other.store, &other.founding, &crate::clock::system())
+    let error = found_or_load(&other.store, None, &other.founding, &crate::clock::system())
         .await
         .unwrap_err();
     assert!(
@@ -193,7 +227,7 @@ async fn c_06_a_damaged_secret_is_refused_at_the_start_with_its_remedy_and_never
         tamper(&server, change);
         let before = server.object(SECRET);
         let shared = shared(&server);
-        let error = found_or_load(&shared.store, &shared.founding, &crate::clock::system())
+        let error = found_or_load(&shared.store, None, &shared.founding, &crate::clock::system())
             .await
             .unwrap_err();
         let text = error.to_string();

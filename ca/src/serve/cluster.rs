@@ -73,7 +73,11 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
     check_life(&config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (authority, keeping) = opened(&config, &cluster, &clock).await?;
+    let roots = cluster
+        .roots
+        .as_ref()
+        .map(|(namespace, name)| RootsMap::new(cluster.client.clone(), namespace, name));
+    let (authority, keeping) = opened(&config, &cluster, roots.as_ref(), &clock).await?;
     let trust: SharedTrust = Arc::new(ArcSwap::from_pointee(authority.trust()));
     let reviewer = Box::new(ByApi {
         client: cluster.client.clone(),
@@ -86,11 +90,16 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
     };
     let ca = Arc::new(Ca::new(authority, keeping, attesting, config.svid_life, clock, metrics));
     renew_overdue_issuer(&ca).await?;
-    let keepers = keepers(&ca, &cluster, shared);
+    let keepers = keepers(&ca, &cluster, roots, shared);
     run(config, ca, registry, keepers).await
 }
 
-async fn opened(config: &ServeConfig, cluster: &InCluster, clock: &Clock) -> Result<(Authority, Keeping), ServeError> {
+async fn opened(
+    config: &ServeConfig,
+    cluster: &InCluster,
+    roots: Option<&RootsMap>,
+    clock: &Clock,
+) -> Result<(Authority, Keeping), ServeError> {
     let Some(state) = &cluster.state else {
         let store = Store::open(&config.store)?;
         let authority = load_authority(&store, clock())?;
@@ -98,18 +107,19 @@ async fn opened(config: &ServeConfig, cluster: &InCluster, clock: &Clock) -> Res
     };
     crate::csr::prepare();
     let store = SecretStore::new(cluster.client.clone(), &state.namespace, &state.name);
-    let authority = replicas::found_or_load(&store, &state.founding, clock)
+    let authority = replicas::found_or_load(&store, roots, &state.founding, clock)
         .await
         .map_err(|error| ServeError::State(crate::error_chain(&error)))?;
     let founding = state.founding.clone();
     Ok((authority, Keeping::Secret(Shared { store, founding })))
 }
 
-fn keepers(ca: &Arc<Ca>, cluster: &InCluster, shared: Option<Shared>) -> Vec<BoxFuture<'static, ()>> {
-    let roots = cluster
-        .roots
-        .as_ref()
-        .map(|(namespace, name)| RootsMap::new(cluster.client.clone(), namespace, name));
+fn keepers(
+    ca: &Arc<Ca>,
+    cluster: &InCluster,
+    roots: Option<RootsMap>,
+    shared: Option<Shared>,
+) -> Vec<BoxFuture<'static, ()>> {
     let (Some(shared), Some(state)) = (shared, &cluster.state) else {
         // One process owns the directory: it leads.
         let (sender, leadership) = watch::channel(Some(Leadership { epoch: 1 }));

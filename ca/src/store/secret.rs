@@ -66,8 +66,9 @@ pub(crate) enum SecretError {
     Conflict(String),
     /// Not what was written.
     #[error(
-        "Secret {place}, key {key}, is damaged ({why}); put the Secret back from a backup; without one, empty it (kubectl patch \
-         secret, data: null), restart every replica of the CA, which founds a new one, and re-create every pod of the mesh"
+        "Secret {place}, key {key}, is damaged ({why}); put the Secret back from a backup; without one, empty it and the \
+         ConfigMap of the roots (kubectl patch, data: null), restart every replica of the CA, which founds a new one, and \
+         re-create every pod of the mesh"
     )]
     Damaged {
         /// Namespace and name.
