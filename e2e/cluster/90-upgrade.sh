@@ -42,10 +42,23 @@ sidecars_run() { # TAG: every sidecar of the services is of that image
 to_earlier() { helm upgrade postern "$earlier/charts/postern" -n $SYSTEM --set image.tag=earlier --wait --timeout 3m && restart_shop && sidecars_run earlier; }
 holds "the mesh is that of commit $(cut -c1-7 <<<"$EARLIER"), proxies included" to_earlier
 
+# An ALLOW that only path templates can decide: proxies that lack them get it without that rule, and go on denying.
+caller shop e2e-mallory mallory || failed "a caller" "its pod did not come up"
+k apply -f - >/dev/null <<'Y'
+{"apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"name": "e2e-template", "namespace": "shop"},
+ "spec": {"selector": {"matchLabels": {"app": "cart"}},
+          "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/mallory"]}}], "to": [{"operation": {"paths": ["/{*}"]}}]}]}}
+Y
+
 load_begins || failed "load" "its pods did not come up"
 # Without the tag of the earlier images: helm would keep it.
 upgrade() { helm upgrade postern "$CHART" -n $SYSTEM --reset-values --wait --timeout 3m >/dev/null; }
 flawless "helm upgrade, with older proxies that keep running" upgrade
+shows "control serves the older proxies without the rule that they cannot decide" '^denied$' call shop/e2e-mallory http://cart.shop/items
 new_apps() { restart_shop >/dev/null || return 1; sidecars_run "$VERSION" >/dev/null || { echo "not every sidecar is of the new image"; return 1; }; }
 flawless "rolling upgrade of the app, each pod with a new sidecar, at $RATE requests a second" new_apps
 load_ends
+newer_have_it() { local said; said=$(call shop/e2e-mallory http://cart.shop/items); [ "$said" = allowed ] || { echo "$said"; return 1; }; }
+holds "and the new ones with it" until_true 20 newer_have_it
+k -n shop delete authorizationpolicies.postern.dev e2e-template >/dev/null
+k -n shop delete pod e2e-mallory --wait=false >/dev/null
