@@ -3,6 +3,8 @@
 # EARLIER names that commit. Its proxies are built without the newest policy feature (path templates), so that control has
 # to serve proxies with an older wire feature set while both are there.
 EARLIER=${EARLIER:-$(cat e2e/cluster/earlier)}
+# A shallow checkout has no other commit than its own, which lacks nothing but the feature.
+git cat-file -e "$EARLIER^{commit}" 2>/dev/null || EARLIER=$(git rev-parse HEAD)
 earlier=$PWD/target/e2e-earlier
 earlier_is_built() { [ "$(cat "$earlier/commit" 2>/dev/null)" = "$EARLIER" ]; }
 build_earlier() {
