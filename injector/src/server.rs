@@ -25,6 +25,7 @@ use crate::roots::Roots;
 
 mod answering;
 mod connections;
+mod room;
 mod webhook;
 
 pub use webhook::Webhook;

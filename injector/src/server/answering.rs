@@ -1,26 +1,23 @@
 //! One HTTP request to one answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::Semaphore;
+use tokio::sync::AcquireError;
 use tokio::time::timeout;
 
 use super::Cluster;
+use super::room::{Held, MAX_BODY, Room, Share};
 use super::webhook::{Deciding, Webhook};
 use crate::inject::Settings;
 use crate::metrics::{Metrics, Outcome};
 use crate::review;
 
-/// A review holds an object twice at an update, and an API server takes objects of 3 MiB.
-const MAX_BODY: usize = 8 * 1024 * 1024;
-/// Bodies in memory at once, in KiB: what is read of them takes up to ten times as much. Others wait.
-const BODIES: u32 = 8 * 1024;
-const KIB: u64 = 1024;
 /// From the head to the whole body, and waiting for room: API servers send it at once.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// The body, and a read of the namespace; below the API server's own deadline of ten seconds, so that it hears why.
@@ -31,7 +28,7 @@ const LONG_BODY: usize = 128 * 1024;
 /// Answers requests.
 pub(super) struct Answering {
     deciding: Deciding,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 /// Why there is no answer but a status and a line of text.
@@ -45,7 +42,7 @@ impl Answering {
                 settings,
                 metrics,
             },
-            room: Arc::new(Semaphore::new(BODIES as usize)),
+            room: Arc::default(),
         }
     }
 
@@ -53,7 +50,12 @@ impl Answering {
         &self.deciding.metrics
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// The room that a connection from this address has for bodies.
+    pub(super) fn share(&self, address: IpAddr) -> Share {
+        self.room.share(address)
+    }
+
+    pub(super) async fn answer(&self, share: &Share, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let Some(webhook) = Webhook::at(request.uri().path()) else {
             return plain(StatusCode::NOT_FOUND, "there is nothing here\n".to_owned());
         };
@@ -66,7 +68,7 @@ impl Answering {
         }
         let begun = Instant::now();
         let late = || Fault(StatusCode::GATEWAY_TIMEOUT, "it took too long".to_owned());
-        let answered = timeout(ANSWER_DEADLINE, self.review(webhook, request)).await;
+        let answered = timeout(ANSWER_DEADLINE, self.review(webhook, share, request)).await;
         let (response, outcome) = match answered.unwrap_or_else(|_| Err(late())) {
             Ok((body, outcome)) => (json(body), outcome),
             Err(Fault(status, why)) => {
@@ -87,19 +89,27 @@ impl Answering {
         response
     }
 
-    async fn review(&self, webhook: Webhook, request: Request<Incoming>) -> Result<(Vec<u8>, Outcome), Fault> {
+    async fn review(
+        &self,
+        webhook: Webhook,
+        share: &Share,
+        request: Request<Incoming>,
+    ) -> Result<(Vec<u8>, Outcome), Fault> {
         if !is_json(request.headers()) {
             let what = "Content-Type: only application/json is understood";
             return Err(Fault(StatusCode::UNSUPPORTED_MEDIA_TYPE, what.to_owned()));
         }
         let slow = |_| Fault(StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned());
-        let reading = timeout(BODY_DEADLINE, self.body(request.into_body()));
-        let (body, room) = reading.await.map_err(slow)??;
-        let request = match body.len() > LONG_BODY {
-            false => review::Request::parse(&body),
+        let reading = timeout(BODY_DEADLINE, body(share, request.into_body()));
+        let (body, held) = reading.await.map_err(slow)??;
+        let judged = held.judged(body.len()).await.map_err(going)?;
+        let room = (held, judged);
+        let (request, room) = match body.len() > LONG_BODY {
+            false => (review::Request::parse(&body), room),
             true => {
                 let failed = |_| Fault(StatusCode::INTERNAL_SERVER_ERROR, "it could not be read".to_owned());
-                let parsing = tokio::task::spawn_blocking(move || review::Request::parse(&body));
+                // It takes its room along: it reads on if nobody waits for the answer any more.
+                let parsing = tokio::task::spawn_blocking(move || (review::Request::parse(&body), room));
                 parsing.await.map_err(failed)?
             }
         };
@@ -112,27 +122,38 @@ impl Answering {
         let answer = answer.map_err(|error| Fault(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         Ok((answer, outcome))
     }
+}
 
-    /// The whole body, and the room that it takes.
-    async fn body(&self, body: Incoming) -> Result<(Bytes, tokio::sync::SemaphorePermit<'_>), Fault> {
-        let long = || {
-            let what = format!("the body has more than {MAX_BODY} bytes");
-            Fault(StatusCode::PAYLOAD_TOO_LARGE, what)
+/// The whole body, and the room that it takes.
+async fn body(share: &Share, mut body: Incoming) -> Result<(Bytes, Held), Fault> {
+    let long = || {
+        let what = format!("the body has more than {MAX_BODY} bytes");
+        Fault(StatusCode::PAYLOAD_TOO_LARGE, what)
+    };
+    let announced = body.size_hint().upper().map(usize::try_from);
+    let most = announced.map_or(MAX_BODY, |length| length.unwrap_or(usize::MAX));
+    if most > MAX_BODY {
+        return Err(long());
+    }
+    let mut held = share.body(most);
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let broken = |error| Fault(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"));
+        // What else a body may have are trailers.
+        let Ok(data) = frame.map_err(broken)?.into_data() else {
+            continue;
         };
-        let most = u64::try_from(MAX_BODY).unwrap_or(u64::MAX);
-        let length = body.size_hint().upper().unwrap_or(most);
-        if length > most {
+        if data.len() > MAX_BODY - whole.len() {
             return Err(long());
         }
-        let room = u32::try_from(length.div_ceil(KIB).max(1)).unwrap_or(BODIES).min(BODIES);
-        let closed = |_| Fault(StatusCode::SERVICE_UNAVAILABLE, "it goes down".to_owned());
-        let room = self.room.acquire_many(room).await.map_err(closed)?;
-        match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) => Ok((body.to_bytes(), room)),
-            Err(error) if error.is::<LengthLimitError>() => Err(long()),
-            Err(error) => Err(Fault(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
-        }
+        held.take(data.len()).await.map_err(going)?;
+        whole.extend_from_slice(&data);
     }
+    Ok((whole.freeze(), held))
+}
+
+fn going(_: AcquireError) -> Fault {
+    Fault(StatusCode::SERVICE_UNAVAILABLE, "it goes down".to_owned())
 }
 
 /// `application/json`, with any parameters.

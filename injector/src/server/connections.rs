@@ -39,6 +39,9 @@ const LAST: Duration = Duration::from_secs(15);
 const MAX_HEAD: usize = 16 * 1024;
 /// Requests at once on one connection: an API server sends all through a few.
 const MAX_STREAMS: u32 = 250;
+/// Bytes of a connection of HTTP/2 that nobody has asked for yet, as while its requests wait for room. What a connection
+/// has free fits into it, and an API server is near.
+const WINDOW: u32 = 64 * 1024;
 
 /// Serves until all is drained.
 pub(super) async fn serve(
@@ -76,7 +79,7 @@ pub(super) async fn serve(
         let acceptor = TlsAcceptor::from(Arc::clone(&config));
         let (answering, phase) = (Arc::clone(&answering), phase.clone());
         connections.spawn(async move {
-            connection(tcp, acceptor, answering, phase).await;
+            connection(tcp, peer.ip(), acceptor, answering, phase).await;
             drop((permit, place));
         });
     }
@@ -127,6 +130,7 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 
 async fn connection(
     tcp: TcpStream,
+    address: IpAddr,
     acceptor: TlsAcceptor,
     answering: Arc<Answering>,
     mut phase: watch::Receiver<Phase>,
@@ -142,9 +146,10 @@ async fn connection(
         Err(_) => return answering.metrics().handshake_failed(),
     };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let share = answering.share(address);
     let service = service_fn(move |request| {
-        let answering = Arc::clone(&answering);
-        async move { Ok::<_, Infallible>(answering.answer(request).await) }
+        let (answering, share) = (Arc::clone(&answering), share.clone());
+        async move { Ok::<_, Infallible>(answering.answer(&share, request).await) }
     });
     let io = TokioIo::new(stream);
     let end = async {
@@ -174,6 +179,8 @@ async fn connection(
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
         until_end!(builder.serve_connection(io, service));
     } else {

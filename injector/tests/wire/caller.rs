@@ -1,6 +1,6 @@
 //! A caller as an API server is one: TLS with a bundle, HTTP/1.1 or 2.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -22,6 +22,8 @@ pub(crate) const JSON: &str = "application/json";
 #[derive(Clone)]
 pub(crate) struct Caller {
     address: SocketAddr,
+    /// From where it calls.
+    from: IpAddr,
     roots: Arc<RootCertStore>,
 }
 
@@ -85,11 +87,18 @@ impl Caller {
         }
         Self {
             address,
+            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
             roots: Arc::new(roots),
         }
     }
 
-    async fn tls(&self, alpn: &[u8]) -> Result<TlsStream<TcpStream>, String> {
+    /// From another address of this machine.
+    pub(crate) fn from(mut self, address: [u8; 4]) -> Self {
+        self.from = address.into();
+        self
+    }
+
+    pub(crate) async fn tls(&self, alpn: &[u8]) -> Result<TlsStream<TcpStream>, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -97,9 +106,9 @@ impl Caller {
             .with_root_certificates(Arc::clone(&self.roots))
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        let tcp = TcpStream::connect(self.address)
-            .await
-            .map_err(|error| error.to_string())?;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((self.from, 0).into()).unwrap();
+        let tcp = socket.connect(self.address).await.map_err(|error| error.to_string())?;
         let name = ServerName::try_from(NAME).unwrap();
         let connected = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
         connected.map_err(|error| error.to_string())

@@ -5,4 +5,5 @@ mod caller;
 mod changing;
 mod malformed;
 mod pods;
+mod strangers;
 mod world;
