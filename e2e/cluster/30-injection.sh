@@ -51,3 +51,14 @@ stray_probe() { # Anything but readiness, metrics and the secret paths is 404 on
     code=$(k -n shop-outside exec deploy/stranger -- /postern-shop call "http://$ip:15020/metrics" 2>&1); [ "$code" = allowed ] || { echo "/metrics: $code"; return 1; }
 }
 holds "all but readiness, metrics and the pod's own secret paths is 404 on port 15020" stray_probe
+proxy_image() { # The proxy of a running pod is not anybody's to swap who may patch the pod
+    k -n shop patch pod "$(first_pod shop cart)" --type=strategic -p "{\"spec\": {\"initContainers\": [{\"name\": \"$1\", \"image\": \"localhost/evil:1\"}]}}"
+}
+refuses "the image of a running pod's proxy cannot be changed" 'postern-proxy-images.*cannot be changed' proxy_image postern-proxy
+refuses "the image of a running pod's rules cannot be changed" 'postern-proxy-images.*cannot be changed' proxy_image postern-init
+stranger_token() { # MORE: a pod outside of the mesh that mounts a token for the CA
+    pod '' "\"volumes\": [{\"name\": \"postern-token\", \"projected\": {\"sources\": [{\"serviceAccountToken\": {\"audience\": \"postern-ca\", \"path\": \"token\"}}]}}], ${1:-}" |
+        sed 's/"namespace": "shop"/"namespace": "shop-outside"/; s/"serviceAccountName": "web"/"serviceAccountName": "default"/' | k apply --dry-run=server -f -
+}
+refuses "a pod outside of the mesh gets no token for the CA" 'postern-ca-tokens.*for the mesh.s proxy alone' stranger_token
+refuses "nor does one whose postern-proxy is another program" 'postern-ca-tokens.*for the mesh.s proxy alone' stranger_token '"initContainers": [{"name": "postern-proxy", "image": "localhost/evil:1", "restartPolicy": "Always"}], '

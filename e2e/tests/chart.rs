@@ -576,3 +576,54 @@ fn dashboards_and_alerts_in_the_chart_are_the_files_of_the_tree() {
     let file: Value = serde_saphyr::from_str(&read("charts/postern/files/alerts.yaml")).unwrap();
     assert_eq!(rule["spec"], file);
 }
+
+/// Who may patch a pod, or make one outside of the mesh, gets no proxy's identity: the API server itself refuses.
+#[test]
+fn policies_of_admission_keep_proxies_images_and_the_cas_tokens_and_ask_nobody() {
+    if !requires(&["helm"], false) {
+        return;
+    }
+    for set in VALUE_SETS {
+        let objects = render(set);
+        let policies: Vec<&Value> = of_kind(&objects, "ValidatingAdmissionPolicy").collect();
+        let names: BTreeSet<&str> = policies.iter().map(|policy| name(policy)).collect();
+        assert_eq!(
+            names,
+            BTreeSet::from(["postern-ca-tokens", "postern-proxy-images"]),
+            "{set}"
+        );
+        for policy in policies {
+            let spec = &policy["spec"];
+            assert_eq!(spec["failurePolicy"], "Fail", "{set}");
+            assert!(spec["matchConditions"][0]["expression"].is_string(), "{set}");
+            let selector = &spec["matchConstraints"]["namespaceSelector"]["matchExpressions"][0];
+            assert_eq!(
+                (&selector["operator"], strings(&selector["values"])),
+                (&json!("NotIn"), NEVER.to_vec()),
+                "{set}: no more and no less"
+            );
+        }
+        let bindings = of_kind(&objects, "ValidatingAdmissionPolicyBinding");
+        let bound: BTreeSet<&str> = bindings
+            .filter(|binding| binding["spec"]["validationActions"] == json!(["Deny"]))
+            .map(|binding| binding["spec"]["policyName"].as_str().unwrap())
+            .collect();
+        assert_eq!(bound, names, "{set}");
+    }
+    // The audience and the image are those of the sidecar.
+    let objects = try_render("defaults", &["--set", "image.registry=registry.example:5000/mesh"]).unwrap();
+    let tokens = of_kind(&objects, "ValidatingAdmissionPolicy").find(|policy| name(policy) == "postern-ca-tokens");
+    let text = tokens.unwrap().to_string();
+    assert!(text.contains("'registry.example:5000/mesh/postern-proxy:'"), "{text}");
+    let injector = fs::read_to_string(chart::root().join("injector/src/inject/sidecar.rs")).unwrap();
+    for (constant, value) in [("TOKEN_VOLUME", "postern-token"), ("AUDIENCE", "postern-ca")] {
+        assert!(
+            injector.contains(&format!("{constant}: &str = \"{value}\"")),
+            "{constant}"
+        );
+        assert!(text.contains(&format!("'{value}'")), "{constant}");
+    }
+    // The API server knows them since 1.30.
+    let older = try_render("defaults", &["--kube-version", "1.29.0"]).unwrap();
+    assert_eq!(of_kind(&older, "ValidatingAdmissionPolicy").count(), 0);
+}
