@@ -101,10 +101,14 @@ impl Replica {
                     contents,
                     done: Some(Done::Restored),
                 }),
-                None => Ok(Step {
-                    contents: self.founded(found.rotate, now)?,
-                    done: Some(Done::Founded),
-                }),
+                None => {
+                    let mut contents = self.founded(found.rotate, now)?;
+                    contents.old = believed(&found.bundles);
+                    Ok(Step {
+                        contents,
+                        done: Some(Done::Founded),
+                    })
+                }
             };
         };
         let bundle = contents.bundle();
@@ -201,6 +205,25 @@ impl Replica {
         let done = (contents.old.len() < before).then_some(Done::Withdrawn);
         Step { contents, done }
     }
+}
+
+/// CAs that the API server believes, while we know nothing: other replicas may serve what they signed. A bundle that
+/// cannot be read is of no use to anybody.
+fn believed(bundles: &[Option<Vec<u8>>]) -> Vec<Authority> {
+    let mut found = Vec::new();
+    for authority in bundles
+        .iter()
+        .flatten()
+        .filter_map(|pem| Authority::all(pem).ok())
+        .flatten()
+    {
+        if !found.contains(&authority) {
+            found.push(authority);
+        }
+    }
+    let surplus = found.len().saturating_sub(MAX_OLD);
+    found.drain(..surplus);
+    found
 }
 
 fn promoted(mut contents: Contents) -> Step {

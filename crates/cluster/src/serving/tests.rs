@@ -171,6 +171,30 @@ fn an_expired_one_is_replaced_at_once_and_an_emptied_secret_gets_back_what_is_se
 }
 
 #[test]
+fn who_founds_anew_keeps_what_bundles_believe_until_it_is_withdrawn() {
+    let former = founded(&mut replica());
+    let mut new = replica();
+    let emptied = Found {
+        contents: None,
+        rotate: None,
+        bundles: vec![
+            Some(former.bundle()),
+            Some(b"damaged".to_vec()),
+            None,
+            Some(former.bundle()),
+        ],
+    };
+    let step = new.step(emptied, at(0)).unwrap();
+    assert_eq!(step.done, Some(Done::Founded));
+    assert_eq!(step.contents.old, std::slice::from_ref(&former.current.authority));
+    let bundle = String::from_utf8(step.contents.bundle()).unwrap();
+    assert!(bundle.contains(&former.current.authority.pem));
+    let contents = step.contents;
+    assert_eq!(published(&mut new, &contents, None, 1).done, None);
+    assert_eq!(published(&mut new, &contents, None, 1000).done, Some(Done::Withdrawn));
+}
+
+#[test]
 fn the_default_timing_gives_api_servers_longer_than_replicas_need_to_look() {
     for life in [1, 30, 60, 600, 3600, 30 * 24 * 3600] {
         let timing = Timing::of(Duration::from_secs(life));
