@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use postern_cluster::serving::{self, Keeping, ServingCertificate, Target, Timing};
 use postern_telemetry::{Endpoint, Readiness};
@@ -172,6 +172,10 @@ fn readiness(cluster: &Cluster, phases: watch::Receiver<Phase>) -> Readiness {
         let missing = [
             (*phases.borrow() != Phase::Serving, "it goes down"),
             (status.not_after.is_none(), "there is no serving certificate yet"),
+            (
+                status.not_after.is_some_and(|end| end <= now()),
+                "the serving certificate has expired",
+            ),
             (!status.published, "its CA is not in the webhooks' caBundle yet"),
             (!cluster.namespaces.known(), "the namespaces are not known yet"),
             (cluster.roots.now().is_empty(), "the CA has not published its roots yet"),
@@ -181,6 +185,12 @@ fn readiness(cluster: &Cluster, phases: watch::Receiver<Phase>) -> Readiness {
             None => Ok(()),
         }
     })
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 impl Running {

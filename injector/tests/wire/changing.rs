@@ -95,6 +95,12 @@ async fn without_a_certificate_no_handshake_succeeds_and_readiness_says_why() {
     };
     world.cluster.certificate.serve(Arc::clone(&key), unpublished);
     assert!(readiness().await.contains("503") && readiness().await.contains("caBundle"));
+    let expired = Status {
+        not_after: Some(1_000_000_000),
+        ..published()
+    };
+    world.cluster.certificate.serve(Arc::clone(&key), expired);
+    assert!(readiness().await.contains("503") && readiness().await.contains("has expired"));
     world.cluster.certificate.serve(key, published());
     assert!(readiness().await.contains("namespaces are not known"));
 }
