@@ -70,9 +70,8 @@ impl Namespaces {
         let read = timeout(READ_DEADLINE, namespaces.get_metadata(name)).await;
         let found = read.map_err(|_| format!("the API server did not answer within {} s", READ_DEADLINE.as_secs()))?;
         let found = found.map_err(|error| error_chain(&error))?;
-        let facts = Arc::new(facts(found.metadata));
-        self.change(|all| all.insert(name.to_owned(), Arc::clone(&facts)));
-        Ok(facts)
+        // Not kept: an answer that is late could take the place of something newer that the watch has brought.
+        Ok(Arc::new(facts(found.metadata)))
     }
 
     /// Follows all of them until dropped.

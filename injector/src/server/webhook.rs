@@ -6,6 +6,7 @@ use std::sync::Arc;
 use json_patch::Patch;
 
 use super::Cluster;
+use crate::annotations::INJECT;
 use crate::inject::{self, PodContext, Settings};
 use crate::metrics::{Metrics, Outcome};
 use crate::namespaces::Facts;
@@ -115,8 +116,12 @@ impl Deciding {
         let name = request.namespace.as_deref().unwrap_or_default();
         let namespaces = &self.cluster.namespaces;
         let seen = namespaces.seen(name);
+        // A validation lets pods outside of the mesh pass, and it is asked for none but those that some label leads to it.
+        let outside = |facts: &Facts| facts.labels.get(INJECT).is_none_or(|value| value != "enabled");
+        let doubtful = webhook == Webhook::ValidatePod && seen.as_deref().is_some_and(outside);
         let decided = match seen.as_ref().map(|facts| self.judge(webhook, request, name, facts)) {
-            Some(decided) if decided.outcome == Outcome::Injected || decided.outcome == Outcome::Allowed => decided,
+            Some(decided) if decided.outcome == Outcome::Injected => decided,
+            Some(decided) if decided.outcome == Outcome::Allowed && !doubtful => decided,
             // What keeps a pod out of the mesh or refuses it is not decided by labels of a moment ago.
             first => match namespaces.read(name).await {
                 Ok(now) => match first {

@@ -162,11 +162,36 @@ async fn a_pod_stays_outside_only_by_labels_read_just_then() {
             .response()
     };
     assert!(!is_injected(&ask().await));
-    assert!(world.cluster.namespaces.seen("plain").is_some());
     // Labelled, and no watch event has come yet.
     let labels = json!({ "postern.dev/inject": "enabled" });
     world.api.put("/api/v1/namespaces/plain", namespace("plain", &labels));
     assert!(is_injected(&ask().await));
+    // What a review has read is not kept: it may be older by then than what the watch has brought.
+    assert!(world.cluster.namespaces.seen("plain").is_none());
+}
+
+#[tokio::test]
+async fn a_validation_takes_no_pod_for_one_outside_by_labels_of_a_moment_ago() {
+    let world = World::start().await;
+    let list = "/api/v1/namespaces";
+    let plain = namespace("plain", &json!({}));
+    world.api.put(
+        list,
+        json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+            "metadata": { "resourceVersion": "1" }, "items": [plain],
+        }),
+    );
+    let following = tokio::spawn(world.cluster.namespaces.clone().follow());
+    while world.cluster.namespaces.seen("plain").is_none() {
+        tokio::task::yield_now().await;
+    }
+    following.abort();
+    let labels = json!({ "postern.dev/inject": "enabled" });
+    world.api.put("/api/v1/namespaces/plain", namespace("plain", &labels));
+    let asked = review("pods", "plain", pod());
+    let response = world.caller().review("/validate-pod", &asked).await.response();
+    assert_eq!(response["allowed"], false, "{response}");
 }
 
 #[tokio::test]
