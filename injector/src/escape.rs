@@ -76,7 +76,7 @@ fn identity(place: &str, user: Option<i64>, group: Option<i64>) -> Option<String
 }
 
 /// With a token for the CA, an app could have a certificate that its proxy does not watch over.
-fn foreign_token(volume: &Volume) -> Option<String> {
+pub(crate) fn foreign_token(volume: &Volume) -> Option<String> {
     let sources = volume.projected.as_ref()?.sources.as_deref()?;
     let tokens = sources
         .iter()
@@ -143,16 +143,22 @@ pub(crate) fn reach(name: &str, own: &SecurityContext) -> Option<String> {
         .as_ref()
         .and_then(|c| c.add.as_deref())
         .unwrap_or_default();
+    let becoming = added
+        .iter()
+        .any(|c| ["SETUID", "SETGID"].contains(&c.strip_prefix("CAP_").unwrap_or(c)));
     let plain = |capability: &str| capability.strip_prefix("CAP_").unwrap_or(capability).to_owned();
     let reaching: Vec<String> = added
         .iter()
         .map(|c| plain(c))
         .filter(|c| REACHING.contains(&&**c))
         .collect();
-    (!reaching.is_empty()).then(|| {
+    if !reaching.is_empty() {
+        let all = reaching.join(", ");
+        return Some(format!("container {name} has {all}: it can get past the capture"));
+    }
+    becoming.then(|| {
         format!(
-            "container {name} has {}: it can get past the capture",
-            reaching.join(", ")
+            "container {name} adds SETUID or SETGID: it can become UID {PROXY_UID}, whose connections are not captured"
         )
     })
 }

@@ -3,19 +3,19 @@
 //! The injector runs before others, and the API server calls it at most once more. What came after that is found here, and
 //! the pod is refused with what was changed: nobody's pod is quietly half in the mesh.
 //!
-//! Another replica may have injected it, a version or a setting earlier (an upgrade in progress): what only tunes the
-//! proxy may differ, whom it trusts and what is captured may not.
+//! Another replica may have injected it, a version, an image or a setting earlier (an upgrade in progress): what only tunes
+//! the proxy and which image of its repository it is may differ, whom it trusts and what is captured may not. The version
+//! that a pod says it was injected by decides nothing: whoever could change the image could change that as well.
 
 use k8s_openapi::api::core::v1::{Pod, SecurityContext};
 use serde_json::Value;
 
-use crate::annotations::INJECTED;
 use crate::escape;
 use crate::inject::containers::{INIT, PROXY, is_ours, ours};
 use crate::inject::existing::difference;
-use crate::inject::sidecar::Sidecar;
+use crate::inject::sidecar::{PROXY_UID, Sidecar};
 use crate::inject::standing::{self, Standing};
-use crate::inject::{Plan, PodContext, Settings, VERSION, read};
+use crate::inject::{Plan, PodContext, Settings, read};
 
 /// Flags of the proxy that tune it.
 const TUNING: [&str; 3] = ["--access-log", "--drain-seconds", "--metrics-mutual-tls"];
@@ -26,7 +26,10 @@ pub fn verify(pod: &Value, context: &PodContext<'_>, settings: &Settings) -> Res
     let raw = pod;
     let pod = read(raw)?;
     if !matches!(standing::of(&pod, context)?, Standing::Meshed) {
-        return Ok(Vec::new());
+        // In the host's network, or for Windows: there is no proxy that could be meant.
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let token = volumes.into_iter().find_map(escape::foreign_token);
+        return token.map_or_else(|| Ok(Vec::new()), Err);
     }
     let (Some(init), Some(proxy)) = (ours(&pod, raw, INIT), ours(&pod, raw, PROXY)) else {
         return Err(format!(
@@ -48,15 +51,8 @@ pub fn verify(pod: &Value, context: &PodContext<'_>, settings: &Settings) -> Res
             rewrite.path.join(".")
         ));
     }
-    let same_version = pod
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|all| all.get(INJECTED))
-        .map(String::as_str)
-        == Some(VERSION);
     for (placed, made) in [(init, &plan.init), (proxy, &plan.proxy)] {
-        if let Some(what) = changed(placed.raw, made, same_version, context) {
+        if let Some(what) = changed(placed.raw, made, context) {
             return Err(format!(
                 "init container {}: {what} is not what the injector made: a webhook after it changed that",
                 placed.container.name
@@ -99,6 +95,7 @@ pub fn verify_ephemeral(pod: &Value, _context: &PodContext<'_>, _settings: &Sett
         };
         let refused = taken
             .or_else(|| context.and_then(|context| escape::of_context(&place, context)))
+            .or_else(|| beside_the_proxy(&place, container.target_container_name.as_deref(), context))
             .or_else(mounted);
         if let Some(message) = refused {
             return Err(message);
@@ -112,6 +109,16 @@ pub fn verify_ephemeral(pod: &Value, _context: &PodContext<'_>, _settings: &Sett
     Ok(warnings)
 }
 
+/// Who shares the proxy's processes must not be its user, and an image's own user is not to be seen here.
+fn beside_the_proxy(place: &str, target: Option<&str>, context: Option<&SecurityContext>) -> Option<String> {
+    let named = context.is_some_and(|context| context.run_as_user.is_some());
+    (target == Some(PROXY) && !named).then(|| {
+        format!(
+            "{place}: it would see the process of {PROXY}, and its image may run as the same user: set its              securityContext.runAsUser to another one than {PROXY_UID}"
+        )
+    })
+}
+
 fn reaches(target: Option<&str>, name: &str, context: Option<&SecurityContext>) -> Option<String> {
     let reach = context.and_then(|context| escape::reach(name, context));
     let seen = || format!("container {name} sees the process of {PROXY}, which holds the pod's private key");
@@ -119,10 +126,9 @@ fn reaches(target: Option<&str>, name: &str, context: Option<&SecurityContext>) 
 }
 
 /// What of a container of ours was changed, past what an earlier version or other settings explain.
-fn changed(found: &Value, made: &Value, same_version: bool, context: &PodContext<'_>) -> Option<&'static str> {
+fn changed(found: &Value, made: &Value, context: &PodContext<'_>) -> Option<&'static str> {
     let mut made = made.clone();
-    let of_another_version = !same_version && repository(&found["image"]) == repository(&made["image"]);
-    if of_another_version {
+    if repository(&found["image"]) == repository(&made["image"]) {
         made["image"] = found["image"].clone();
     }
     if made["name"] == PROXY {
