@@ -205,7 +205,7 @@ fn the_proxy_before_the_rules_is_refused() {
 }
 
 #[test]
-fn a_pod_that_another_version_or_image_injected_passes_while_an_upgrade_is_in_progress() {
+fn a_pod_that_another_version_injected_passes_while_an_upgrade_is_in_progress() {
     let mut older = case();
     older.settings.image = "localhost/postern/postern-proxy:0.0.9@sha256:00".to_owned();
     older.settings.proxy.drain_seconds = 10;
