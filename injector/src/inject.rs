@@ -256,8 +256,9 @@ fn taken_volume(raw: &Value, injected: bool) -> Option<String> {
 
 /// Label or annotation of the namespace.
 pub(crate) fn may_loosen(context: &PodContext<'_>) -> bool {
-    let says = |all: &BTreeMap<String, String>| all.get(ALLOW_LOOSENING).is_some_and(|value| value == "true");
-    says(context.labels) || says(context.annotations)
+    let by_label = context.labels.get(ALLOW_LOOSENING);
+    let says = by_label.or_else(|| context.annotations.get(ALLOW_LOOSENING));
+    says.is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]

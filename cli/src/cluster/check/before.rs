@@ -7,7 +7,7 @@ use super::facts::{Facts, SYSTEM, known, name};
 pub(super) type Right = (&'static str, &'static str, &'static str);
 
 /// What the chart creates, and what whoever installs it must be allowed to.
-pub(super) const INSTALLS: [Right; 14] = [
+pub(super) const INSTALLS: [Right; 16] = [
     ("create", "", "namespaces"),
     ("create", "", "serviceaccounts"),
     ("create", "", "services"),
@@ -24,6 +24,12 @@ pub(super) const INSTALLS: [Right; 14] = [
         "create",
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",
+    ),
+    ("create", "admissionregistration.k8s.io", "validatingadmissionpolicies"),
+    (
+        "create",
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
     ),
     ("create", "apiregistration.k8s.io", "apiservices"),
 ];

@@ -241,6 +241,12 @@ pub(crate) const CHECKS: &[Check] = &[
         registration::api_bundle,
     ),
     error(
+        "PC-039",
+        Mesh,
+        "the API server's own policies guard proxies and their tokens",
+        registration::admission_policies,
+    ),
+    error(
         "PC-040",
         Mesh,
         "the serving certificates have life left",

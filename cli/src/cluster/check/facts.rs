@@ -1,7 +1,9 @@
 //! What the checks look at: objects of the cluster and control's view, gathered before and apart, so that a check is a
 //! pure function and a test can break anything.
 
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
@@ -56,6 +58,8 @@ pub(crate) struct Facts {
     pub(crate) crds: Known<Vec<CustomResourceDefinition>>,
     pub(crate) mutating: Known<Vec<MutatingWebhookConfiguration>>,
     pub(crate) validating: Known<Vec<ValidatingWebhookConfiguration>>,
+    /// By which policies of the API server are in force; there since Kubernetes 1.30.
+    pub(crate) policy_bindings: Known<Vec<ValidatingAdmissionPolicyBinding>>,
     pub(crate) api_services: Known<Vec<APIService>>,
     /// Of the mesh's own namespace.
     pub(crate) deployments: Known<Vec<Deployment>>,

@@ -31,10 +31,11 @@ pub(super) async fn facts(client: &Client, namespace: Option<&str>, groups: &[Gr
     let mesh = groups.contains(&Group::Mesh);
     let proxies = groups.contains(&Group::Proxies);
     let view = mesh || proxies;
-    let (nodes, node_leases, front_proxy, namespaces, crds, mutating, validating, api_services) = tokio::join!(
+    let (nodes, node_leases, front_proxy, namespaces, crds, mutating, validating, policy_bindings, api_services) = tokio::join!(
         all(client),
         within(client, Some("kube-node-lease")),
         one::<ConfigMap>(client, "kube-system", "extension-apiserver-authentication"),
+        all(client),
         all(client),
         all(client),
         all(client),
@@ -93,6 +94,7 @@ pub(super) async fn facts(client: &Client, namespace: Option<&str>, groups: &[Gr
         crds,
         mutating,
         validating,
+        policy_bindings,
         api_services,
         deployments,
         budgets,

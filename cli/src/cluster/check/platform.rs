@@ -6,7 +6,7 @@ use super::catalog::{Finding, Verdict, finding};
 use super::facts::{Facts, INJECT, known, label, name};
 
 /// Native sidecars are there since this minor version of Kubernetes 1.
-const NATIVE_SIDECARS: u32 = 29;
+pub(super) const NATIVE_SIDECARS: u32 = 29;
 /// NAT in the `inet` family of nftables, by which both IP versions are redirected at once.
 const KERNEL: (u32, u32) = (5, 2);
 /// A certificate is valid from a minute before it was made; past half of that a clock that runs on will soon fail.

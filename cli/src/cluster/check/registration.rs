@@ -10,6 +10,7 @@ use super::catalog::{Finding, Verdict, finding};
 use super::certificates::ders;
 use super::components::INSTALL;
 use super::facts::{Facts, SYSTEM, Unknown, known, name};
+use super::platform::NATIVE_SIDECARS;
 
 /// What the configurations are called.
 const CONFIG: &str = "postern-injector";
@@ -21,6 +22,19 @@ const API: &str = "v1alpha1.view.postern.dev";
 const CRDS: [&str; 1] = [include_str!(
     "../../../../charts/postern/files/crd-authorizationpolicies.yaml"
 )];
+/// Policies that the API server itself enforces, and what is open without each.
+const POLICIES: [(&str, &str); 2] = [
+    (
+        "postern-proxy-images",
+        "who may patch a running pod may change the image of its proxy, which holds the pod's identity",
+    ),
+    (
+        "postern-ca-tokens",
+        "a pod without a proxy may mount a token for the CA and get its account's identity",
+    ),
+];
+/// ValidatingAdmissionPolicies are there since this minor version of Kubernetes 1.
+const ADMISSION_POLICIES: u32 = 30;
 /// Namespaces without which a cluster does not come up.
 const NEVER: [&str; 2] = ["kube-system", SYSTEM];
 
@@ -100,6 +114,40 @@ fn registered(kind: &str, webhooks: usize, consequence: &str) -> Vec<Finding> {
         format!("it is not there: {consequence}"),
         INSTALL,
     )]
+}
+
+pub(super) fn admission_policies(facts: &Facts) -> Verdict {
+    let server = known(&facts.server)?;
+    if (server.major, server.minor) < (1, NATIVE_SIDECARS) {
+        // No pod is in the mesh there, which another check says.
+        return Ok(Vec::new());
+    }
+    if (server.major, server.minor) < (1, ADMISSION_POLICIES) {
+        return Ok(vec![finding(
+            "API server",
+            format!(
+                "version {}.{} has no ValidatingAdmissionPolicies: {}; {}",
+                server.major, server.minor, POLICIES[0].1, POLICIES[1].1
+            ),
+            format!("upgrade the control plane to Kubernetes 1.{ADMISSION_POLICIES} or later, then {INSTALL}"),
+        )]);
+    }
+    let bindings = known(&facts.policy_bindings)?;
+    let in_force = |policy: &str| {
+        bindings.iter().filter_map(|binding| binding.spec.as_ref()).any(|spec| {
+            let denies = spec.validation_actions.iter().flatten().any(|action| action == "Deny");
+            spec.policy_name.as_deref() == Some(policy) && denies && spec.match_resources.is_none()
+        })
+    };
+    let missing = POLICIES.into_iter().filter(|(policy, _)| !in_force(policy));
+    let found = missing.map(|(policy, open)| {
+        finding(
+            format!("ValidatingAdmissionPolicyBinding {policy}"),
+            format!("it is not there, or does not deny everywhere: {open}"),
+            INSTALL,
+        )
+    });
+    Ok(found.collect())
 }
 
 /// A webhook of ours, of either kind.

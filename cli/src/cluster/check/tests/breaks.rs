@@ -102,6 +102,10 @@ breaks! {
     "PC-038", pc_038: "the API server does not believe control", |facts| {
         facts.api_services.as_mut().unwrap()[0].spec.as_mut().unwrap().ca_bundle = None;
     };
+    "PC-039", pc_039: "postern-ca-tokens: it is not there, or does not deny everywhere", |facts| {
+        let spec = facts.policy_bindings.as_mut().unwrap()[1].spec.as_mut().unwrap();
+        spec.validation_actions = Some(vec!["Audit".to_owned()]);
+    };
     "PC-040", pc_040: "postern-control-tls: its certificate expires in", |facts| {
         let data = facts.serving.as_mut().unwrap()[1].data.as_mut().unwrap();
         data.insert("tls.crt".to_owned(), ByteString(minted().ending.clone().into_bytes()));

@@ -137,6 +137,10 @@ pub(super) fn healthy() -> Facts {
                 webhook("policies.validate.postern.dev", "authorizationpolicies", false),
             ],
         }]))),
+        policy_bindings: Ok(typed(json!([
+            binding("postern-proxy-images"),
+            binding("postern-ca-tokens")
+        ]))),
         api_services: Ok(typed(json!([{
             "metadata": { "name": "v1alpha1.view.postern.dev" },
             "spec": {
@@ -245,6 +249,13 @@ pub(super) fn webhook(name: &str, resource: &str, selects: bool) -> Value {
         ] });
     }
     webhook
+}
+
+fn binding(policy: &str) -> Value {
+    json!({
+        "metadata": { "name": policy },
+        "spec": { "policyName": policy, "validationActions": ["Deny"] },
+    })
 }
 
 fn deployment(component: &str) -> Value {
