@@ -1,7 +1,7 @@
 //! What the parts of control share: what is in force, who is connected, what was observed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -37,20 +37,21 @@ pub(crate) struct Hub {
     own: OnceLock<watch::Receiver<Arc<Svid>>>,
     /// What is still missing before proxies can be served.
     awaited: Mutex<String>,
-    wanted: Wanting,
+    wanted: watch::Sender<Wanted>,
+    /// The newest that any proxy ever had: while we are behind it some stream may wait.
+    newest_wanted: AtomicU64,
     /// True once the process is going down.
     pub(crate) down: watch::Sender<bool>,
 }
 
 /// What proxies have that is newer than our state: another replica gave it to them.
-#[derive(Debug, Default)]
-struct Wanting {
-    policies: watch::Sender<Wanted>,
-    others: watch::Sender<Wanted>,
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// How often it was said.
+    said: u64,
+    /// The newest of it.
+    pub(crate) revision: u64,
 }
-
-/// How often it was said, and what it was.
-pub(crate) type Wanted = (u64, u64);
 
 impl Hub {
     pub(crate) fn new(trust_domain: TrustDomain, root_namespace: String, trust: SharedTrust, metrics: Metrics) -> Self {
@@ -68,7 +69,8 @@ impl Hub {
             ca_connected: AtomicBool::new(false),
             own: OnceLock::new(),
             awaited: Mutex::new("the directory is not read yet".to_owned()),
-            wanted: Wanting::default(),
+            wanted: watch::Sender::default(),
+            newest_wanted: AtomicU64::new(0),
             down: watch::Sender::default(),
         }
     }
@@ -116,11 +118,12 @@ impl Hub {
     #[cfg(feature = "kubernetes")]
     pub(crate) fn confirm(&self, revisions: Revisions) {
         let before = self.state();
-        if (before.version, before.policy_revision) == (revisions.others.max(1), revisions.policies.max(1)) {
+        let next = Arc::new(before.confirmed(revisions));
+        if before.revisions == next.revisions {
             return;
         }
-        let next = Arc::new(before.confirmed(revisions));
-        let waited_for = self.wanted.waits(&before);
+        let behind = before.revisions.policies.complete.min(before.revisions.others.complete);
+        let waited_for = self.newest_wanted.load(Ordering::Relaxed) > behind;
         self.state.send_if_modified(|state| {
             *state = next;
             waited_for
@@ -135,26 +138,27 @@ impl Hub {
         *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = awaited;
     }
 
-    /// Somebody has policies of this revision.
-    pub(crate) fn want_policies(&self, revision: u64) {
-        self.wanted
-            .policies
-            .send_modify(|wanted| *wanted = (wanted.0 + 1, revision));
-    }
-    /// Somebody has other snapshots of this revision.
-    pub(crate) fn want_others(&self, revision: u64) {
-        self.wanted
-            .others
-            .send_modify(|wanted| *wanted = (wanted.0 + 1, revision));
+    /// Somebody has a snapshot of this revision. The newest counts: who has less is content with it.
+    pub(crate) fn want(&self, revision: u64) {
+        self.newest_wanted.fetch_max(revision, Ordering::Relaxed);
+        self.wanted.send_modify(|wanted| {
+            wanted.said += 1;
+            wanted.revision = wanted.revision.max(revision);
+        });
     }
     #[cfg(feature = "kubernetes")]
-    pub(crate) fn watch_wanted(&self, policies: bool) -> watch::Receiver<Wanted> {
-        let wanted = if policies {
-            &self.wanted.policies
-        } else {
-            &self.wanted.others
-        };
-        wanted.subscribe()
+    pub(crate) fn watch_wanted(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+    /// The API server has no more than `found`: one word that is too large must not outlast all that are said after it.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn not_to_be_had(&self, wanted: u64, found: u64) {
+        self.wanted.send_if_modified(|held| {
+            if held.revision == wanted {
+                held.revision = found;
+            }
+            false
+        });
     }
 
     /// Puts the CA's bundles in force.
@@ -221,28 +225,20 @@ impl Hub {
         for condition in before.difference(&after) {
             tracing::info!(reason = "condition_cleared", "{condition}");
         }
-        if previous.version != 0 && next.policy_version != previous.policy_version {
+        if previous.is_there() && next.policy_version != previous.policy_version {
             self.event("info", "the changed policies are in force");
         }
         // A cluster's pods come and go all the time.
-        if next.shared_count && previous.version != 0 && next.policy_version == previous.policy_version {
+        if next.shared_count && previous.is_there() && next.policy_version == previous.policy_version {
             return;
         }
         tracing::info!(
-            version = next.version,
+            version = next.version(),
             workloads = next.model.workloads.len(),
             policies = next.model.policies.len(),
             bad_files = next.bad.len(),
             "read"
         );
-    }
-}
-
-#[cfg(feature = "kubernetes")]
-impl Wanting {
-    /// Does a stream wait for something newer than `state`?
-    fn waits(&self, state: &State) -> bool {
-        self.policies.borrow().1 > state.policy_revision || self.others.borrow().1 > state.version
     }
 }
 

@@ -46,7 +46,7 @@ use world::{Change, Effect, Item, Kind, World};
 const TOGETHER: Duration = Duration::from_millis(20);
 /// While much changes, at most this share of the time goes into putting it in force: a divisor.
 const SHARE: u32 = 3;
-/// A change of one kind of policy is put in force once the other kind was heard up to it; but not later than this.
+/// Until a kind that is always there is looked for again, should the API server say that it is not.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Who leads writes statuses.
 const LEASE: &str = "postern-control";
@@ -113,9 +113,6 @@ async fn following(hub: Arc<Hub>, cluster: Cluster, leads: Leads) -> Infallible 
             hub.set_awaited(awaited);
             continue;
         }
-        if effect == Effect::Policies && !first {
-            effect = effect.max(level(&mut ears, &mut world, &mut changes).await);
-        }
         if effect == Effect::Newer && !first {
             hub.confirm(world.revisions());
             tell(&told, &mut world, &hub);
@@ -168,30 +165,16 @@ fn tell(told: &watch::Sender<Arc<Told>>, world: &mut World, hub: &Hub) {
     }
 }
 
-/// Hears every kind of policy up to the newest that one of them has: what is sent to proxies then counts as that new.
-async fn level(ears: &mut Ears, world: &mut World, changes: &mut mpsc::Receiver<Change>) -> Effect {
-    let (target, until) = (world.newest_policies(), Instant::now() + PATIENCE);
-    let mut effect = Effect::Newer;
-    if world.revisions().policies < target {
-        ears.hub.want_policies(target);
-    }
-    while world.revisions().policies < target {
-        match tokio::time::timeout_at(until, changes.recv()).await {
-            Ok(Some(change)) => effect = effect.max(ears.hear(world, change)),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    effect
-}
-
 fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> JoinSet<NoSuchKind> {
     let mut tasks = JoinSet::new();
     let domain = hub.trust_domain.clone();
     tasks.spawn(keep_on(Follower {
         api: Api::<Pod>::all(client.clone()),
         kind: Kind::Pods,
+        fields: "",
         keep: move |pod| pods::PodItem::keep(pod, &domain).map(Item::Pod),
-        wanted: hub.watch_wanted(false),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
         out: out.clone(),
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
@@ -199,8 +182,10 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
     tasks.spawn(keep_on(Follower {
         api: Api::<Namespace>::all(client.clone()),
         kind: Kind::Namespaces,
+        fields: "",
         keep: |namespace| Some(Item::Namespace(namespaces::NamespaceItem::keep(namespace))),
-        wanted: hub.watch_wanted(false),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
         out: out.clone(),
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
@@ -208,8 +193,10 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
     tasks.spawn(keep_on(Follower {
         api: Api::<Service>::all(client.clone()),
         kind: Kind::Services,
+        fields: "",
         keep: |service| services::ServiceItem::keep(service).map(Item::Service),
-        wanted: hub.watch_wanted(false),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
         out: out.clone(),
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
@@ -217,8 +204,10 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
     tasks.spawn(keep_on(Follower {
         api: Api::<EndpointSlice>::all(client.clone()),
         kind: Kind::Slices,
+        fields: "",
         keep: |slice| services::SliceItem::keep(slice).map(Item::Slice),
-        wanted: hub.watch_wanted(false),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
         out: out.clone(),
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
@@ -232,7 +221,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         out.clone(),
     )));
     let (hub, client) = (Arc::clone(hub), client.clone());
-    tasks.spawn(async move { istio::follow(&hub, client, out).await });
+    tasks.spawn(async move { istio::follow(hub, client, out).await });
     tasks
 }
 
@@ -242,7 +231,7 @@ fn policies(
     group: &str,
     version: &str,
     kind: Kind,
-    hub: &Hub,
+    hub: &Arc<Hub>,
     client: &Client,
     out: mpsc::Sender<Change>,
 ) -> Follower<DynamicObject, Keep> {
@@ -251,10 +240,12 @@ fn policies(
     Follower {
         api: Api::all_with(client.clone(), &resource),
         kind,
+        fields: "",
         keep: Box::new(move |object| {
             policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
         }),
-        wanted: hub.watch_wanted(true),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
         out,
         complaint: Complaint::default(),
         deaf_until: Instant::now(),

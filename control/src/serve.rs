@@ -204,7 +204,7 @@ async fn read(hub: &Arc<Hub>, source: Source, tasks: &mut JoinSet<()>) -> Result
             let mut state = hub.watch_state();
             tasks.spawn(until_down(down, crate::kubernetes::follow(Arc::clone(hub), cluster)));
             // The hub keeps the sender.
-            let _ = state.wait_for(|state| state.version != 0).await;
+            let _ = state.wait_for(|state| state.is_there()).await;
         }
     }
     Ok(())
@@ -318,7 +318,7 @@ fn endpoint(hub: &Arc<Hub>, registry: Registry, ready: &Arc<OnceLock<Arc<Own>>>)
     let readiness = move || {
         if *asked.down.borrow() {
             Err("going down".to_owned())
-        } else if asked.state().version == 0 {
+        } else if !asked.state().is_there() {
             Err(asked.awaited())
         } else if let Some(own) = ready.get() {
             still_good(&own.svid(), transport::now())

@@ -27,11 +27,24 @@ pub(crate) struct Load {
     pub(crate) revisions: Option<Revisions>,
 }
 
-/// How new a cluster's state is, in its API server's own count: comparable between replicas of control.
+/// How new a part of a cluster's state is, in its API server's own count: comparable between replicas of control.
+///
+/// Two numbers, because kinds are heard by watches of their own, any of which may be held back alone: what a proxy was given
+/// contains nothing after `newest`, and a replica lacks nothing up to `complete`. So a replica is behind what a proxy has
+/// unless its `complete` reaches the proxy's `newest`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// The newest change that is in it, of whichever kind.
+    pub(crate) newest: u64,
+    /// Every change up to here, of every kind, is in it.
+    pub(crate) complete: u64,
+}
+
+/// How new a cluster's state is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Revisions {
-    /// Every change of a policy up to here is in it.
-    pub(crate) policies: u64,
-    /// The newest change of anything else that is in it.
-    pub(crate) others: u64,
+    /// What selects policies: they, and the labels of pods.
+    pub(crate) policies: Reach,
+    /// What workloads, ranges and destinations are made of.
+    pub(crate) others: Reach,
 }

@@ -10,9 +10,7 @@ use postern_api::control::v1::destination::State as Answer;
 
 use crate::model::Model;
 use crate::snapshot::Target;
-use crate::source::Load;
-#[cfg(feature = "kubernetes")]
-use crate::source::Revisions;
+use crate::source::{Load, Reach, Revisions};
 
 mod answers;
 
@@ -21,11 +19,9 @@ use answers::Answers;
 /// What the source says, and under which versions.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Grows with every change. Of a directory it begins at the time, so that it grows across restarts, too; of a cluster it
-    /// is the API server's own count, the same for all replicas.
-    pub(crate) version: u64,
-    /// The same, of policies: every change of one up to it is in force.
-    pub(crate) policy_revision: u64,
+    /// Grows with every change. Of a directory it begins at the time, so that it grows across restarts, too, and all is read
+    /// at once; of a cluster it is the API server's own count, the same for all replicas.
+    pub(crate) revisions: Revisions,
     /// The version that last changed any policy.
     pub(crate) policy_version: u64,
     /// Do other replicas count alike? Then what they gave out is neither more nor less than its count says.
@@ -40,22 +36,28 @@ impl State {
     /// The state after `load`.
     pub(crate) fn after(previous: &Self, load: Load, root_namespace: &str, now: SystemTime) -> Self {
         let model = Model::build(root_namespace, &load).sharing(&previous.model);
-        let (version, policy_revision) = match load.revisions {
-            Some(revisions) => (revisions.others.max(1), revisions.policies.max(1)),
+        let revisions = match load.revisions {
+            Some(revisions) => counted(revisions),
             None => {
-                let version = next_version(previous.version, now);
-                (version, version)
+                let version = next_version(previous.version(), now);
+                let reach = Reach {
+                    newest: version,
+                    complete: version,
+                };
+                Revisions {
+                    policies: reach,
+                    others: reach,
+                }
             }
         };
-        let same = previous.version != 0 && previous.model.policies == model.policies;
+        let same = previous.is_there() && previous.model.policies == model.policies;
         Self {
-            version,
-            policy_revision,
-            // While one kind of policies is held back the revision stands still; a change must be told of all the same.
+            revisions,
+            // Resource versions may be no numbers, and stand still; a change must be told of all the same.
             policy_version: if same {
                 previous.policy_version
             } else {
-                policy_revision.max(previous.policy_version.saturating_add(1))
+                revisions.policies.newest.max(previous.policy_version.saturating_add(1))
             },
             shared_count: load.revisions.is_some(),
             model: Arc::new(model),
@@ -68,8 +70,7 @@ impl State {
     #[cfg(feature = "kubernetes")]
     pub(crate) fn confirmed(&self, revisions: Revisions) -> Self {
         Self {
-            version: revisions.others.max(1),
-            policy_revision: revisions.policies.max(1),
+            revisions: counted(revisions),
             policy_version: self.policy_version,
             shared_count: self.shared_count,
             model: Arc::clone(&self.model),
@@ -83,19 +84,41 @@ impl State {
         self.answers.get(&self.model, target, namespace)
     }
 
-    /// What a snapshot of this kind counts as.
-    pub(crate) fn revision_of(&self, kind: wire::Kind) -> u64 {
+    /// Was anything put in force yet?
+    pub(crate) fn is_there(&self) -> bool {
+        self.version() != 0
+    }
+
+    /// The newest change that is in it.
+    pub(crate) fn version(&self) -> u64 {
+        self.revisions.others.newest
+    }
+
+    /// How new a snapshot of this kind is.
+    pub(crate) fn reach(&self, kind: wire::Kind) -> Reach {
         match kind {
-            wire::Kind::Policies => self.policy_revision,
+            wire::Kind::Policies => self.revisions.policies,
             // Nothing is quarantined by any source yet. A proxy never takes an older one: this one has no age.
-            wire::Kind::Quarantine if self.shared_count => 1,
+            wire::Kind::Quarantine if self.shared_count => Reach { newest: 1, complete: 1 },
             wire::Kind::Unspecified
             | wire::Kind::Workload
             | wire::Kind::Destination
             | wire::Kind::Bundle
             | wire::Kind::Quarantine
-            | wire::Kind::Ranges => self.version,
+            | wire::Kind::Ranges => self.revisions.others,
         }
+    }
+}
+
+/// Proxies know no version 0.
+fn counted(revisions: Revisions) -> Revisions {
+    let at_least_one = |reach: Reach| Reach {
+        newest: reach.newest.max(1),
+        complete: reach.complete.max(1),
+    };
+    Revisions {
+        policies: at_least_one(revisions.policies),
+        others: at_least_one(revisions.others),
     }
 }
 
@@ -158,7 +181,7 @@ mod tests {
         assert!(next_version(0, started + Duration::from_secs(2)) > version);
     }
 
-    /// Istio's kind cannot be heard: the common revision stands still, and a second DENY was never sent.
+    /// A second DENY was never sent while the revision that both kinds of policy had in common stood still.
     #[test]
     fn a_change_of_policies_is_told_of_though_their_common_revision_stands_still() {
         let load = |names: &[&str]| {
@@ -175,9 +198,10 @@ mod tests {
                 .iter()
                 .map(|object| crate::documents::decode(object, &domain).unwrap())
                 .collect();
+            let reach = |newest| Reach { newest, complete: 900 };
             let revisions = Some(Revisions {
-                others: 1200,
-                policies: 1003,
+                others: reach(1200),
+                policies: reach(1003),
             });
             Load {
                 documents,
@@ -190,7 +214,7 @@ mod tests {
         let first = after(&State::default(), &["one"]);
         let second = after(&first, &["one", "two"]);
         assert!(second.policy_version > first.policy_version);
-        assert_eq!(second.policy_revision, 1003);
+        assert_eq!(second.revisions.policies.newest, 1003);
         let same = after(&second, &["one", "two"]);
         assert_eq!(same.policy_version, second.policy_version);
     }

@@ -54,7 +54,7 @@ const GRANTS: &[Grant] = &[
         why: "policies that were brought along", code: ("control/src", "security.istio.io") },
     Grant { who: "postern-control", place: CLUSTER, group: "postern.dev", resource: "authorizationpolicies/status", object: ANY, verbs: &["patch"],
         why: "is it accepted, is it enforced", code: ("control/src", "patch_status") },
-    Grant { who: "postern-control", place: CLUSTER, group: "apiextensions.k8s.io", resource: "customresourcedefinitions", object: "authorizationpolicies.security.istio.io", verbs: &["get"],
+    Grant { who: "postern-control", place: CLUSTER, group: "apiextensions.k8s.io", resource: "customresourcedefinitions", object: "authorizationpolicies.security.istio.io", verbs: &["list", "watch"],
         why: "are there Istio's policies to be read", code: ("control/src", "CustomResourceDefinition") },
     Grant { who: "postern-control", place: CLUSTER, group: "authorization.k8s.io", resource: "subjectaccessreviews", object: ANY, verbs: &["create"],
         why: "may who asks the aggregated API see this", code: ("control/src", "SubjectAccessReview") },

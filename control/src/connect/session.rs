@@ -32,8 +32,13 @@ const MAX_DESTINATIONS: usize = 8192;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A list takes milliseconds. A proxy that knows better refuses what we send after that, for a minute.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// The kinds that count as the source's other objects do.
-const OTHERS: [wire::Kind; 3] = [wire::Kind::Workload, wire::Kind::Ranges, wire::Kind::Destination];
+/// The kinds that count as the source's objects do.
+const COUNTED: [wire::Kind; 4] = [
+    wire::Kind::Workload,
+    wire::Kind::Policies,
+    wire::Kind::Ranges,
+    wire::Kind::Destination,
+];
 /// Longest refusal text that is logged.
 const MAX_REFUSAL: usize = 512;
 
@@ -62,7 +67,9 @@ struct Sent {
 #[derive(Debug)]
 struct Subscription {
     target: Target,
-    sent: Option<Arc<wire::destination::State>>,
+    /// And under which version.
+    sent: Option<(Arc<wire::destination::State>, u64)>,
+    refused_as_older: bool,
 }
 
 pub(super) struct Session {
@@ -79,8 +86,12 @@ pub(super) struct Session {
     pending: BTreeSet<Item>,
     sent: Sent,
     destinations: HashMap<u64, Subscription>,
-    /// The highest version per kind that this proxy has from us or from one before us.
+    /// The version per kind that this proxy came with: another replica gave it that.
+    came_with: BTreeMap<i32, u64>,
+    /// The version per kind that was sent last, or that it came with.
     versions: BTreeMap<i32, u64>,
+    /// The kinds whose last snapshot it refused since it has something newer; said again once we have that as well.
+    refused_as_older: BTreeSet<i32>,
     /// Until when nothing is sent to a proxy that has something newer than we.
     waits_until: Option<Instant>,
     /// The version per kind that this proxy refused last.
@@ -120,7 +131,9 @@ impl Session {
             pending: BTreeSet::from([Item::Quarantine]),
             sent: Sent::default(),
             destinations: HashMap::new(),
+            came_with: versions.clone(),
             versions,
+            refused_as_older: BTreeSet::new(),
             waits_until: None,
             refused: BTreeMap::new(),
             reported: 0,
@@ -131,18 +144,11 @@ impl Session {
     /// we hear it in a moment; what is sent until then would be refused.
     fn catch_up(&mut self) {
         let state = self.hub.state();
-        if self.up_to(&state) {
-            return;
+        let lagging = COUNTED.into_iter().filter(|kind| self.lags(*kind, &state));
+        if let Some(newest) = lagging.map(|kind| self.came_with(kind)).max() {
+            self.hub.want(newest);
+            self.waits_until = Some(Instant::now() + CATCH_UP);
         }
-        let held = |kind: wire::Kind| self.versions.get(&(kind as i32)).copied().unwrap_or(0);
-        if held(wire::Kind::Policies) > state.policy_revision {
-            self.hub.want_policies(held(wire::Kind::Policies));
-        }
-        let others = OTHERS.map(held).into_iter().max().unwrap_or(0);
-        if others > state.version {
-            self.hub.want_others(others);
-        }
-        self.waits_until = Some(Instant::now() + CATCH_UP);
     }
 
     /// Marks what may be different in this state. Most changes of a cluster are no affair of most proxies: that is seen here
@@ -163,17 +169,27 @@ impl Session {
         if self.sent.ranges.is_none() || before.model.ranges != state.model.ranges {
             self.pending.insert(Item::Ranges);
         }
+        for item in [Item::Workload, Item::Policies, Item::Ranges] {
+            if self.refused_as_older.contains(&(item.kind() as i32)) && !self.lags(item.kind(), &state) {
+                self.pending.insert(item);
+            }
+        }
         self.pending
             .extend(self.destinations.keys().map(|id| Item::Destination(*id)));
     }
 
-    /// Is this state as new as what the proxy has?
+    fn came_with(&self, kind: wire::Kind) -> u64 {
+        self.came_with.get(&(kind as i32)).copied().unwrap_or(0)
+    }
+
+    /// Did the proxy come with something that this state may lack?
+    fn lags(&self, kind: wire::Kind, state: &State) -> bool {
+        state.shared_count && self.came_with(kind) > state.reach(kind).complete
+    }
+
+    /// Is this state as new as what the proxy came with?
     fn up_to(&self, state: &State) -> bool {
-        let newer = |kind: wire::Kind| {
-            let held = self.versions.get(&(kind as i32)).copied().unwrap_or(0);
-            held > state.revision_of(kind)
-        };
-        !state.shared_count || !(OTHERS.into_iter().any(newer) || newer(wire::Kind::Policies))
+        !COUNTED.into_iter().any(|kind| self.lags(kind, state))
     }
 
     pub(super) fn peer_id(&self) -> &postern_identity::SpiffeId {
@@ -276,8 +292,14 @@ impl Session {
         if self.destinations.len() >= MAX_DESTINATIONS && !self.destinations.contains_key(&resolve.id) {
             return Err("too many destinations on one stream");
         }
-        self.destinations
-            .insert(resolve.id, Subscription { target, sent: None });
+        self.destinations.insert(
+            resolve.id,
+            Subscription {
+                target,
+                sent: None,
+                refused_as_older: false,
+            },
+        );
         self.pending.insert(Item::Destination(resolve.id));
         Ok(())
     }
@@ -306,6 +328,9 @@ impl Session {
             }
             return Ok(());
         }
+        if acknowledge.version < self.came_with(kind) {
+            self.refused_as_older(kind, acknowledge.version);
+        }
         if !self.may_refuse(kind, acknowledge.version) {
             self.hub.metrics.acknowledged(kind, "ignored");
             return Ok(());
@@ -329,6 +354,18 @@ impl Session {
             format!("{namespace}/{name} refuses {kind} {}: {refused}", acknowledge.version),
         );
         Ok(())
+    }
+
+    /// What it refused for its age would never be sent again while it stays the same, though it counts as newer by and by.
+    fn refused_as_older(&mut self, kind: wire::Kind, version: u64) {
+        if kind != wire::Kind::Destination {
+            self.refused_as_older.insert(kind as i32);
+            return;
+        }
+        // An acknowledgement does not say of which: of all that went out under this version. Twice is harmless.
+        for subscription in self.destinations.values_mut() {
+            subscription.refused_as_older |= subscription.sent.as_ref().is_some_and(|(_, sent)| *sent == version);
+        }
     }
 
     /// What was sent last of its kind, once: who refuses more than that would fill the log and push out others' events.

@@ -4,6 +4,7 @@
 //! itself: control tells proxies by them how new its state is.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::complaint::Complaint;
 use super::world::{Change, Item, Kind};
 use crate::error_chain;
-use crate::hub::Wanted;
+use crate::hub::{Hub, Wanted};
 use crate::model::Name;
 
 /// Objects per page, as client-go has it.
@@ -56,8 +57,11 @@ enum End {
 pub(super) struct Follower<K, F> {
     pub(super) api: Api<K>,
     pub(super) kind: Kind,
+    /// Only those of this selector of fields; empty: all.
+    pub(super) fields: &'static str,
     /// What is kept of an object; nothing if it does not count (any more).
     pub(super) keep: F,
+    pub(super) hub: Arc<Hub>,
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) out: mpsc::Sender<Change>,
     pub(super) complaint: Complaint,
@@ -79,7 +83,7 @@ where
         let mut backoff = Backoff::up_to(LONGEST_WAIT);
         loop {
             // Whatever is newer than this list is asked for anew.
-            let wanted = self.wanted.borrow_and_update().1;
+            let wanted = self.wanted.borrow_and_update().revision;
             let (items, mut at) = match self.list().await {
                 Ok(listed) => listed,
                 Err(kube::Error::Api(status)) if status.code == 404 => return NoSuchKind,
@@ -95,7 +99,12 @@ where
             if self.out.send(Change::Listed { kind, items, revision }).await.is_err() {
                 return NoSuchKind;
             }
-            let pause = if revision < wanted { DISBELIEF } else { BREATH };
+            let pause = if revision < wanted {
+                self.hub.not_to_be_had(wanted, revision);
+                DISBELIEF
+            } else {
+                BREATH
+            };
             self.deaf_until = Instant::now() + pause;
             loop {
                 let begun = Instant::now();
@@ -119,6 +128,7 @@ where
             let params = ListParams {
                 limit: Some(PAGE),
                 continue_token: token,
+                field_selector: self.field_selector(),
                 ..ListParams::default()
             };
             let page = within(LIST_DEADLINE, self.api.list(&params)).await?;
@@ -128,6 +138,10 @@ where
                 return Ok((items, page.metadata.resource_version.unwrap_or_default()));
             }
         }
+    }
+
+    fn field_selector(&self) -> Option<String> {
+        (!self.fields.is_empty()).then(|| self.fields.to_owned())
     }
 
     fn kept(&self, object: K) -> Option<(Name, Item)> {
@@ -140,6 +154,7 @@ where
         let seconds = fastrand::u32(WATCH_SECONDS);
         let params = WatchParams {
             timeout: Some(seconds),
+            field_selector: self.field_selector(),
             ..WatchParams::default()
         };
         let silence = Duration::from_secs(seconds.into()) + WATCH_MARGIN;
@@ -230,7 +245,7 @@ async fn behind(wanted: &mut watch::Receiver<Wanted>, at: u64, deaf_until: Insta
         if wanted.changed().await.is_err() {
             return false;
         }
-        if wanted.borrow_and_update().1 > at {
+        if wanted.borrow_and_update().revision > at {
             return true;
         }
     }

@@ -1,50 +1,97 @@
-//! Istio's AuthorizationPolicies, where the API server has them; looked for again and again.
+//! Istio's AuthorizationPolicies, where the API server has them: the definition of their kind is watched, so that all replicas
+//! hear of it at once, and know up to when there is none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::follow::{CALL_DEADLINE, NoSuchKind, within};
-use super::world::{Change, Kind};
+use super::complaint::Complaint;
+use super::follow::{Follower, NoSuchKind};
+use super::world::{Change, Item, Kind};
 use crate::hub::Hub;
 
-const CRD: &str = "authorizationpolicies.security.istio.io";
+/// Control may read this one definition alone: RBAC by name holds for lists and watches of exactly this selector.
+const CRD: &str = "metadata.name=authorizationpolicies.security.istio.io";
 const VERSION: &str = "v1";
-/// How often it is looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// And until it is known for the first time.
-const LOOK_SOON: Duration = Duration::from_secs(1);
+/// A definition is there a moment before its kind is served, and gone a moment after: until the next try.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Changes of one object.
+const QUEUE: usize = 16;
 
 /// Follows them while they are there. Their policies go when the API server says that there is no such kind, and not before.
-pub(super) async fn follow(hub: &Hub, client: Client, out: mpsc::Sender<Change>) -> NoSuchKind {
-    let (kind, mut complaint) = (Kind::IstioPolicies, super::Complaint::default());
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+pub(super) async fn follow(hub: Arc<Hub>, client: Client, out: mpsc::Sender<Change>) -> NoSuchKind {
+    let kind = Kind::IstioPolicies;
+    let (told, mut definitions) = mpsc::channel(QUEUE);
+    // Both end with this function.
+    let (mut watching, mut following) = (JoinSet::new(), JoinSet::new());
+    watching.spawn(super::keep_on(Follower {
+        api: Api::<CustomResourceDefinition>::all(client.clone()),
+        kind,
+        fields: CRD,
+        keep: |definition| serves(&definition).then_some(Item::Definition),
+        hub: Arc::clone(&hub),
+        wanted: hub.watch_wanted(),
+        out: told,
+        complaint: Complaint::default(),
+        deaf_until: Instant::now(),
+    }));
+    let mut there = false;
     loop {
-        let mut wait = LOOK_AGAIN;
-        match within(CALL_DEADLINE, definitions.get_opt(CRD)).await {
-            Ok(Some(definition)) if serves(&definition) => {
-                let mut follower = super::policies("security.istio.io", VERSION, kind, hub, &client, out.clone());
-                let NoSuchKind = follower.run().await;
-                // Gone, or not served yet: the definition says which.
-                wait = LOOK_SOON;
+        let heard = tokio::select! {
+            heard = definitions.recv() => heard,
+            // Not served yet, or not any more: the definition will say so. Never of an empty set.
+            Some(_) = following.join_next() => {
+                following.spawn(after(SETTLE, istios(&hub, &client, &out)));
+                continue;
             }
-            Ok(_) => {
-                complaint.over();
-                if out.send(Change::Absent { kind }).await.is_err() {
+        };
+        let Some(heard) = heard else { return NoSuchKind };
+        let (now, revision) = match heard {
+            Change::Listed { items, revision, .. } => (!items.is_empty(), revision),
+            Change::Set { item, revision, .. } => (item.is_some(), revision),
+            Change::Confirmed { revision, .. } | Change::Absent { revision, .. } => (there, revision),
+            failed @ Change::Failed { .. } => {
+                // While they are followed it is they who count.
+                if !there && out.send(failed).await.is_err() {
                     return NoSuchKind;
                 }
+                continue;
             }
-            Err(error) => {
-                let why = format!("customresourcedefinitions {CRD}: {}", super::follow::why(&error));
-                complaint.say(&why);
-                let _ = out.send(Change::Failed { kind, why }).await;
-                wait = LOOK_SOON;
+        };
+        there = now;
+        if !there {
+            // Nothing of it may come after the word that it is gone.
+            following.shutdown().await;
+            if out.send(Change::Absent { kind, revision }).await.is_err() {
+                return NoSuchKind;
             }
+        } else if following.is_empty() {
+            following.spawn(after(Duration::ZERO, istios(&hub, &client, &out)));
         }
-        tokio::time::sleep(wait).await;
     }
+}
+
+type Istios = Follower<kube::core::DynamicObject, super::Keep>;
+
+fn istios(hub: &Arc<Hub>, client: &Client, out: &mpsc::Sender<Change>) -> Istios {
+    super::policies(
+        "security.istio.io",
+        VERSION,
+        Kind::IstioPolicies,
+        hub,
+        client,
+        out.clone(),
+    )
+}
+
+async fn after(wait: Duration, mut follower: Istios) -> NoSuchKind {
+    tokio::time::sleep(wait).await;
+    follower.run().await
 }
 
 fn serves(definition: &CustomResourceDefinition) -> bool {

@@ -72,7 +72,7 @@ impl Replica {
     }
 
     async fn ready(&self) -> Arc<State> {
-        self.until(|state| state.version != 0).await
+        self.until(|state| state.is_there()).await
     }
 }
 

@@ -13,7 +13,7 @@ use super::policies::PolicyItem;
 use super::services::{ServiceItem, SliceItem};
 use crate::documents::{self, Backend, Document};
 use crate::model::Name;
-use crate::source::{Load, Revisions};
+use crate::source::{Load, Reach, Revisions};
 
 /// A kind that is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub(super) enum Item {
     Service(ServiceItem),
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
+    /// Of a kind that may be missing: it is served. In no world.
+    Definition,
 }
 
 /// What a follower has heard.
@@ -54,8 +56,8 @@ pub(super) enum Change {
     },
     /// Nothing else happened up to there.
     Confirmed { kind: Kind, revision: u64 },
-    /// The API server has no such kind.
-    Absent { kind: Kind },
+    /// The API server had no such kind up to there.
+    Absent { kind: Kind, revision: u64 },
     /// It could not be asked; what was heard before stays.
     Failed { kind: Kind, why: String },
 }
@@ -67,7 +69,7 @@ impl Change {
             Self::Listed { kind, .. }
             | Self::Set { kind, .. }
             | Self::Confirmed { kind, .. }
-            | Self::Absent { kind } => Some(*kind),
+            | Self::Absent { kind, .. } => Some(*kind),
             Self::Failed { .. } => None,
         }
     }
@@ -79,9 +81,7 @@ pub(super) enum Effect {
     /// The world is known to be newer than it was.
     Newer,
     /// Something in it is different.
-    Others,
-    /// A policy is.
-    Policies,
+    Different,
 }
 
 /// All of one kind.
@@ -96,7 +96,15 @@ struct Store {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     UpTo(u64),
-    NoSuchKind,
+    NoSuchKindUpTo(u64),
+}
+
+impl Heard {
+    fn up_to(self) -> u64 {
+        match self {
+            Self::UpTo(revision) | Self::NoSuchKindUpTo(revision) => revision,
+        }
+    }
 }
 
 /// See the module.
@@ -134,14 +142,6 @@ impl Kind {
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
-
-    fn changed(self) -> Effect {
-        if self.is_policy() {
-            Effect::Policies
-        } else {
-            Effect::Others
-        }
-    }
 }
 
 impl World {
@@ -153,7 +153,7 @@ impl World {
                 let same = store.heard.is_some() && all_the_same(&store.items, &items);
                 self.touched |= kind == Kind::Policies;
                 (store.items, store.heard, store.failure) = (items, Some(Heard::UpTo(revision)), None);
-                if same { Effect::Newer } else { kind.changed() }
+                if same { Effect::Newer } else { Effect::Different }
             }
             Change::Set {
                 kind,
@@ -173,18 +173,18 @@ impl World {
                     Some(item) => store.items.insert(name, item),
                     None => store.items.remove(&name),
                 };
-                if same { Effect::Newer } else { kind.changed() }
+                if same { Effect::Newer } else { Effect::Different }
             }
             Change::Confirmed { kind, revision } => {
                 self.stores.entry(kind).or_default().newer(revision);
                 Effect::Newer
             }
-            Change::Absent { kind } => {
+            Change::Absent { kind, revision } => {
                 let store = self.stores.entry(kind).or_default();
-                let same = store.heard == Some(Heard::NoSuchKind);
-                (store.heard, store.failure) = (Some(Heard::NoSuchKind), None);
+                let same = matches!(store.heard, Some(Heard::NoSuchKindUpTo(_)));
+                (store.heard, store.failure) = (Some(Heard::NoSuchKindUpTo(revision)), None);
                 store.items.clear();
-                if same { Effect::Newer } else { kind.changed() }
+                if same { Effect::Newer } else { Effect::Different }
             }
             Change::Failed { kind, why } => {
                 self.stores.entry(kind).or_default().failure = Some(why);
@@ -208,28 +208,19 @@ impl World {
     }
 
     pub(super) fn revisions(&self) -> Revisions {
-        let heard = |policies: bool| {
-            let of = self.stores.iter().filter(move |(kind, _)| kind.is_policy() == policies);
-            of.filter_map(|(_, store)| match store.heard {
-                Some(Heard::UpTo(revision)) => Some(revision),
-                Some(Heard::NoSuchKind) | None => None,
-            })
+        let reach = |kinds: fn(Kind) -> bool| {
+            let of = self.stores.iter().filter(|(kind, _)| kinds(**kind));
+            let heard: Vec<u64> = of.filter_map(|(_, store)| store.heard.map(Heard::up_to)).collect();
+            Reach {
+                newest: heard.iter().copied().max().unwrap_or(0),
+                complete: heard.iter().copied().min().unwrap_or(0),
+            }
         };
         Revisions {
-            // Every one of them has heard all up to there.
-            policies: heard(true).min().unwrap_or(0),
-            others: heard(false).max().unwrap_or(0),
+            // Which policies a proxy gets depends on its pod's labels as well.
+            policies: reach(|kind| kind.is_policy() || kind == Kind::Pods),
+            others: reach(|kind| !kind.is_policy()),
         }
-    }
-
-    /// The newest that any kind of policy has heard.
-    pub(super) fn newest_policies(&self) -> u64 {
-        let policies = self.stores.iter().filter(|(kind, _)| kind.is_policy());
-        let heard = policies.filter_map(|(_, store)| match store.heard {
-            Some(Heard::UpTo(revision)) => Some(revision),
-            Some(Heard::NoSuchKind) | None => None,
-        });
-        heard.max().unwrap_or(0)
     }
 
     fn items(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Item)> {
@@ -243,7 +234,7 @@ impl World {
         }
         let policies = self.items(Kind::Policies).filter_map(|(name, item)| match item {
             Item::Policy(policy) => Some((name.clone(), PolicyItem::clone(policy))),
-            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) => None,
+            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) | Item::Definition => None,
         });
         Some(policies)
     }
@@ -273,7 +264,8 @@ impl World {
                 }
             }
         }
-        if self.revisions().policies == 0 || self.revisions().others == 0 {
+        let Revisions { policies, others } = self.revisions();
+        if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
                 "the API server's resource versions are no numbers: replicas of control cannot tell whose state is newer"
                     .to_owned(),
@@ -287,7 +279,7 @@ impl World {
         let pods = || {
             self.items(Kind::Pods).filter_map(|(_, item)| match item {
                 Item::Pod(pod) => Some(pod),
-                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) => None,
+                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) | Item::Definition => None,
             })
         };
         let mut owners: HashMap<IpAddr, &PodItem> = HashMap::new();
@@ -360,7 +352,7 @@ fn all_the_same(before: &BTreeMap<Name, Item>, after: &BTreeMap<Name, Item>) -> 
 impl Store {
     /// A list that came from a restored API server may have set it back; events do not.
     fn newer(&mut self, revision: u64) {
-        if let Some(Heard::UpTo(heard)) = &mut self.heard {
+        if let Some(Heard::UpTo(heard) | Heard::NoSuchKindUpTo(heard)) = &mut self.heard {
             *heard = revision.max(*heard);
         }
     }

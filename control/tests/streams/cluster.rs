@@ -261,3 +261,45 @@ async fn control_is_not_ready_before_the_cluster_is_read_and_says_what_is_missin
     assert!(readyz().await.starts_with("HTTP/1.1 200"));
     drop(world);
 }
+
+/// What was refused for its age stayed unsaid for ever: it was the same when the replica had caught up.
+#[tokio::test]
+async fn what_a_proxy_refused_as_older_is_said_again_once_the_replica_has_caught_up() {
+    let etcd = shop();
+    etcd.put(POLICIES, policy("shop", "open", json!({ "rules": [{}] })));
+    let server = ApiServer::of(&etcd);
+    let world = world(&server).await;
+    server.hold(true);
+    let newest = (0..10).map(|_| etcd.pass()).max().unwrap();
+    let has = [
+        wire::Kind::Workload,
+        wire::Kind::Policies,
+        wire::Kind::Ranges,
+        wire::Kind::Destination,
+    ]
+    .map(|kind| wire::Held {
+        kind: kind as i32,
+        version: newest,
+    });
+    let mut cart = proxy(&world, &world.running, "cart-1", has.to_vec()).await;
+    cart.send(address(1, [10, 96, 0, 1], 80)).await;
+    cart.until(|held| held.ranges.is_some() && held.destinations.contains_key(&1))
+        .await;
+    let versions = |held: &crate::world::Held| has.map(|of| held.versions(of.kind()).last().copied().unwrap());
+    let told = versions(&cart.held);
+    assert!(told.iter().all(|version| *version < newest), "{told:?}");
+    for (of, version) in has.iter().zip(told) {
+        let refused = format!("version {version} is older than {newest}, which is in force");
+        cart.send(ToControl::Acknowledge(wire::Acknowledge {
+            kind: of.kind,
+            version,
+            refused,
+        }))
+        .await;
+    }
+    server.hold(false);
+    cart.until(|held| versions(held).iter().all(|version| *version >= newest))
+        .await;
+    assert_eq!(cart.held.policy_names(), ["open"]);
+    assert_eq!(cart.held.endpoints(1), ["cart-1"]);
+}

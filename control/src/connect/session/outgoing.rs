@@ -31,23 +31,28 @@ impl Session {
         Some(message)
     }
 
-    /// Of a directory: above all that this proxy was given of the kind, whoever gave it. Of a cluster: how new it is, so
-    /// that the proxy can refuse it if another replica gave it something newer.
+    /// Of a directory: above all that this proxy was given of the kind, whoever gave it. Of a cluster: how new it is. To a
+    /// proxy that has something which we may lack, that is no more than what we lack nothing of: it refuses that.
     fn version(&mut self, kind: wire::Kind, state: &State) -> u64 {
-        let revision = state.revision_of(kind);
+        let (reach, lags) = (state.reach(kind), self.lags(kind, state));
         let last = self.versions.entry(kind as i32).or_default();
-        *last = if state.shared_count {
-            revision
-        } else {
-            above(*last, revision)
+        *last = match state.shared_count {
+            true if lags => reach.complete,
+            true => reach.newest,
+            false => above(*last, reach.newest),
         };
         *last
+    }
+
+    /// Was the last one refused for its age, and would it not be any more? Once.
+    fn again(&mut self, kind: wire::Kind, state: &State) -> bool {
+        !self.lags(kind, state) && self.refused_as_older.remove(&(kind as i32))
     }
 
     fn workload(&mut self, state: &State) -> Option<Message> {
         let workload = state.model.workloads.get(&self.name)?;
         let mut config = snapshot::workload(&state.model, workload, 0);
-        if self.sent.workload.as_ref() == Some(&config) {
+        if !self.again(wire::Kind::Workload, state) && self.sent.workload.as_ref() == Some(&config) {
             return None;
         }
         self.sent.workload = Some(config.clone());
@@ -58,7 +63,7 @@ impl Session {
     fn policies(&mut self, state: &State) -> Option<Message> {
         let workload = state.model.workloads.get(&self.name)?;
         let mut set = snapshot::policies(&state.model, workload, self.features, 0);
-        if self.sent.policies.as_ref() == Some(&set) {
+        if !self.again(wire::Kind::Policies, state) && self.sent.policies.as_ref() == Some(&set) {
             if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
                 subscriber.policies.unchanged(state.policy_version);
             }
@@ -74,7 +79,7 @@ impl Session {
 
     fn ranges(&mut self, state: &State) -> Option<Message> {
         let mut ranges = snapshot::ranges(&state.model, 0);
-        if self.sent.ranges.as_ref() == Some(&ranges) {
+        if !self.again(wire::Kind::Ranges, state) && self.sent.ranges.as_ref() == Some(&ranges) {
             return None;
         }
         self.sent.ranges = Some(ranges.clone());
@@ -111,19 +116,24 @@ impl Session {
     }
 
     fn destination(&mut self, state: &State, id: u64) -> Option<Message> {
+        let lags = self.lags(wire::Kind::Destination, state);
         let subscription = self.destinations.get_mut(&id)?;
         let answer = state.answer(&subscription.target, &self.name.0);
-        if let Some(sent) = &subscription.sent
+        let again = !lags && std::mem::take(&mut subscription.refused_as_older);
+        if !again
+            && let Some((sent, _)) = &subscription.sent
             && (Arc::ptr_eq(sent, &answer) || *sent == answer)
         {
             return None;
         }
-        subscription.sent = Some(Arc::clone(&answer));
-        self.versions.insert(wire::Kind::Destination as i32, state.version);
+        // Each destination has a version of its own, and an answer changes only with the state. One counter for all of them
+        // would begin lower on the next stream than what this one gave to the last of several.
+        let reach = state.reach(wire::Kind::Destination);
+        let version = if lags { reach.complete } else { reach.newest };
+        subscription.sent = Some((Arc::clone(&answer), version));
+        self.versions.insert(wire::Kind::Destination as i32, version);
         Some(Message::Destination(wire::Destination {
-            // Each destination has a version of its own, and an answer changes only with the state. One counter for all of
-            // them would begin lower on the next stream than what this one gave to the last of several.
-            version: state.version,
+            version,
             id,
             state: Some(wire::destination::State::clone(&answer)),
         }))

@@ -8,7 +8,7 @@ async fn nothing_is_in_force_before_every_kind_was_heard() {
     server.hold_only(&[SLICES]);
     let replica = Replica::at(&server);
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(replica.hub.state().version, 0);
+    assert!(!replica.hub.state().is_there());
     let awaited = replica.hub.awaited();
     assert_eq!(awaited, "the cluster is not read yet: endpointslices.discovery.k8s.io");
     server.hold_only(&[]);
@@ -169,4 +169,23 @@ async fn istios_policies_are_read_once_they_are_installed_and_go_when_they_are_g
     etcd.compact();
     server.cut_watches();
     replica.until(|state| policy_names(state).is_empty()).await;
+}
+
+/// Two replicas looked for the definition every 30 s, each at times of its own.
+#[tokio::test(start_paused = true)]
+async fn istios_kind_is_heard_of_as_it_is_installed_and_removed() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    let mut theirs = policy("shop", "istios", deny_all());
+    theirs["apiVersion"] = json!("security.istio.io/v1");
+    for _ in 0..3 {
+        etcd.install_istio(true);
+        etcd.put(played::ISTIO, theirs.clone());
+        replica.until(|state| policy_names(state) == ["istios"]).await;
+        etcd.install_istio(false);
+        replica.until(|state| policy_names(state).is_empty()).await;
+    }
+    assert_eq!(server.lists(played::CRDS), 1, "it is told of, and not asked for");
 }

@@ -20,8 +20,7 @@ pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolicies";
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
-const ISTIO_CRD: &str =
-    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/authorizationpolicies.security.istio.io";
+pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// What all API servers of a cluster share.
 #[derive(Debug, Default)]
@@ -111,6 +110,11 @@ impl Etcd {
         if !there {
             inner.objects.remove(ISTIO);
         }
+        drop(inner);
+        match there {
+            true => self.put(CRDS, istio_crd()),
+            false => self.delete(CRDS, istio_crd()),
+        };
     }
 
     /// What was written, by path.
@@ -219,12 +223,13 @@ impl ApiServer {
             let value: Value = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_default();
             return self.write(&head.method, &path, value);
         }
-        if path == ISTIO_CRD {
-            return if self.etcd.inner.lock().unwrap().istio {
-                document(&istio_crd())
-            } else {
-                failure(StatusCode::NOT_FOUND, "not found")
-            };
+        // Control may read this one alone.
+        if path == CRDS
+            && parameter("fieldSelector").is_none_or(|selector| {
+                selector.replace("%3D", "=") != "metadata.name=authorizationpolicies.security.istio.io"
+            })
+        {
+            return failure(StatusCode::FORBIDDEN, "customresourcedefinitions is forbidden");
         }
         if path == ISTIO && !self.etcd.inner.lock().unwrap().istio {
             return failure(StatusCode::NOT_FOUND, "404 page not found");
@@ -366,7 +371,7 @@ impl ApiServer {
 }
 
 fn is_collection(path: &str) -> bool {
-    [PODS, SERVICES, NAMESPACES, SLICES, POLICIES, ISTIO].contains(&path) || path.ends_with("/leases")
+    [PODS, SERVICES, NAMESPACES, SLICES, POLICIES, ISTIO, CRDS].contains(&path) || path.ends_with("/leases")
 }
 
 /// `/apis/g/v/namespaces/n/things/x` is `n/x` of `/apis/g/v/things`; Leases stay in the collection of their namespace.
