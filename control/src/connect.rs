@@ -30,6 +30,9 @@ const QUEUE: usize = 8;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// Someone is about to write the missing document, perhaps.
 const RETRY_SOON: u32 = 1;
+/// An upgrade is under way: another replica, or this one after it, may be of a version that serves this proxy. Often enough
+/// that nobody restarts pods for it, and too seldom to be a load.
+const RETRY_OTHER_VERSION: u32 = 45;
 /// Minor versions apart that still understand each other.
 const MAX_SKEW: u64 = 2;
 
@@ -207,7 +210,7 @@ fn versions_meet(theirs: &str) -> Result<(), Refusal> {
         Err(Refusal {
             word: "version",
             reason,
-            retry_after_seconds: 0,
+            retry_after_seconds: RETRY_OTHER_VERSION,
         })
     };
     let (Some(our), Some(their)) = (major_minor(ours), major_minor(theirs)) else {

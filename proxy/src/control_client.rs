@@ -156,6 +156,12 @@ fn at_once(stood: Option<Duration>, jitter: f64) -> Option<Duration> {
     (stood? >= STOOD).then(|| AT_ONCE.mul_f64(jitter))
 }
 
+/// Not before control's word, and not all at the same moment after it; `None`: not before a restart. `jitter` is in 0..1.
+fn comes_back(retry_after_seconds: u32, jitter: f64) -> Option<Duration> {
+    let told = Duration::from_secs(retry_after_seconds.into());
+    (!told.is_zero()).then(|| told.mul_f64(1.0 + 0.1 * jitter))
+}
+
 async fn next(session: &mut Option<Session>) -> Option<Result<wire::ControlMessage, GrpcStatus>> {
     match session {
         Some(session) => session.incoming.next().await,
@@ -342,18 +348,16 @@ impl Client {
 
     fn refused(&mut self, refused: &wire::Refused) {
         self.lost(&format!("control will not serve us: {}", refused.reason));
-        if refused.retry_after_seconds == 0 {
-            self.turned_away = true;
-            self.status.event(
-                Level::Error,
-                format!(
-                    "control turns this proxy away until it is restarted: {}",
-                    refused.reason
-                ),
-            );
-        } else {
-            let wait = Duration::from_secs(refused.retry_after_seconds.into());
-            self.retry = Some(Box::pin(sleep(wait.mul_f64(1.0 + 0.1 * fastrand::f64()))));
+        match comes_back(refused.retry_after_seconds, fastrand::f64()) {
+            Some(wait) => self.retry = Some(Box::pin(sleep(wait))),
+            None => {
+                self.turned_away = true;
+                let reason = &refused.reason;
+                self.status.event(
+                    Level::Error,
+                    format!("control turns this proxy away until it is restarted: {reason}"),
+                );
+            }
         }
     }
 
@@ -421,5 +425,14 @@ mod tests {
             "a loop would spin"
         );
         assert_eq!(at_once(None, 0.0), None, "there was none");
+    }
+
+    #[test]
+    fn a_proxy_comes_back_when_control_said_and_only_without_a_time_never() {
+        assert_eq!(comes_back(0, 0.5), None);
+        let told = Duration::from_secs(45);
+        assert_eq!(comes_back(45, 0.0), Some(told));
+        let latest = comes_back(45, 1.0).unwrap_or_default();
+        assert!(latest > told && latest < told + Duration::from_secs(5), "{latest:?}");
     }
 }
