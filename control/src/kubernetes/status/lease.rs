@@ -86,6 +86,8 @@ impl Reporter {
             .workloads
             .get(&(namespace, pod.clone()))
             .map(|w| w.document.instance.clone());
+        // One without an owner would stay for ever, should this pod end before it is heard of.
+        let Some(uid) = uid else { return };
         match within(CALL_DEADLINE, self.put(&pod, uid, &text)).await {
             Ok(()) => {
                 self.complaint.over();
@@ -98,22 +100,22 @@ impl Reporter {
         }
     }
 
-    async fn put(&self, pod: &str, uid: Option<String>, text: &str) -> kube::Result<()> {
+    async fn put(&self, pod: &str, uid: String, text: &str) -> kube::Result<()> {
         let name = format!("{PREFIX}{pod}");
         let found = self.leases.get_opt(&name).await?;
-        let owner = uid.map(|uid| OwnerReference {
+        let owner = OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
             name: pod.to_owned(),
             uid,
             ..OwnerReference::default()
-        });
+        };
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 resource_version: found.as_ref().and_then(|found| found.metadata.resource_version.clone()),
                 annotations: Some(BTreeMap::from([(COUNTS.to_owned(), text.to_owned())])),
-                owner_references: owner.map(|owner| vec![owner]),
+                owner_references: Some(vec![owner]),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {

@@ -166,3 +166,22 @@ async fn statuses_are_written_a_few_at_a_time() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
+
+/// A replica that ended before it had heard of its own pod left a Lease behind that nothing took away.
+#[tokio::test(start_paused = true)]
+async fn a_replica_writes_its_lease_once_its_own_pod_is_known_and_owns_it() {
+    let etcd = shop();
+    let replica = Replica::leading(&ApiServer::of(&etcd), Some("control-a"), false);
+    replica.ready().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(etcd.all(LEASES).is_empty(), "{:#?}", etcd.all(LEASES));
+    etcd.put(PODS, pod("postern-system", "control-a", "10.5.0.1", false));
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if let [lease] = etcd.all(LEASES).as_slice() {
+            assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], "uid-of-control-a");
+            return;
+        }
+    }
+    panic!("no Lease was written");
+}
