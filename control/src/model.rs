@@ -36,6 +36,8 @@ pub(crate) struct Model {
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
     by_cluster_ip: HashMap<IpAddr, Name>,
+    /// Addresses that slices give to pods which are not heard of (yet): nobody knows who answers there.
+    unheard: HashSet<IpAddr>,
     /// (Namespace, instance) to the workload's name.
     by_instance: HashMap<Name, Name>,
     /// Which Services lead to a workload's port: (workload, number) to (service, its port).
@@ -148,8 +150,10 @@ impl Model {
         };
         let injected = namespace.and_then(|n| n.inject).unwrap_or(has_meshed);
         let standing = match &document.id {
-            _ if !document.mesh || (document.pod.opted_out && loosening) => Standing::Unmeshed,
+            _ if !document.mesh => Standing::Unmeshed,
+            // A pod that has our sidecar is captured, whatever its labels have come to say since.
             Some(id) => Standing::Meshed(id.clone()),
+            None if document.pod.opted_out && loosening => Standing::Unmeshed,
             None if injected && mode == Mode::Protect => Standing::NoIdentity,
             None => Standing::Unmeshed,
         };
@@ -184,10 +188,12 @@ impl Model {
     /// Finds which workload ports each Service port leads to.
     fn connect_services(&mut self) {
         let (mut by_cluster_ip, mut fronts) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        let mut unheard = HashSet::new();
         for (name, service) in &self.services {
             for ip in &service.cluster_ips {
                 by_cluster_ip.entry(*ip).or_insert_with(|| name.clone());
             }
+            unheard.extend(self.unheard_behind(service));
             for (workload, number, front) in self.behind(service) {
                 let fronts = fronts.entry((workload, number)).or_default();
                 // Once per pair, though a pod stands in a slice per family.
@@ -197,7 +203,7 @@ impl Model {
                 }
             }
         }
-        (self.by_cluster_ip, self.fronts) = (by_cluster_ip, fronts);
+        (self.by_cluster_ip, self.fronts, self.unheard) = (by_cluster_ip, fronts, unheard);
     }
 
     /// What a workload's port speaks is what it and all Services in front of it declare; where they disagree, it is

@@ -61,14 +61,18 @@ impl Namespace {
             ["enabled", "disabled"],
             &mut errors,
         );
-        let loosening = label(ALLOW_LOOSENING).or_else(|| object.annotations.get(ALLOW_LOOSENING));
-        let allow_loosening = one_of(object, ALLOW_LOOSENING, loosening, ["true", "false"], &mut errors);
+        // As of a cluster's namespace: either says it.
+        let mut says = |value| one_of(object, ALLOW_LOOSENING, value, ["true", "false"], &mut errors);
+        let loosening = [
+            says(label(ALLOW_LOOSENING)),
+            says(object.annotations.get(ALLOW_LOOSENING)),
+        ];
         let namespace = Self {
             place: object.place.clone(),
             name: object.name.clone(),
             mode,
             inject,
-            allow_loosening: allow_loosening.unwrap_or(false),
+            allow_loosening: loosening.contains(&Some(true)),
         };
         done(namespace, errors)
     }

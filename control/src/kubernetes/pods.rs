@@ -13,6 +13,11 @@ use crate::documents::{Capture, INJECT, MODE, PodFacts, Workload, WorkloadPort};
 
 /// Our proxy: a native sidecar.
 const PROXY: &str = "postern-proxy";
+/// What set up its capture, and with which arguments.
+const INIT: &str = "postern-init";
+const SKIPPED: &str = "--skip-inbound-ports";
+/// The proxy's own, which is never captured.
+const METRICS_PORT: u16 = 15_020;
 const OPAQUE_PORTS: &str = "postern.dev/opaque-ports";
 const SKIP_INBOUND_PORTS: &str = "postern.dev/skip-inbound-ports";
 /// More than any pod has; what lies past it is not declared.
@@ -53,7 +58,12 @@ impl PodItem {
             host_network: spec.host_network == Some(true),
             opted_out: labels.get(INJECT).is_some_and(|value| value == "disabled"),
             opaque_ports: ports_of(&annotations, OPAQUE_PORTS, &mut condition),
-            skipped_ports: ports_of(&annotations, SKIP_INBOUND_PORTS, &mut condition),
+            // Annotations may have been changed since; what is captured was settled when the pod began.
+            skipped_ports: if meshed {
+                skipped_by(&init)
+            } else {
+                ports_of(&annotations, SKIP_INBOUND_PORTS, &mut condition)
+            },
         };
         let mode = labels.get(MODE).map(|text| {
             // The strictest: whatever was meant, it is not looser.
@@ -96,6 +106,16 @@ impl PodItem {
 /// A native sidecar runs beside the app's containers.
 fn stays(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
+}
+
+/// What the pod's capture really leaves out. What cannot be read here is captured: callers then ask for the proxy.
+fn skipped_by(init: &[Container]) -> Vec<u16> {
+    let args = init.iter().find(|container| container.name == INIT);
+    let args = args.and_then(|container| container.args.as_deref()).unwrap_or_default();
+    let mut at = args.iter().skip_while(|arg| *arg != SKIPPED).skip(1);
+    let texts = at.next().into_iter().flat_map(|list| list.split(','));
+    let ports = texts.filter_map(|text| text.trim().parse::<u16>().ok());
+    ports.filter(|port| *port > 0 && *port != METRICS_PORT).collect()
 }
 
 fn addresses(first: Option<String>, all: Vec<k8s_openapi::api::core::v1::PodIP>) -> Vec<IpAddr> {

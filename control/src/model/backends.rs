@@ -61,6 +61,13 @@ impl Model {
         Ok(here.and_then(|name| self.workloads.get(name)).map(AsRef::as_ref))
     }
 
+    /// The addresses of pods that a Service's slices name and that are not known (yet).
+    pub(super) fn unheard_behind<'m>(&'m self, service: &'m Service) -> impl Iterator<Item = IpAddr> + 'm {
+        let backends = service.backends.iter().flatten();
+        let unheard = backends.filter(|backend| self.backend(service, backend).is_err());
+        unheard.map(|backend| backend.ip)
+    }
+
     /// All behind one port of a Service, at addresses of the family that was asked for where they have one.
     pub(super) fn behind_port<'m>(
         &'m self,

@@ -89,6 +89,11 @@ impl Model {
             .flatten()
             .filter_map(|name| self.workloads.get(name).map(AsRef::as_ref))
             .collect();
+        if here.is_empty() && self.unheard.contains(&ip) {
+            // In clear it would reach a pod of the mesh. Whoever follows the answer is told once the pod is heard of.
+            let what = format!("a Service leads to a pod at {ip} that is not known yet");
+            return unreachable("unknown_pod", what);
+        }
         if here.is_empty() {
             return State::Outside(wire::Outside {});
         }

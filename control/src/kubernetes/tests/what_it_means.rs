@@ -100,6 +100,82 @@ async fn a_service_without_a_selector_leads_where_its_slices_say_and_a_meshed_po
     replica.until(|state| at(state, "10.96.0.2", 80).is_empty()).await;
 }
 
+/// Called by its address it was answered with `outside`, and called in clear.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_a_slice_names_and_that_is_not_heard_of_yet_is_not_called_in_clear() {
+    let etcd = shop();
+    let new = pod("shop", "new-1", "10.1.0.99", true);
+    etcd.put(SERVICES, service("shop", "new", "10.96.0.2"));
+    etcd.put(SLICES, slice("shop", "new", &[&new]));
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    let state = replica.ready().await;
+    assert_eq!(at(&state, "10.1.0.99", 8080), ["unknown_pod"]);
+    // Another of its name is not it.
+    let mut before = new.clone();
+    before["metadata"]["uid"] = json!("another");
+    before["status"] = json!({ "phase": "Pending" });
+    etcd.put(PODS, before);
+    let state = replica
+        .until(|state| state.model.by_instance("shop", "another").is_some())
+        .await;
+    assert_eq!(at(&state, "10.1.0.99", 8080), ["unknown_pod"]);
+    etcd.put(PODS, new);
+    replica.until(|state| at(state, "10.1.0.99", 8080) == ["new-1"]).await;
+}
+
+/// Labels and annotations can be changed after the pod was made, and its capture cannot.
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_after_injection_makes_nobody_call_a_captured_port_in_clear() {
+    let etcd = shop();
+    let labels = json!({ "postern.dev/inject": "enabled", "postern.dev/allow-loosening": "true" });
+    etcd.put(NAMESPACES, namespace("shop", labels));
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    replica.ready().await;
+    let mut cart = pod("shop", "cart-1", "10.1.0.1", true);
+    cart["metadata"]["labels"]["postern.dev/inject"] = json!("disabled");
+    cart["metadata"]["annotations"] = json!({ "postern.dev/skip-inbound-ports": "8081" });
+    etcd.put(PODS, cart);
+    let state = replica
+        .until(|state| find(state, "shop", "cart-1").document.pod.opted_out)
+        .await;
+    assert_eq!(at(&state, "10.1.0.1", 8080), ["cart-1"]);
+    assert_eq!(at(&state, "10.1.0.1", 8081), ["cart-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_allows_loosening_by_label_or_annotation_as_the_injector_reads_it() {
+    let etcd = shop();
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    replica.ready().await;
+    let mut out = pod("shop", "out-1", "10.1.0.6", false);
+    out["metadata"]["labels"]["postern.dev/inject"] = json!("disabled");
+    etcd.put(PODS, out);
+    for (label, annotation, allowed) in [
+        (Some("true"), None, true),
+        (None, None, false),
+        (None, Some("true"), true),
+        (Some("false"), Some("false"), false),
+        (Some("false"), Some("true"), true),
+        (Some("yes"), Some("no"), false),
+        (Some("true"), Some("false"), true),
+    ] {
+        let mut shop = namespace("shop", json!({ "postern.dev/inject": "enabled" }));
+        if let Some(label) = label {
+            shop["metadata"]["labels"]["postern.dev/allow-loosening"] = json!(label);
+        }
+        if let Some(annotation) = annotation {
+            shop["metadata"]["annotations"] = json!({ "postern.dev/allow-loosening": annotation });
+        }
+        etcd.put(NAMESPACES, shop);
+        let wanted = if allowed {
+            "clear [10, 1, 0, 6]:80"
+        } else {
+            "no_identity"
+        };
+        replica.until(|state| at(state, "10.1.0.6", 80) == [wanted]).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_without_sidecar_is_refused_in_an_injected_protected_namespace_and_reached_in_clear_elsewhere() {
     let etcd = shop();
@@ -172,8 +248,11 @@ async fn opaque_ports_are_bytes_and_skipped_ones_go_past_the_proxy_only_where_lo
     use crate::protocol::Protocol;
     let etcd = shop();
     let mut cart = pod("shop", "cart-1", "10.1.0.1", true);
-    cart["metadata"]["annotations"] =
-        json!({ "postern.dev/opaque-ports": "8080, 9000", "postern.dev/skip-inbound-ports": "8081" });
+    cart["metadata"]["annotations"] = json!({ "postern.dev/opaque-ports": "8080, 9000" });
+    // As the injector writes it: 15020 is the proxy's own.
+    let init =
+        json!({ "name": "postern-init", "image": "p", "args": ["redirect", "--skip-inbound-ports", "8081,15020"] });
+    cart["spec"]["initContainers"].as_array_mut().unwrap().insert(0, init);
     etcd.put(PODS, cart);
     let replica = Replica::at(&ApiServer::of(&etcd));
     let state = replica.ready().await;
@@ -201,7 +280,7 @@ async fn a_mistake_in_a_namespaces_labels_is_told_and_makes_it_stricter() {
             json!({ "postern.dev/injct": "enabled" }),
             "did you mean `postern.dev/inject`",
         ),
-        (json!({ "postern.dev/allow-loosening": "yes" }), "nothing is loosened"),
+        (json!({ "postern.dev/allow-loosening": "yes" }), "it loosens nothing"),
     ] {
         etcd.put(NAMESPACES, namespace("outside", labels));
         let told = |state: &State| state.model.conditions.iter().any(|condition| condition.contains(says));
