@@ -1,8 +1,10 @@
 //! Connections of the API server, and of anybody else who comes: a client certificate is asked for, whose key must be
 //! proven; who it is, is decided with each request, so that a connection does not outlive a withdrawn CA.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -14,7 +16,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +25,11 @@ use super::http::Answering;
 
 /// The API server keeps a few connections; past this it waits.
 const MAX_CONNECTIONS: usize = 128;
+/// Of one address, so that one pod does not take the API servers' places; each of them has a few. Behind some networks API
+/// servers share an address with their node: there is room for several.
+const MAX_OF_ADDRESS: usize = 32;
+/// Who has connected has something to ask; a pod that only holds its place has not.
+const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Two round trips and two signatures.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// A head comes at once.
@@ -47,23 +54,71 @@ pub(super) async fn serve(listener: TcpListener, certificate: Arc<dyn ResolvesSe
         Err(error) => return tracing::error!(reason = "tls", "the API cannot be served: {error}"),
     };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             return;
         };
         while connections.try_join_next().is_some() {}
-        let Ok((tcp, _)) = listener.accept().await else {
+        let Ok((tcp, peer)) = listener.accept().await else {
             // Out of descriptors or memory: the backlog waits, we do not spin.
             sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // Closed at once past its bound.
+        let Some(place) = Place::take(&places, peer.ip().to_canonical()) else {
             continue;
         };
         let (acceptor, answering) = (TlsAcceptor::from(Arc::clone(&config)), Arc::clone(&answering));
         connections.spawn(async move {
             // What goes wrong on a connection is its peer's affair; refused requests are logged where they are refused.
             let _ = timeout(CONNECTION_DEADLINE, connection(tcp, acceptor, answering)).await;
-            drop(permit);
+            drop((permit, place));
         });
+    }
+}
+
+/// Open connections of each address.
+#[derive(Default)]
+struct Places(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them; given back when dropped.
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(places: &Arc<Places>, address: IpAddr) -> Option<Self> {
+        let mut open = places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.entry(address).or_default();
+        if *own >= MAX_OF_ADDRESS {
+            return None;
+        }
+        *own += 1;
+        let places = Arc::clone(places);
+        Some(Self { places, address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = open.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Ends if nothing is asked in time.
+async fn silent(mut asked: watch::Receiver<bool>) {
+    let first = asked.wait_for(|asked| *asked);
+    if matches!(timeout(FIRST_REQUEST_DEADLINE, first).await, Ok(Ok(_))) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -74,7 +129,9 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, answering: Arc<Answer
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let chain: Arc<[CertificateDer<'static>]> = session.peer_certificates().unwrap_or_default().into();
+    let (first, asked) = watch::channel(false);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        first.send_if_modified(|asked| !std::mem::replace(asked, true));
         let (answering, chain) = (Arc::clone(&answering), Arc::clone(&chain));
         async move {
             // Nothing here takes a body; hyper discards it.
@@ -95,7 +152,7 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, answering: Arc<Answer
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .serve_connection(io, service);
-        let _ = served.await;
+        until_silent(served, asked).await;
     } else {
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -103,7 +160,15 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, answering: Arc<Answer
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
             .serve_connection(io, service);
-        let _ = served.await;
+        until_silent(served, asked).await;
+    }
+}
+
+async fn until_silent<T>(served: impl Future<Output = T>, asked: watch::Receiver<bool>) {
+    tokio::select! {
+        // What goes wrong on a connection is its peer's affair.
+        _ = served => {}
+        () = silent(asked) => {}
     }
 }
 
@@ -160,5 +225,35 @@ impl ClientCertVerifier for Possession {
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.schemes.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_address_has_so_many_places_and_takes_nobody_elses() {
+        let places = Arc::new(Places::default());
+        let [one, other] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let mut held: Vec<Place> = (0..MAX_OF_ADDRESS)
+            .map(|_| Place::take(&places, one).unwrap())
+            .collect();
+        assert!(Place::take(&places, one).is_none());
+        assert!(Place::take(&places, other).is_some());
+        drop(held.pop());
+        held.push(Place::take(&places, one).unwrap());
+        drop(held);
+        assert!(places.0.lock().unwrap().is_empty(), "nothing is kept of who has gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_asks_nothing_ends_and_one_that_has_asked_stays() {
+        let (first, asked) = watch::channel(false);
+        until_silent(std::future::pending::<()>(), asked.clone()).await;
+        first.send_replace(true);
+        let stays = until_silent(std::future::pending::<()>(), asked);
+        assert!(timeout(CONNECTION_DEADLINE, stays).await.is_err());
     }
 }
