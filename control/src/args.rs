@@ -11,6 +11,7 @@ use postern_identity::TrustDomain;
 use crate::identity::{Evidence, IdentitySource};
 use crate::serve::{ServeConfig, start};
 use crate::source::Source;
+use crate::subscribers::MAX_STREAMS;
 
 /// `postern-control` as a program.
 #[derive(Debug, Parser)]
@@ -84,6 +85,9 @@ pub struct Args {
     /// The namespace whose policies apply to the whole mesh
     #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
     root_namespace: String,
+    /// How many streams of proxies to serve at once (one per proxy, two while it renews); give the process memory for them
+    #[arg(long, value_name = "N", default_value_t = MAX_STREAMS)]
+    max_proxies: usize,
     /// Write the bound addresses there, as JSON, when ready
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -166,6 +170,7 @@ async fn serve(args: Args) -> Result<(), String> {
         listen: args.listen,
         metrics_listen: args.metrics_listen,
         view_socket: args.view_socket,
+        max_proxies: args.max_proxies,
         root_namespace: args.root_namespace,
         ready_file: args.ready_file,
         #[cfg(feature = "kubernetes")]

@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
 #[derive(Debug, Default)]
 struct Inner {
     connected: Gauge,
+    streams: Gauge,
+    streams_limit: Gauge,
     pushes: Family<OfKind, Counter>,
     acknowledgements: Family<Acknowledgement, Counter>,
     refused: Family<Reason, Counter>,
@@ -108,6 +110,12 @@ impl Metrics {
             "connected_proxies",
             "Workloads whose proxy is connected",
             inner.connected.clone(),
+        );
+        registry.register("streams", "Open streams of proxies", inner.streams.clone());
+        registry.register(
+            "streams_limit",
+            "Streams past which proxies are refused",
+            inner.streams_limit.clone(),
         );
         registry.register("pushes", "Snapshots sent to proxies, by kind", inner.pushes.clone());
         registry.register(
@@ -181,6 +189,8 @@ impl Metrics {
 
     pub(crate) fn connected(&self, subscribers: &Subscribers) {
         self.inner.connected.set(clamp(subscribers.connected() as u64));
+        self.inner.streams.set(clamp(subscribers.streams() as u64));
+        self.inner.streams_limit.set(clamp(subscribers.max_streams as u64));
     }
     pub(crate) fn pushed(&self, kind: &'static str) {
         self.inner.pushes.get_or_create(&OfKind { kind }).inc();

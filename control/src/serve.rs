@@ -58,6 +58,8 @@ pub struct ServeConfig {
     pub metrics_listen: SocketAddr,
     /// Where viewers call; made with mode 0600.
     pub view_socket: Option<PathBuf>,
+    /// Streams of proxies at once; more are refused.
+    pub max_proxies: usize,
     /// The namespace whose policies apply mesh-wide.
     pub root_namespace: String,
     /// Gets `{"listen":..., "metrics":...}` once proxies are served.
@@ -133,6 +135,8 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
         trust,
         metrics,
     ));
+    hub.subscribers().max_streams = config.max_proxies;
+    hub.metrics.connected(&hub.subscribers());
     let down = hub.down.clone();
     let mut tasks = JoinSet::new();
     let ready = Arc::new(OnceLock::new());

@@ -9,17 +9,31 @@ use crate::model::Name;
 
 /// Streams of one workload: one, and for a moment the one that it replaces.
 const MAX_STREAMS_PER_WORKLOAD: usize = 4;
-/// Streams altogether.
-const MAX_STREAMS: usize = 4096;
+/// Streams altogether, unless `--max-proxies` says otherwise: each holds a TLS and an HTTP/2 connection, and what was sent
+/// last. What that takes was not measured at this number.
+pub(crate) const MAX_STREAMS: usize = 4096;
 /// How long a workload that has gone is remembered.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 /// By workload.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Subscribers {
     by_name: BTreeMap<Name, Subscriber>,
     streams: usize,
+    /// At most so many.
+    pub(crate) max_streams: usize,
     next_id: u64,
+}
+
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            streams: 0,
+            max_streams: MAX_STREAMS,
+            next_id: 0,
+        }
+    }
 }
 
 /// One workload's proxy.
@@ -73,7 +87,7 @@ impl Subscribers {
     /// A new stream's number; `None` if there are too many.
     pub(crate) fn connect(&mut self, name: &Name, spiffe_id: &str, proxy_version: &str) -> Option<u64> {
         let subscriber = self.by_name.entry(name.clone()).or_default();
-        if self.streams >= MAX_STREAMS || subscriber.streams.len() >= MAX_STREAMS_PER_WORKLOAD {
+        if self.streams >= self.max_streams || subscriber.streams.len() >= MAX_STREAMS_PER_WORKLOAD {
             return None;
         }
         self.next_id += 1;
@@ -138,6 +152,11 @@ impl Subscribers {
         self.by_name.iter()
     }
 
+    /// Open streams, also of one workload.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams
+    }
+
     /// Workloads with an open stream.
     pub(crate) fn connected(&self) -> usize {
         self.by_name
@@ -171,6 +190,21 @@ mod tests {
         assert_eq!(subscribers.connect(&name(), "spiffe://td/x", "1.0.0"), None);
         subscribers.disconnect(&name(), ids[0]);
         assert!(subscribers.connect(&name(), "spiffe://td/x", "1.0.0").is_some());
+    }
+
+    #[test]
+    fn streams_altogether_are_as_many_as_is_set() {
+        let mut subscribers = Subscribers {
+            max_streams: 2,
+            ..Subscribers::default()
+        };
+        let of = |n: u8| ("shop".to_owned(), format!("cart-{n}"));
+        let first = subscribers.connect(&of(0), "spiffe://td/x", "1.0.0").unwrap();
+        subscribers.connect(&of(1), "spiffe://td/x", "1.0.0").unwrap();
+        assert_eq!(subscribers.connect(&of(2), "spiffe://td/x", "1.0.0"), None);
+        subscribers.disconnect(&of(0), first);
+        assert!(subscribers.connect(&of(2), "spiffe://td/x", "1.0.0").is_some());
+        assert_eq!(subscribers.streams(), 2);
     }
 
     #[test]

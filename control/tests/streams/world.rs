@@ -179,6 +179,7 @@ pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         metrics_listen: ([127, 0, 0, 1], 0).into(),
         view_socket: Some(dir.path().join("view.sock")),
+        max_proxies: 4096,
         root_namespace: "postern-system".to_owned(),
         ready_file: None,
         #[cfg(feature = "kubernetes")]
