@@ -61,18 +61,16 @@ impl Namespace {
             ["enabled", "disabled"],
             &mut errors,
         );
-        // As of a cluster's namespace: either says it.
+        // As of a cluster's namespace: a label counts before an annotation.
         let mut says = |value| one_of(object, ALLOW_LOOSENING, value, ["true", "false"], &mut errors);
-        let loosening = [
-            says(label(ALLOW_LOOSENING)),
-            says(object.annotations.get(ALLOW_LOOSENING)),
-        ];
+        let by_label = says(label(ALLOW_LOOSENING));
+        let by_annotation = says(object.annotations.get(ALLOW_LOOSENING));
         let namespace = Self {
             place: object.place.clone(),
             name: object.name.clone(),
             mode,
             inject,
-            allow_loosening: loosening.contains(&Some(true)),
+            allow_loosening: by_label.or(by_annotation) == Some(true),
         };
         done(namespace, errors)
     }

@@ -51,17 +51,18 @@ impl NamespaceItem {
                 true
             }
         };
-        let mut allow_loosening = false;
-        // A label or an annotation, as the injector reads it: what the one loosens the other must know of.
-        for value in [labels.get(ALLOW_LOOSENING), annotations.get(ALLOW_LOOSENING)] {
-            match value.map(String::as_str) {
-                None | Some("false") => {}
-                Some("true") => allow_loosening = true,
-                Some(other) => condition(format!(
+        // As the injector reads it: what the one loosens the other must know of. A label counts before an annotation.
+        let loosening = labels.get(ALLOW_LOOSENING).or_else(|| annotations.get(ALLOW_LOOSENING));
+        let allow_loosening = match loosening.map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                condition(format!(
                     "{ALLOW_LOOSENING}: `{other}` is neither `true` nor `false`: it loosens nothing"
-                )),
+                ));
+                false
             }
-        }
+        };
         let document = Namespace {
             place: place.clone(),
             name,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -25,7 +25,11 @@ pub(super) fn skipped_ports(facts: &Facts) -> Verdict {
         let space = namespace(&pod.metadata);
         let spaces = known(&facts.namespaces)?;
         let loosening = spaces.iter().find(|candidate| name(&candidate.metadata) == space);
-        if loosening.is_some_and(|space| label(&space.metadata, ALLOW_LOOSENING) == Some("true")) {
+        let says = |space: &Namespace| {
+            let by_label = label(&space.metadata, ALLOW_LOOSENING);
+            by_label.or_else(|| annotation(&space.metadata, ALLOW_LOOSENING)) == Some("true")
+        };
+        if loosening.is_some_and(says) {
             continue;
         }
         found.push(finding(

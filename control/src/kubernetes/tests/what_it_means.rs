@@ -155,7 +155,7 @@ async fn a_namespace_allows_loosening_by_label_or_annotation_as_the_injector_rea
         (None, None, false),
         (None, Some("true"), true),
         (Some("false"), Some("false"), false),
-        (Some("false"), Some("true"), true),
+        (Some("false"), Some("true"), false),
         (Some("yes"), Some("no"), false),
         (Some("true"), Some("false"), true),
     ] {
