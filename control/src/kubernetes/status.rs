@@ -105,13 +105,22 @@ pub(super) async fn keep(
 
 struct Writer {
     cluster: Cluster,
-    /// What was written last, and when: what the API server shows may be a moment behind.
-    written: HashMap<Name, (Instant, Value)>,
+    /// What the API server shows may be a moment behind.
+    written: HashMap<Name, Written>,
+}
+
+/// What was written last.
+struct Written {
+    /// Of which object: one that is deleted and made anew has no status.
+    uid: String,
+    at: Instant,
+    status: Value,
 }
 
 impl Writer {
     async fn write(&mut self, told: &Told, own: &BTreeMap<Name, Count>, others: &[Reported]) {
-        self.written.retain(|name, _| told.policies.contains_key(name));
+        self.written
+            .retain(|name, written| told.policies.get(name).is_some_and(|told| told.item.uid == written.uid));
         let mut writes = 0;
         for (name, policy) in &told.policies {
             if writes == MAX_WRITES {
@@ -128,7 +137,7 @@ impl Writer {
                 ..count
             };
             let before = match self.written.get(name) {
-                Some((_, written)) => written,
+                Some(written) => &written.status,
                 None => &policy.item.status,
             };
             let next = status(policy, total, before, OffsetDateTime::now_utc());
@@ -138,7 +147,12 @@ impl Writer {
             writes += 1;
             match self.apply(name, policy, &next).await {
                 Ok(()) => {
-                    self.written.insert(name.clone(), (Instant::now(), next));
+                    let written = Written {
+                        uid: policy.item.uid.clone(),
+                        at: Instant::now(),
+                        status: next,
+                    };
+                    self.written.insert(name.clone(), written);
                 }
                 Err(error) => {
                     let (namespace, name) = name;
@@ -153,7 +167,7 @@ impl Writer {
     }
 
     fn too_soon(&self, name: &Name) -> bool {
-        self.written.get(name).is_some_and(|(at, _)| at.elapsed() < SETTLE)
+        self.written.get(name).is_some_and(|written| written.at.elapsed() < SETTLE)
     }
 
     async fn apply(&self, (namespace, name): &Name, policy: &Policy, status: &Value) -> kube::Result<()> {

@@ -90,6 +90,21 @@ async fn a_policy_that_was_changed_counts_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_policy_that_was_deleted_and_made_anew_at_once_gets_its_status_too() {
+    let etcd = shop();
+    let first = policy("shop", "p", deny_all());
+    etcd.put(POLICIES, first.clone());
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    replica.ready().await;
+    until(&etcd, |policy| policy["status"]["proxies"] == "0/3").await;
+    let mut second = first.clone();
+    second["metadata"]["uid"] = json!("another");
+    etcd.delete(POLICIES, first);
+    etcd.put(POLICIES, second);
+    until(&etcd, |policy| policy["metadata"]["uid"] == "another").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_policy_that_is_not_accepted_says_what_is_wrong_and_where() {
     let etcd = shop();
     etcd.put(
