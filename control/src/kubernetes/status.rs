@@ -167,7 +167,9 @@ impl Writer {
     }
 
     fn too_soon(&self, name: &Name) -> bool {
-        self.written.get(name).is_some_and(|written| written.at.elapsed() < SETTLE)
+        self.written
+            .get(name)
+            .is_some_and(|written| written.at.elapsed() < SETTLE)
     }
 
     async fn apply(&self, (namespace, name): &Name, policy: &Policy, status: &Value) -> kube::Result<()> {
