@@ -20,9 +20,11 @@ new = old.replace(f"[Self; {count}]", f"[Self; {count - 1}]", 1).replace("      
 assert new != old and "PathTemplates" not in new.split("];")[0]
 open(sys.argv[1], "w").write(text.replace(old, new))
 PY
-    # One target directory for both trees: what they have in common is built once.
-    ( cd "$earlier/tree" && POSTERN_IMAGES_TARGET=$OLDPWD/target/images-build images/build --profile lab --tag earlier --out "$earlier/images" ) || return 1
-    rm -f "$earlier/images/postern-shop.tar"
+    # From a copy of what is built, for the dependencies. Not in the same place: cargo tells crates of two trees apart by the
+    # times of their files alone, and would build the next images of this tree with the other one's crates.
+    [ ! -e target/images-build ] || cp -a target/images-build "$earlier/target" || return 1
+    ( cd "$earlier/tree" && POSTERN_IMAGES_TARGET=$earlier/target images/build --profile lab --tag earlier --out "$earlier/images" ) || return 1
+    rm -rf "$earlier/images/postern-shop.tar" "$earlier/target"
     cp -r "$earlier/tree/charts" "$earlier/" && git worktree remove --force "$earlier/tree"
     echo "$EARLIER" >"$earlier/commit"
 }
