@@ -114,7 +114,8 @@ fn beside_the_proxy(place: &str, target: Option<&str>, context: Option<&Security
     let named = context.is_some_and(|context| context.run_as_user.is_some());
     (target == Some(PROXY) && !named).then(|| {
         format!(
-            "{place}: it would see the process of {PROXY}, and its image may run as the same user: set its              securityContext.runAsUser to another one than {PROXY_UID}"
+            "{place}: it would see the process of {PROXY}, and its image may run as the same user: set its \
+             securityContext.runAsUser to another one than {PROXY_UID}"
         )
     })
 }
