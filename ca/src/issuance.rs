@@ -91,8 +91,8 @@ pub(crate) enum RotationError {
     Secret(#[from] SecretError),
     #[cfg(feature = "kubernetes")]
     #[error(
-        "Secret {0} is empty: the CA's state was taken out of it; put it back from a backup; or restart every replica of the \
-         CA, which founds a new one, and re-create every pod of the mesh"
+        "Secret {0} is empty: the CA's state was taken out of it; put it back from a backup; or scale the CA to 0, empty the \
+         ConfigMap of the roots too, scale it up, which founds a new one, and re-create every pod of the mesh"
     )]
     Gone(String),
     #[cfg(feature = "kubernetes")]

@@ -62,8 +62,9 @@ pub(crate) enum FoundingError {
     /// A CA was here, whose keys are gone: another one would be a stranger to every pod.
     #[error(
         "Secret {secret} is empty, but ConfigMap {roots} publishes the root {root_sha256} of a CA that was founded here; put \
-         the Secret back from a backup; without one, empty the ConfigMap as well (kubectl patch configmap, data: null), \
-         restart every replica of the CA, which founds a new one, and re-create every pod of the mesh"
+         the Secret back from a backup; without one, scale the CA to 0, so that nobody publishes the old root again, empty the \
+         ConfigMap as well (kubectl patch configmap, data: null), scale it up, which founds a new CA, and re-create every \
+         pod of the mesh"
     )]
     Emptied {
         secret: String,
@@ -109,14 +110,15 @@ async fn attempt(
 ) -> Result<Authority, FoundingError> {
     // Before the Secret, which is written first: what is published now is the root of a Secret that was filled before now.
     let published = match roots {
-        Some(roots) => roots.published().await.map_err(FoundingError::Roots)?,
-        None => None,
+        Some(roots) => roots.published().await,
+        None => Ok(None),
     };
     let stored = store.read().await?;
     if let Some(authority) = stored.authority(now)? {
         return Ok(suits(store, founding, authority)?);
     }
-    if let (Some(root_sha256), Some(roots)) = (published, roots) {
+    // Only now: a CA that is there needs no word of what is published.
+    if let (Some(root_sha256), Some(roots)) = (published.map_err(FoundingError::Roots)?, roots) {
         return Err(FoundingError::Emptied {
             secret: store.place(),
             roots: roots.place().to_owned(),

@@ -80,6 +80,8 @@ pub fn verify_ephemeral(pod: &Value, _context: &PodContext<'_>, _settings: &Sett
     if !meshed.iter().any(|container| container.name == PROXY) {
         return Ok(warnings);
     }
+    let shared = spec.is_some_and(|spec| spec.share_process_namespace == Some(true));
+    let pods_user = spec.and_then(|spec| spec.security_context.as_ref()?.run_as_user);
     for container in spec
         .and_then(|spec| spec.ephemeral_containers.as_deref())
         .unwrap_or_default()
@@ -95,7 +97,11 @@ pub fn verify_ephemeral(pod: &Value, _context: &PodContext<'_>, _settings: &Sett
         };
         let refused = taken
             .or_else(|| context.and_then(|context| escape::of_context(&place, context)))
-            .or_else(|| beside_the_proxy(&place, container.target_container_name.as_deref(), context))
+            .or_else(|| {
+                let sees = shared || container.target_container_name.as_deref() == Some(PROXY);
+                let user = context.and_then(|context| context.run_as_user).or(pods_user);
+                (sees && user.is_none()).then(|| of_any_user(&place))
+            })
             .or_else(mounted);
         if let Some(message) = refused {
             return Err(message);
@@ -110,14 +116,11 @@ pub fn verify_ephemeral(pod: &Value, _context: &PodContext<'_>, _settings: &Sett
 }
 
 /// Who shares the proxy's processes must not be its user, and an image's own user is not to be seen here.
-fn beside_the_proxy(place: &str, target: Option<&str>, context: Option<&SecurityContext>) -> Option<String> {
-    let named = context.is_some_and(|context| context.run_as_user.is_some());
-    (target == Some(PROXY) && !named).then(|| {
-        format!(
-            "{place}: it would see the process of {PROXY}, and its image may run as the same user: set its \
-             securityContext.runAsUser to another one than {PROXY_UID}"
-        )
-    })
+fn of_any_user(place: &str) -> String {
+    format!(
+        "{place}: it would see the process of {PROXY}, and its image may run as the same user: set its \
+         securityContext.runAsUser to another one than {PROXY_UID}"
+    )
 }
 
 fn reaches(target: Option<&str>, name: &str, context: Option<&SecurityContext>) -> Option<String> {

@@ -140,6 +140,10 @@ async fn c_06_an_emptied_secret_founds_no_other_ca_while_the_roots_of_the_first_
         json!({"metadata": {"name": "r", "namespace": "x"}, "data": {"roots.sha256": "5e1f"}}),
     );
     assert!(attempted().await.unwrap().is(&authority));
+    // And without the ConfigMap, which a CA that is there does not need.
+    let elsewhere = RootsMap::new(server.client(), "x", "gone");
+    let again = attempt(&shared.store, Some(&elsewhere), &shared.founding, clock()).await;
+    assert!(again.unwrap().is(&authority));
 }
 
 #[tokio::test]

@@ -66,9 +66,9 @@ pub(crate) enum SecretError {
     Conflict(String),
     /// Not what was written.
     #[error(
-        "Secret {place}, key {key}, is damaged ({why}); put the Secret back from a backup; without one, empty it and the \
-         ConfigMap of the roots (kubectl patch, data: null), restart every replica of the CA, which founds a new one, and \
-         re-create every pod of the mesh"
+        "Secret {place}, key {key}, is damaged ({why}); put the Secret back from a backup; without one, scale the CA to \
+         0, empty the Secret and the ConfigMap of the roots (kubectl patch, data: null), scale it up, which founds a new CA, \
+         and re-create every pod of the mesh"
     )]
     Damaged {
         /// Namespace and name.

@@ -292,4 +292,15 @@ fn a_debugging_container_is_not_the_proxy() {
     ] {
         assert!(with(container).unwrap()[0].contains(says), "{says}");
     }
+    // By the pod's own: everybody sees everybody's processes, and nobody who says nothing is the proxy's user.
+    let in_pod = |shared: bool, user: Option<i64>| {
+        let mut pod = case.patched(&case.pod);
+        pod["spec"]["shareProcessNamespace"] = json!(shared);
+        pod["spec"]["securityContext"] = json!({ "runAsUser": user });
+        pod["spec"]["ephemeralContainers"] = json!([{"name": "debug", "image": "busybox"}]);
+        verify_ephemeral(&pod, &case.context(), &case.settings)
+    };
+    assert!(in_pod(true, None).unwrap_err().contains("runAsUser to another one"));
+    assert!(in_pod(true, Some(1000)).is_ok());
+    assert!(in_pod(false, None).is_ok());
 }
