@@ -62,5 +62,9 @@ stranger_token() { # MORE: a pod outside of the mesh that mounts a token for the
 }
 refuses "a pod outside of the mesh gets no token for the CA" 'postern-ca-tokens.*for the mesh.s proxy alone' stranger_token
 refuses "nor does one whose postern-proxy is another program" 'postern-ca-tokens.*for the mesh.s proxy alone' stranger_token '"initContainers": [{"name": "postern-proxy", "image": "localhost/evil:1", "restartPolicy": "Always"}], '
+own_sidecar() { # with our own image and arguments of its choice, where nobody compares them
+    stranger_token "\"initContainers\": [{\"name\": \"postern-proxy\", \"image\": \"localhost/postern/postern-proxy:$VERSION\", \"restartPolicy\": \"Always\", \"args\": [\"run\", \"--ca=evil:15012\"], \"volumeMounts\": [{\"name\": \"postern-token\", \"mountPath\": \"/var/run/secrets/postern\"}]}], "
+}
+refuses "nor one with our proxy where the injector compares no arguments" 'postern-ca-tokens.*the injector looks at' own_sidecar
 empty_sources() { pod '' '"volumes": [{"name": "none", "projected": {}}, {"name": "no-more", "projected": {"sources": []}}], ' | sed 's/"namespace": "shop"/"namespace": "shop-outside"/; s/"serviceAccountName": "web"/"serviceAccountName": "default"/' | k apply --dry-run=server -f -; }
 holds "a pod outside of the mesh with a projected volume of nothing is nobody's concern" empty_sources

@@ -623,6 +623,10 @@ fn policies_of_admission_keep_proxies_images_and_the_cas_tokens_and_ask_nobody()
         );
         assert!(text.contains(&format!("'{value}'")), "{constant}");
     }
+    assert!(
+        text.contains("variables.own == 'enabled'") && text.contains("[\\\"postern-system"),
+        "{text}"
+    );
     // The API server knows them since 1.30.
     let older = try_render("defaults", &["--kube-version", "1.29.0"]).unwrap();
     assert_eq!(of_kind(&older, "ValidatingAdmissionPolicy").count(), 0);

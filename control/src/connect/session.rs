@@ -360,11 +360,24 @@ impl Session {
     fn refused_as_older(&mut self, kind: wire::Kind, version: u64) {
         if kind != wire::Kind::Destination {
             self.refused_as_older.insert(kind as i32);
+            // Caught up before it said so: no other change may come to say it again.
+            let caught_up = !self.lags(kind, &self.hub.state());
+            let item = [Item::Workload, Item::Policies, Item::Ranges]
+                .into_iter()
+                .find(|item| item.kind() == kind);
+            self.pending.extend(item.filter(|_| caught_up));
             return;
         }
         // An acknowledgement does not say of which: of all that went out under this version. Twice is harmless.
         for subscription in self.destinations.values_mut() {
             subscription.refused_as_older |= subscription.sent.as_ref().is_some_and(|(_, sent)| *sent == version);
+        }
+        if !self.lags(kind, &self.hub.state()) {
+            let refused = self
+                .destinations
+                .iter()
+                .filter(|(_, subscription)| subscription.refused_as_older);
+            self.pending.extend(refused.map(|(id, _)| Item::Destination(*id)));
         }
     }
 
