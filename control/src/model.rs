@@ -37,7 +37,7 @@ pub(crate) struct Model {
     by_address: HashMap<IpAddr, Vec<Name>>,
     by_cluster_ip: HashMap<IpAddr, Name>,
     /// Addresses that slices give to pods which are not heard of (yet): nobody knows who answers there.
-    unheard: HashSet<IpAddr>,
+    unheard: HashSet<(IpAddr, u16)>,
     /// (Namespace, instance) to the workload's name.
     by_instance: HashMap<Name, Name>,
     /// Which Services lead to a workload's port: (workload, number) to (service, its port).

@@ -61,11 +61,12 @@ impl Model {
         Ok(here.and_then(|name| self.workloads.get(name)).map(AsRef::as_ref))
     }
 
-    /// The addresses of pods that a Service's slices name and that are not known (yet).
-    pub(super) fn unheard_behind<'m>(&'m self, service: &'m Service) -> impl Iterator<Item = IpAddr> + 'm {
+    /// Where pods listen that a Service's slices name and that are not known (yet). Not their addresses as a whole: that of a
+    /// pod on its node's network is everybody's there.
+    pub(super) fn unheard_behind<'m>(&'m self, service: &'m Service) -> impl Iterator<Item = (IpAddr, u16)> + 'm {
         let backends = service.backends.iter().flatten();
         let unheard = backends.filter(|backend| self.backend(service, backend).is_err());
-        unheard.map(|backend| backend.ip)
+        unheard.map(|backend| (backend.ip, backend.port))
     }
 
     /// All behind one port of a Service, at addresses of the family that was asked for where they have one.

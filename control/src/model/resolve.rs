@@ -89,9 +89,9 @@ impl Model {
             .flatten()
             .filter_map(|name| self.workloads.get(name).map(AsRef::as_ref))
             .collect();
-        if here.is_empty() && self.unheard.contains(&ip) {
+        if here.is_empty() && self.unheard.contains(&(ip, port)) {
             // In clear it would reach a pod of the mesh. Whoever follows the answer is told once the pod is heard of.
-            let what = format!("a Service leads to a pod at {ip} that is not known yet");
+            let what = format!("a Service leads to a pod at {ip}, port {port}, that is not known yet");
             return unreachable("unknown_pod", what);
         }
         if here.is_empty() {

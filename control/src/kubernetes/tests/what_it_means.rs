@@ -110,6 +110,8 @@ async fn a_pod_that_a_slice_names_and_that_is_not_heard_of_yet_is_not_called_in_
     let replica = Replica::at(&ApiServer::of(&etcd));
     let state = replica.ready().await;
     assert_eq!(at(&state, "10.1.0.99", 8080), ["unknown_pod"]);
+    // A node's address is not closed by one pod on it.
+    assert_eq!(at(&state, "10.1.0.99", 10_250), ["outside"]);
     // Another of its name is not it.
     let mut before = new.clone();
     before["metadata"]["uid"] = json!("another");
