@@ -1,14 +1,13 @@
 //! Connections of the API server, and of anybody else who comes: a client certificate is asked for, whose key must be
 //! proven; who it is, is decided with each request, so that a connection does not outlive a withdrawn CA.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use postern_cluster::places::Places;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -54,7 +53,7 @@ pub(super) async fn serve(listener: TcpListener, certificate: Arc<dyn ResolvesSe
         Err(error) => return tracing::error!(reason = "tls", "the API cannot be served: {error}"),
     };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let places = Arc::new(Places::default());
+    let places = Places::of_each(MAX_OF_ADDRESS);
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
@@ -67,7 +66,7 @@ pub(super) async fn serve(listener: TcpListener, certificate: Arc<dyn ResolvesSe
             continue;
         };
         // Closed at once past its bound.
-        let Some(place) = Place::take(&places, peer.ip().to_canonical()) else {
+        let Some(place) = places.take(peer.ip()) else {
             continue;
         };
         let (acceptor, answering) = (TlsAcceptor::from(Arc::clone(&config)), Arc::clone(&answering));
@@ -76,41 +75,6 @@ pub(super) async fn serve(listener: TcpListener, certificate: Arc<dyn ResolvesSe
             let _ = timeout(CONNECTION_DEADLINE, connection(tcp, acceptor, answering)).await;
             drop((permit, place));
         });
-    }
-}
-
-/// Open connections of each address.
-#[derive(Default)]
-struct Places(Mutex<HashMap<IpAddr, usize>>);
-
-/// One of them; given back when dropped.
-struct Place {
-    places: Arc<Places>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(places: &Arc<Places>, address: IpAddr) -> Option<Self> {
-        let mut open = places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = open.entry(address).or_default();
-        if *own >= MAX_OF_ADDRESS {
-            return None;
-        }
-        *own += 1;
-        let places = Arc::clone(places);
-        Some(Self { places, address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = open.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                open.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -232,21 +196,6 @@ impl ClientCertVerifier for Possession {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn one_address_has_so_many_places_and_takes_nobody_elses() {
-        let places = Arc::new(Places::default());
-        let [one, other] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        let mut held: Vec<Place> = (0..MAX_OF_ADDRESS)
-            .map(|_| Place::take(&places, one).unwrap())
-            .collect();
-        assert!(Place::take(&places, one).is_none());
-        assert!(Place::take(&places, other).is_some());
-        drop(held.pop());
-        held.push(Place::take(&places, one).unwrap());
-        drop(held);
-        assert!(places.0.lock().unwrap().is_empty(), "nothing is kept of who has gone");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_asks_nothing_ends_and_one_that_has_asked_stays() {

@@ -1,14 +1,14 @@
 //! Connections of the API server, and of anybody else who comes: nobody shows who he is, so all is bounded.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use postern_cluster::places::Places;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,7 +55,7 @@ pub(super) async fn serve(
         Err(error) => return tracing::error!(reason = "tls", "webhooks cannot be served: {error}"),
     };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let places = Arc::new(Places::default());
+    let places = Places::of_each(MAX_OF_ADDRESS);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -73,7 +73,7 @@ pub(super) async fn serve(
             continue;
         };
         // Closed at once past its bound.
-        let Some(place) = Place::take(&places, peer.ip()) else {
+        let Some(place) = places.take(peer.ip()) else {
             continue;
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&config));
@@ -85,41 +85,6 @@ pub(super) async fn serve(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
-}
-
-/// Open connections of each address.
-#[derive(Default)]
-struct Places(Mutex<HashMap<IpAddr, usize>>);
-
-/// One of them; given back when dropped.
-struct Place {
-    places: Arc<Places>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(places: &Arc<Places>, address: IpAddr) -> Option<Self> {
-        let mut open = places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = open.entry(address).or_default();
-        if *own >= MAX_OF_ADDRESS {
-            return None;
-        }
-        *own += 1;
-        let places = Arc::clone(places);
-        Some(Self { places, address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = open.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                open.remove(&self.address);
-            }
-        }
-    }
 }
 
 /// Until it is time to end what is open.
