@@ -64,13 +64,14 @@ struct Inner {
     ca_connected: Gauge,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Workload,
     Kind::Policies,
     Kind::Destination,
     Kind::Bundle,
     Kind::Quarantine,
     Kind::Ranges,
+    Kind::PeerLabels,
 ];
 const REFUSALS: [&str; 7] = [
     "trust_domain",

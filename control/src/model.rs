@@ -300,6 +300,19 @@ impl Model {
         policies.filter(|policy| policy.selects(&self.root_namespace, &document.namespace, &document.labels))
     }
 
+    /// Those that a document describes.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// The labels of a namespace; none if no document describes it.
+    pub(crate) fn labels_of(&self, namespace: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.namespaces
+            .get(namespace)
+            .map_or(&NONE, |namespace| &namespace.labels)
+    }
+
     /// Every address that somebody may ask about.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_address.keys().chain(self.by_cluster_ip.keys()).copied()

@@ -1,5 +1,7 @@
 //! What one proxy is told: only what concerns it.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use postern_api::control::v1 as wire;
@@ -43,16 +45,62 @@ pub(crate) fn workload(model: &Model, workload: &Workload, version: u64) -> wire
 
 /// The policies that select it, without what it cannot evaluate.
 pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet, version: u64) -> wire::PolicySet {
-    let policies = model.policies_of(workload).map(|policy| {
+    let (own, of_namespace) = (&workload.document.labels, model.labels_of(&workload.document.namespace));
+    let policies = model.policies_of(workload).filter_map(|policy| {
+        let policy = match policy.has_destination_labels() {
+            true => Cow::Owned(policy.resolved(own, of_namespace)),
+            false => Cow::Borrowed(policy),
+        };
         if features.covers(policy.features()) {
-            to_wire(policy)
+            Some(to_wire(&policy))
         } else {
-            to_wire(&policy.masked(features))
+            policy.masked(features).as_ref().map(to_wire)
         }
     });
     wire::PolicySet {
         version,
         policies: policies.collect(),
+    }
+}
+
+/// Labels that policies look at: of workloads, and of namespaces.
+pub(crate) type LabelNames = [BTreeSet<String>; 2];
+
+/// Which labels of peers the policies of a workload look at.
+pub(crate) fn label_names(model: &Model, workload: &Workload) -> LabelNames {
+    let mut names = LabelNames::default();
+    for policy in model.policies_of(workload) {
+        for (all, of_policy) in names.iter_mut().zip(policy.peer_labels()) {
+            all.extend(of_policy.into_iter().map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// Those labels of everybody who has an identity.
+pub(crate) fn peer_labels(model: &Model, [of_workloads, of_namespaces]: &LabelNames) -> wire::PeerLabels {
+    let picked = |labels: &BTreeMap<String, String>, names: &BTreeSet<String>| {
+        let picked = names.iter().filter_map(|name| labels.get_key_value(name));
+        picked.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    let instances = model.workloads.values().filter(|_| !of_workloads.is_empty());
+    let instances = instances.filter_map(|workload| {
+        let document = &workload.document;
+        Some(wire::InstanceLabels {
+            instance: document.instance.clone(),
+            spiffe_id: document.id.as_ref()?.to_string(),
+            labels: picked(&document.labels, of_workloads),
+        })
+    });
+    let namespaces = model.namespaces().filter(|_| !of_namespaces.is_empty());
+    let namespaces = namespaces.map(|namespace| wire::NamespaceLabels {
+        namespace: namespace.name.clone(),
+        labels: picked(&namespace.labels, of_namespaces),
+    });
+    wire::PeerLabels {
+        version: 0,
+        instances: instances.collect(),
+        namespaces: namespaces.collect(),
     }
 }
 

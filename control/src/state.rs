@@ -1,7 +1,7 @@
 //! What is in force: one immutable object per change of the source, and one per change of the bundle.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_api::ca::v1 as ca;
@@ -9,7 +9,7 @@ use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 
 use crate::model::Model;
-use crate::snapshot::Target;
+use crate::snapshot::{self, LabelNames, Target};
 use crate::source::{Load, Reach, Revisions};
 
 mod answers;
@@ -30,6 +30,8 @@ pub(crate) struct State {
     /// Refused files or objects, and why.
     pub(crate) bad: BTreeMap<String, Vec<String>>,
     answers: Arc<Answers>,
+    /// Labels of peers by which of them are looked at: many proxies have the same policies.
+    peer_labels: Mutex<HashMap<LabelNames, Arc<wire::PeerLabels>>>,
 }
 
 impl State {
@@ -63,6 +65,7 @@ impl State {
             model: Arc::new(model),
             bad: load.bad,
             answers: Arc::new(Answers::after(&previous.answers)),
+            peer_labels: Mutex::default(),
         }
     }
 
@@ -76,12 +79,21 @@ impl State {
             model: Arc::clone(&self.model),
             bad: self.bad.clone(),
             answers: Arc::clone(&self.answers),
+            peer_labels: Mutex::default(),
         }
     }
 
     /// What a proxy of this namespace is told about a target.
     pub(crate) fn answer(&self, target: &Target, namespace: &str) -> Arc<Answer> {
         self.answers.get(&self.model, target, namespace)
+    }
+
+    /// The labels of everybody that go by these names.
+    pub(crate) fn peer_labels(&self, names: LabelNames) -> Arc<wire::PeerLabels> {
+        let mut known = self.peer_labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = known.entry(names);
+        let labels = labels.or_insert_with_key(|names| Arc::new(snapshot::peer_labels(&self.model, names)));
+        Arc::clone(labels)
     }
 
     /// Was anything put in force yet?
@@ -105,7 +117,8 @@ impl State {
             | wire::Kind::Destination
             | wire::Kind::Bundle
             | wire::Kind::Quarantine
-            | wire::Kind::Ranges => self.revisions.others,
+            | wire::Kind::Ranges
+            | wire::Kind::PeerLabels => self.revisions.others,
         }
     }
 }

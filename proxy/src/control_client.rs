@@ -115,6 +115,7 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             epoch: parts.epoch,
             workload: None,
             compiled: None,
+            peers: Arc::default(),
         },
         versions: Versions::default(),
         asked: Asked::new(Arc::clone(&parts.shared)),
@@ -274,6 +275,7 @@ impl Client {
             Some(FromControl::Bundle(m)) => Update::Bundle(m),
             Some(FromControl::Quarantine(m)) => Update::Quarantine(m),
             Some(FromControl::Ranges(m)) => Update::Ranges(m),
+            Some(FromControl::PeerLabels(m)) => Update::PeerLabels(m),
             Some(FromControl::Destination(m)) => {
                 // One that was released while its update was under way.
                 let Some(target) = self.session.as_ref().and_then(|s| s.target(m.id)).cloned() else {

@@ -7,6 +7,7 @@
 
 pub mod authenticate;
 pub mod authorize;
+mod fields;
 pub mod forward;
 pub mod http;
 mod relay;

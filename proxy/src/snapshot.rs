@@ -1,14 +1,14 @@
 //! What workers read and the control side writes: identity, trust, policy, destinations. Each is one immutable object
 //! behind an `ArcSwap`; a reader takes no lock and sees one revision whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use postern_identity::{Expected, SharedTrust, SpiffeId, Svid};
-use postern_policy::{Compiled, Mode};
+use postern_identity::{Expected, Instance, SharedTrust, SpiffeId, Svid, TrustDomain, VerifiedPeer};
+use postern_policy::{Compiled, Labels, Mode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::RESOLVE_DEADLINE;
@@ -58,7 +58,43 @@ pub struct PolicyState {
     /// Our workload as control describes it.
     pub workload: Workload,
     /// The policies that select it.
-    pub compiled: Compiled,
+    pub compiled: Arc<Compiled>,
+    /// What control says of peers, as far as those look at it.
+    pub peers: Arc<Peers>,
+}
+
+/// Labels of peers.
+#[derive(Debug, Default)]
+pub struct Peers {
+    /// Whose namespaces are meant; `None`: control has told nothing yet.
+    pub trust_domain: Option<TrustDomain>,
+    /// By instance; who has it must have this ID as well.
+    pub instances: HashMap<Instance, (SpiffeId, BTreeMap<String, String>)>,
+    /// By name.
+    pub namespaces: HashMap<String, BTreeMap<String, String>>,
+}
+
+impl Peers {
+    /// The labels of a verified peer's workload, and those of its namespace.
+    #[must_use]
+    pub fn labels_of<'a>(&'a self, peer: &VerifiedPeer) -> [Labels<'a>; 2] {
+        let Some(trust_domain) = &self.trust_domain else {
+            return [Labels::Unknown; 2];
+        };
+        let of_workload = match peer.instance().map(|instance| self.instances.get(instance)) {
+            // Nobody whom we could know.
+            None => Labels::None,
+            Some(Some((id, labels))) if id == peer.id() => Labels::Known(labels),
+            Some(_) => Labels::Unknown,
+        };
+        let of_namespace = match peer.id().workload() {
+            Some((namespace, _)) if peer.id().trust_domain() == trust_domain.as_str() => {
+                self.namespaces.get(namespace).map_or(Labels::Unknown, Labels::Known)
+            }
+            Some(_) | None => Labels::None,
+        };
+        [of_workload, of_namespace]
+    }
 }
 
 /// Our workload.

@@ -11,7 +11,7 @@ use postern_api::control::v1 as wire;
 use postern_api::control::v1::proxy_message::Message as FromProxy;
 use postern_api::transport;
 use postern_identity::VerifiedPeer;
-use postern_policy::FeatureSet;
+use postern_policy::{Feature, FeatureSet};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -33,21 +33,26 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A list takes milliseconds. A proxy that knows better refuses what we send after that, for a minute.
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// The kinds that count as the source's objects do.
-const COUNTED: [wire::Kind; 4] = [
+const COUNTED: [wire::Kind; 5] = [
     wire::Kind::Workload,
     wire::Kind::Policies,
+    wire::Kind::PeerLabels,
     wire::Kind::Ranges,
     wire::Kind::Destination,
 ];
+/// Those of them that are sent whole.
+const COUNTED_ITEMS: [Item; 4] = [Item::Workload, Item::PeerLabels, Item::Policies, Item::Ranges];
 /// Longest refusal text that is logged.
 const MAX_REFUSAL: usize = 512;
 
-/// What may need to be sent, in the order of sending: trust before the rules, the rules before what they open.
+/// What may need to be sent, in the order of sending: trust before the rules, and what they look at; the rules before what they
+/// open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Item {
     Bundle,
     Quarantine,
     Workload,
+    PeerLabels,
     Policies,
     Ranges,
     Destination(u64),
@@ -58,6 +63,7 @@ enum Item {
 struct Sent {
     workload: Option<wire::WorkloadConfig>,
     policies: Option<wire::PolicySet>,
+    peer_labels: Option<Arc<wire::PeerLabels>>,
     ranges: Option<wire::Ranges>,
     bundle: Option<u64>,
     quarantine: bool,
@@ -163,13 +169,19 @@ impl Session {
         if !same {
             self.pending.insert(Item::Workload);
         }
-        if !same || before.policy_version != state.policy_version {
+        let of_namespace = |state: &State| state.model.labels_of(&self.name.0).clone();
+        let same_rules = same && before.policy_version == state.policy_version;
+        if !same_rules || of_namespace(&before) != of_namespace(&state) {
             self.pending.insert(Item::Policies);
+        }
+        let looks_at_labels = self.sent.peer_labels.is_some();
+        if self.features.has(Feature::SourceLabels) && (!same_rules || looks_at_labels) {
+            self.pending.insert(Item::PeerLabels);
         }
         if self.sent.ranges.is_none() || before.model.ranges != state.model.ranges {
             self.pending.insert(Item::Ranges);
         }
-        for item in [Item::Workload, Item::Policies, Item::Ranges] {
+        for item in COUNTED_ITEMS {
             if self.refused_as_older.contains(&(item.kind() as i32)) && !self.lags(item.kind(), &state) {
                 self.pending.insert(item);
             }
@@ -320,7 +332,8 @@ impl Session {
                     | wire::Kind::Workload
                     | wire::Kind::Destination
                     | wire::Kind::Quarantine
-                    | wire::Kind::Ranges => {}
+                    | wire::Kind::Ranges
+                    | wire::Kind::PeerLabels => {}
                 }
             }
             if kind == wire::Kind::Policies {
@@ -362,9 +375,7 @@ impl Session {
             self.refused_as_older.insert(kind as i32);
             // Caught up before it said so: no other change may come to say it again.
             let caught_up = !self.lags(kind, &self.hub.state());
-            let item = [Item::Workload, Item::Policies, Item::Ranges]
-                .into_iter()
-                .find(|item| item.kind() == kind);
+            let item = COUNTED_ITEMS.into_iter().find(|item| item.kind() == kind);
             self.pending.extend(item.filter(|_| caught_up));
             return;
         }
@@ -414,6 +425,7 @@ pub(crate) fn snapshot_word(kind: wire::Kind) -> &'static str {
         wire::Kind::Bundle => "bundle",
         wire::Kind::Quarantine => "quarantine",
         wire::Kind::Ranges => "ranges",
+        wire::Kind::PeerLabels => "peer_labels",
     }
 }
 
@@ -425,6 +437,7 @@ impl Item {
             Self::Workload => wire::Kind::Workload,
             Self::Policies => wire::Kind::Policies,
             Self::Ranges => wire::Kind::Ranges,
+            Self::PeerLabels => wire::Kind::PeerLabels,
             Self::Destination(_) => wire::Kind::Destination,
         }
     }

@@ -1,5 +1,7 @@
 //! `v1 Namespace`: its labels are what we read.
 
+use std::collections::BTreeMap;
+
 use postern_policy::Mode;
 use postern_policy::document::{DocumentError, Fields, Object, Place};
 
@@ -10,6 +12,7 @@ use super::{ALLOW_LOOSENING, INJECT, MODE, check_ours, done, mode_label, one_of}
 pub(crate) struct Namespace {
     pub(crate) place: Place,
     pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
     /// `None`: the default, protect.
     pub(crate) mode: Option<Mode>,
     /// `postern.dev/inject`.
@@ -68,6 +71,7 @@ impl Namespace {
         let namespace = Self {
             place: object.place.clone(),
             name: object.name.clone(),
+            labels: object.labels.clone(),
             mode,
             inject,
             allow_loosening: by_label.or(by_annotation) == Some(true),

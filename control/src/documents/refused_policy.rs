@@ -19,12 +19,19 @@ pub(crate) fn deny_what_it_selects(object: &Object) -> Option<AuthorizationPolic
         place: object.place.clone(),
         selector,
         action: Action::Deny,
+        provider: String::new(),
+        foreign_target: object.spec.as_ref().is_some_and(has_foreign_target),
         // Neither sources nor operations: everything matches.
         rules: vec![Rule {
             place: object.place.clone(),
             ..Rule::default()
         }],
     })
+}
+
+/// It is for a gateway or waypoint, and selects no workload.
+fn has_foreign_target(spec: &Node) -> bool {
+    field(spec, "targetRef").is_some() || field(spec, "targetRefs").is_some()
 }
 
 /// What stands beside matchLabels could only narrow the selection: without it the denial is broader.

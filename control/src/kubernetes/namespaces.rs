@@ -66,6 +66,7 @@ impl NamespaceItem {
         let document = Namespace {
             place: place.clone(),
             name,
+            labels,
             mode,
             inject: Some(inject),
             allow_loosening,

@@ -2,11 +2,17 @@
 //! out of range are errors, never defaults.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use postern_policy::document::Place;
-use postern_policy::{Action, AuthorizationPolicy, Feature, FeatureSet, Mode, Operation, Rule, Source, StringMatch};
+use postern_policy::{
+    Action, AuthorizationPolicy, Condition, Feature, FeatureSet, IpBlock, Mode, Operation, Rule, Source, StringMatch,
+    UserMatch,
+};
 
 use crate::control::v1 as wire;
+
+mod condition;
 
 /// Which part of a message is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +36,23 @@ pub fn to_wire(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {
         action: match policy.action {
             Action::Allow => wire::PolicyAction::Allow,
             Action::Deny => wire::PolicyAction::Deny,
+            Action::Audit => wire::PolicyAction::Audit,
+            Action::Custom => wire::PolicyAction::Custom,
         } as i32,
-        rules: policy.rules.iter().map(rule_to_wire).collect(),
+        provider: policy.provider.clone(),
+        rules: policy
+            .rules
+            .iter()
+            .filter(|rule| is_settled(policy, rule))
+            .map(rule_to_wire)
+            .collect(),
     }
+}
+
+/// Conditions on labels of the workload itself are not sent. Control settles them before; where it has not, an ALLOW rule
+/// without them would allow more.
+fn is_settled(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
+    policy.action != Action::Allow || !rule.when.iter().any(Condition::is_of_destination)
 }
 
 /// From the wire.
@@ -40,9 +60,16 @@ pub fn from_wire(policy: wire::AuthorizationPolicy) -> Result<AuthorizationPolic
     let action = match policy.action() {
         wire::PolicyAction::Allow => Action::Allow,
         wire::PolicyAction::Deny => Action::Deny,
+        wire::PolicyAction::Audit => Action::Audit,
+        wire::PolicyAction::Custom => Action::Custom,
         wire::PolicyAction::Unspecified => return Err(missing("policy action")),
     };
+    if policy.provider.is_empty() == (action == Action::Custom) {
+        return Err(missing("provider"));
+    }
     Ok(AuthorizationPolicy {
+        provider: policy.provider,
+        foreign_target: false,
         namespace: policy.namespace,
         name: policy.name,
         place: policy.place.map(place_from_wire).unwrap_or_default(),
@@ -82,6 +109,14 @@ fn rule_to_wire(rule: &Rule) -> wire::Rule {
                 not_namespaces: strings(&s.not_namespaces),
                 service_accounts: strings(&s.service_accounts),
                 not_service_accounts: strings(&s.not_service_accounts),
+                trust_domains: strings(&s.trust_domains),
+                not_trust_domains: strings(&s.not_trust_domains),
+                request_principals: users(&s.request_principals),
+                not_request_principals: users(&s.not_request_principals),
+                ip_blocks: blocks(&s.ip_blocks),
+                not_ip_blocks: blocks(&s.not_ip_blocks),
+                remote_ip_blocks: blocks(&s.remote_ip_blocks),
+                not_remote_ip_blocks: blocks(&s.not_remote_ip_blocks),
             })
             .collect(),
         to: rule
@@ -98,6 +133,8 @@ fn rule_to_wire(rule: &Rule) -> wire::Rule {
                 not_paths: strings(&o.not_paths),
             })
             .collect(),
+        // Those on labels of the workload itself are settled before.
+        when: rule.when.iter().filter_map(condition::to_wire).collect(),
     }
 }
 
@@ -110,6 +147,14 @@ fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
             not_namespaces: matches(s.not_namespaces)?,
             service_accounts: matches(s.service_accounts)?,
             not_service_accounts: matches(s.not_service_accounts)?,
+            trust_domains: matches(s.trust_domains)?,
+            not_trust_domains: matches(s.not_trust_domains)?,
+            request_principals: user_matches(s.request_principals)?,
+            not_request_principals: user_matches(s.not_request_principals)?,
+            ip_blocks: ip_blocks(s.ip_blocks)?,
+            not_ip_blocks: ip_blocks(s.not_ip_blocks)?,
+            remote_ip_blocks: ip_blocks(s.remote_ip_blocks)?,
+            not_remote_ip_blocks: ip_blocks(s.not_remote_ip_blocks)?,
         })
     });
     let operations = rule.to.into_iter().map(|o| {
@@ -129,6 +174,11 @@ fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
         index: rule.index,
         from: sources.collect::<Result<_, WireError>>()?,
         to: operations.collect::<Result<_, WireError>>()?,
+        when: rule
+            .when
+            .into_iter()
+            .map(condition::from_wire)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -165,6 +215,54 @@ fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError
     values.into_iter().map(read).collect()
 }
 
+fn users(values: &[UserMatch]) -> Vec<wire::UserMatch> {
+    let one = |value: &StringMatch| strings(std::slice::from_ref(value)).pop();
+    let user = |value: &UserMatch| wire::UserMatch {
+        issuer: one(&value.issuer),
+        subject: one(&value.subject),
+    };
+    values.iter().map(user).collect()
+}
+
+fn user_matches(values: Vec<wire::UserMatch>) -> Result<Vec<UserMatch>, WireError> {
+    let one = |value: Option<wire::StringMatch>| {
+        let read = matches(value.into_iter().collect())?;
+        read.into_iter().next().ok_or(missing("user match"))
+    };
+    let user = |value: wire::UserMatch| {
+        Ok(UserMatch {
+            issuer: one(value.issuer)?,
+            subject: one(value.subject)?,
+        })
+    };
+    values.into_iter().map(user).collect()
+}
+
+fn blocks(values: &[IpBlock]) -> Vec<wire::IpBlock> {
+    let block = |value: &IpBlock| wire::IpBlock {
+        network: match value.network() {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        },
+        prefix: value.prefix().into(),
+    };
+    values.iter().map(block).collect()
+}
+
+fn ip_blocks(values: Vec<wire::IpBlock>) -> Result<Vec<IpBlock>, WireError> {
+    let block = |value: wire::IpBlock| {
+        let v4 = <[u8; 4]>::try_from(&value.network[..]).map(IpAddr::from);
+        let network = v4.or_else(|_| <[u8; 16]>::try_from(&value.network[..]).map(IpAddr::from));
+        let prefix = u8::try_from(value.prefix).ok();
+        network
+            .ok()
+            .zip(prefix)
+            .and_then(|(network, prefix)| IpBlock::new(network, prefix))
+            .ok_or(missing("ip block"))
+    };
+    values.into_iter().map(block).collect()
+}
+
 fn ports(values: Vec<u32>) -> Result<Vec<u16>, WireError> {
     values
         .into_iter()
@@ -193,6 +291,14 @@ fn feature_from_wire(feature: wire::PolicyFeature) -> Option<Feature> {
         wire::PolicyFeature::Hosts => Feature::Hosts,
         wire::PolicyFeature::Ports => Feature::Ports,
         wire::PolicyFeature::PathTemplates => Feature::PathTemplates,
+        wire::PolicyFeature::RequestPrincipals => Feature::RequestPrincipals,
+        wire::PolicyFeature::IpBlocks => Feature::IpBlocks,
+        wire::PolicyFeature::TrustDomains => Feature::TrustDomains,
+        wire::PolicyFeature::Conditions => Feature::Conditions,
+        wire::PolicyFeature::UserConditions => Feature::UserConditions,
+        wire::PolicyFeature::SourceLabels => Feature::SourceLabels,
+        wire::PolicyFeature::Audit => Feature::Audit,
+        wire::PolicyFeature::Custom => Feature::Custom,
     })
 }
 
@@ -208,6 +314,14 @@ pub fn features_to_wire(features: FeatureSet) -> Vec<i32> {
         Feature::Hosts => wire::PolicyFeature::Hosts,
         Feature::Ports => wire::PolicyFeature::Ports,
         Feature::PathTemplates => wire::PolicyFeature::PathTemplates,
+        Feature::RequestPrincipals => wire::PolicyFeature::RequestPrincipals,
+        Feature::IpBlocks => wire::PolicyFeature::IpBlocks,
+        Feature::TrustDomains => wire::PolicyFeature::TrustDomains,
+        Feature::Conditions => wire::PolicyFeature::Conditions,
+        Feature::UserConditions => wire::PolicyFeature::UserConditions,
+        Feature::SourceLabels => wire::PolicyFeature::SourceLabels,
+        Feature::Audit => wire::PolicyFeature::Audit,
+        Feature::Custom => wire::PolicyFeature::Custom,
     };
     Feature::ALL
         .into_iter()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::{Action, AuthorizationPolicy, Operation, Source, StringMatch};
+use crate::{Action, AuthorizationPolicy, Condition, Operation, Source, StringMatch, TextKey};
 
 mod clause;
 mod index;
@@ -21,27 +21,61 @@ pub(crate) use index::Index;
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
     policies: Vec<AuthorizationPolicy>,
+    /// By provider, in the order of their first policy.
+    pub(crate) custom: Vec<(Arc<str>, Index)>,
     pub(crate) deny: Index,
     pub(crate) allow: Index,
+    pub(crate) audit: Index,
     pub(crate) has_allow_policy: bool,
+    pub(crate) has_audit: bool,
+    needs: Needs,
+}
+
+/// What rules look at that is not at hand for each request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Labels of peers.
+    pub peer_labels: bool,
+    /// The time.
+    pub clock: bool,
+    /// Fields of the head, in lower case, each once.
+    pub headers: Vec<Box<str>>,
 }
 
 impl Compiled {
-    /// Compiles the pool of policies that select one workload (already filtered by [`AuthorizationPolicy::selects`]).
+    /// Compiles the pool of policies that select one workload (already filtered by [`AuthorizationPolicy::selects`], and
+    /// [`AuthorizationPolicy::resolved`] for it).
     #[must_use]
     pub fn new(policies: Vec<AuthorizationPolicy>) -> Self {
-        let (mut deny, mut allow) = (Clauses::default(), Clauses::default());
+        let (mut deny, mut allow, mut audit) = (Clauses::default(), Clauses::default(), Clauses::default());
+        let mut custom: Vec<(Arc<str>, Clauses)> = Vec::new();
         for (number, policy) in policies.iter().enumerate() {
             let clauses = match policy.action {
                 Action::Allow => &mut allow,
                 Action::Deny => &mut deny,
+                Action::Audit => &mut audit,
+                Action::Custom => {
+                    let known = custom.iter().position(|(provider, _)| **provider == *policy.provider);
+                    let at = known.unwrap_or_else(|| {
+                        custom.push((policy.provider.as_str().into(), Clauses::default()));
+                        custom.len() - 1
+                    });
+                    &mut custom[at].1
+                }
             };
             clauses.add(number, policy);
         }
+        let custom = custom.into_iter();
         Self {
             has_allow_policy: policies.iter().any(|policy| policy.action == Action::Allow),
+            has_audit: policies.iter().any(|policy| policy.action == Action::Audit),
+            needs: Needs::of(&policies),
+            custom: custom
+                .map(|(provider, clauses)| (provider, Index::new(clauses.clauses, Action::Custom)))
+                .collect(),
             deny: Index::new(deny.clauses, Action::Deny),
             allow: Index::new(allow.clauses, Action::Allow),
+            audit: Index::new(audit.clauses, Action::Audit),
             policies,
         }
     }
@@ -49,10 +83,15 @@ impl Compiled {
     /// Does any rule for this port look at HTTP fields? Such a port never silently becomes opaque.
     #[must_use]
     pub fn needs_http(&self, port: u16) -> bool {
-        let clauses = self.deny.clauses().iter().chain(self.allow.clauses());
-        clauses
-            .into_iter()
-            .any(|clause| clause.operation.has_http_fields() && clause.operation.takes_port(port))
+        let custom = self.custom.iter().map(|(_, index)| index);
+        let mut clauses = custom.chain([&self.deny, &self.allow]).flat_map(Index::clauses);
+        clauses.any(|clause| clause.has_http_fields() && clause.operation.takes_port(port))
+    }
+
+    /// What its rules look at that is not at hand for each request.
+    #[must_use]
+    pub fn needs(&self) -> &Needs {
+        &self.needs
     }
 
     /// The policies, in the order of their index in a decision.
@@ -62,11 +101,31 @@ impl Compiled {
     }
 }
 
+impl Needs {
+    fn of(policies: &[AuthorizationPolicy]) -> Self {
+        let mut needs = Self::default();
+        let rules = policies.iter().flat_map(|policy| &policy.rules);
+        for condition in rules.flat_map(|rule| &rule.when) {
+            match condition {
+                Condition::Text(TextKey::Header(name), _) => needs.headers.push(name.as_str().into()),
+                Condition::Text(TextKey::SourceLabel(_) | TextKey::SourceNamespaceLabel(_), _) => {
+                    needs.peer_labels = true
+                }
+                Condition::Age(_) => needs.clock = true,
+                Condition::Text(..) | Condition::Address(..) | Condition::Port(_) | Condition::User(_) => {}
+            }
+        }
+        needs.headers.sort_unstable();
+        needs.headers.dedup();
+        needs
+    }
+}
+
 /// Clauses in order, equal ones once.
 #[derive(Default)]
 struct Clauses {
     clauses: Vec<Clause>,
-    seen: HashMap<(Arc<Source>, Arc<Operation>), ()>,
+    seen: HashMap<(Arc<Source>, Arc<Operation>, Arc<[Condition]>), ()>,
 }
 
 impl Clauses {
@@ -76,15 +135,34 @@ impl Clauses {
         for (position, rule) in of.rules.iter().enumerate() {
             let from: Vec<_> = rule.from.iter().cloned().map(Arc::new).collect();
             let to: Vec<_> = rule.to.iter().cloned().map(Arc::new).collect();
+            let when: Arc<[Condition]> = rule.when.as_slice().into();
             for source in if from.is_empty() { &any_source[..] } else { &from } {
                 for operation in if to.is_empty() { &any_operation[..] } else { &to } {
-                    let key = (Arc::clone(source), Arc::clone(operation));
+                    let key = (Arc::clone(source), Arc::clone(operation), Arc::clone(&when));
                     if self.seen.insert(key, ()).is_none() {
-                        self.clauses.push(Clause::new(policy, position, source, operation));
+                        self.clauses.push(Clause {
+                            policy: number(policy),
+                            rule: number(position),
+                            source: Arc::clone(source),
+                            operation: Arc::clone(operation),
+                            when: Arc::clone(&when),
+                        });
                     }
                 }
             }
         }
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+impl Clause {
+    fn has_http_fields(&self) -> bool {
+        let source = &self.source;
+        let of_user = !source.request_principals.is_empty() || !source.not_request_principals.is_empty();
+        of_user || self.operation.has_http_fields() || self.when.iter().any(Condition::is_of_http)
     }
 }
 

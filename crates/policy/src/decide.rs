@@ -1,33 +1,8 @@
-//! The decision: DENY, then ALLOW, then deny.
+//! The decision: DENY, then ALLOW, then deny. Before it, whom CUSTOM policies ask; beside it, what AUDIT marks.
 
-use postern_identity::SpiffeId;
-
-use crate::canonical::{CanonicalHost, CanonicalPathRef};
 use crate::compile::Clause;
 use crate::document::Place;
-use crate::{AuthorizationPolicy, Compiled};
-
-/// What is asked. Only parsed and verified things; never raw text.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The verified peer; `None` for plaintext.
-    pub peer: Option<&'a SpiffeId>,
-    /// The workload's port number.
-    pub port: u16,
-    /// `None` on an opaque stream.
-    pub http: Option<Http<'a>>,
-}
-
-/// The HTTP part of a request.
-#[derive(Debug, Clone, Copy)]
-pub struct Http<'a> {
-    /// The method, case-sensitive.
-    pub method: &'a str,
-    /// The one effective authority.
-    pub host: &'a CanonicalHost,
-    /// The path as it will be forwarded.
-    pub path: CanonicalPathRef<'a>,
-}
+use crate::{AuthorizationPolicy, Compiled, Request};
 
 /// Allowed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +39,19 @@ pub struct Decision<'a> {
     pub policy_index: Option<u32>,
     /// Position in that policy's `rules`.
     pub rule: Option<u32>,
+    /// The first AUDIT rule that matches, whatever the verdict.
+    pub audit: Option<Matched<'a>>,
+}
+
+/// A rule that matches.
+#[derive(Debug, Clone, Copy)]
+pub struct Matched<'a> {
+    /// Its policy.
+    pub policy: &'a AuthorizationPolicy,
+    /// Index of that policy in [`Compiled::policies`].
+    pub policy_index: u32,
+    /// Position in that policy's `rules`.
+    pub rule: u32,
 }
 
 impl Reason {
@@ -80,31 +68,65 @@ impl Reason {
 }
 
 impl Compiled {
-    /// Decides. No lock, no heap allocation, flat in the number of rules.
+    /// Decides. No lock, no heap allocation, flat in the number of rules. Whom CUSTOM policies ask is asked before:
+    /// [`Compiled::custom`].
     #[must_use]
     pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
         if let Some(clause) = self.deny.first_match(request) {
-            return self.decided(Verdict::Deny, Reason::DenyRule, Some(clause));
+            return self.decided(request, Verdict::Deny, Reason::DenyRule, Some(clause));
         }
         if let Some(clause) = self.allow.first_match(request) {
-            return self.decided(Verdict::Allow, Reason::AllowRule, Some(clause));
+            return self.decided(request, Verdict::Allow, Reason::AllowRule, Some(clause));
         }
         let reason = if self.has_allow_policy {
             Reason::NoAllowRule
         } else {
             Reason::NoPolicy
         };
-        self.decided(Verdict::Deny, reason, None)
+        self.decided(request, Verdict::Deny, reason, None)
     }
 
-    fn decided(&self, verdict: Verdict, reason: Reason, clause: Option<&Clause>) -> Decision<'_> {
+    /// The providers whose CUSTOM policies match, each once, with its first rule that does. Each must agree before
+    /// [`Compiled::decide`] has its say. No allocation.
+    pub fn custom<'a>(&'a self, request: &Request<'_>) -> impl Iterator<Item = (&'a str, Matched<'a>)> {
+        self.custom.iter().filter_map(move |(provider, index)| {
+            let clause = index.first_match(request)?;
+            Some((&**provider, self.matched(clause)?))
+        })
+    }
+
+    fn decided(
+        &self,
+        request: &Request<'_>,
+        verdict: Verdict,
+        reason: Reason,
+        clause: Option<&Clause>,
+    ) -> Decision<'_> {
+        let audit = self.has_audit.then(|| self.audit.first_match(request)).flatten();
         Decision {
             verdict,
             reason,
             policy: clause.and_then(|clause| self.policies().get(clause.policy as usize)),
             policy_index: clause.map(|clause| clause.policy),
             rule: clause.map(|clause| clause.rule),
+            audit: audit.and_then(|clause| self.matched(clause)),
         }
+    }
+
+    fn matched(&self, clause: &Clause) -> Option<Matched<'_>> {
+        Some(Matched {
+            policy: self.policies().get(clause.policy as usize)?,
+            policy_index: clause.policy,
+            rule: clause.rule,
+        })
+    }
+}
+
+impl<'a> Matched<'a> {
+    /// Where the rule was read.
+    #[must_use]
+    pub fn place(&self) -> Option<&'a Place> {
+        self.policy.rules.get(self.rule as usize).map(|rule| &rule.place)
     }
 }
 

@@ -48,19 +48,13 @@ impl Compiled {
         let judge = |clause: &Clause| {
             let source = clause.missed_by_source(request, Action::Allow);
             let operation = clause.missed_by_operation(request, Action::Allow);
-            let distance = u32::from(operation.is_some()) + 2 * u32::from(source.is_some());
-            (distance, source.or(operation))
+            let condition = clause.missed_by_conditions(request, Action::Allow);
+            u32::from(condition.is_some()) + 2 * u32::from(operation.is_some()) + 4 * u32::from(source.is_some())
         };
-        let nearest = self
-            .allow
-            .clauses()
-            .iter()
-            .map(|clause| (judge(clause), clause))
-            .min_by_key(|((d, _), _)| *d)?;
-        let ((_, missed), clause) = nearest;
+        let clause = self.allow.clauses().iter().min_by_key(|clause| judge(clause))?;
+        let missed = clause.missed(request, Action::Allow)?;
         let policy = self.policies().get(clause.policy as usize)?;
         let rule = policy.rules.get(clause.rule as usize)?;
-        let missed = missed.unwrap_or("nothing");
         Some(format!(
             "rule {} of {}/{} ({}): `{missed}` does not match",
             rule.index, policy.namespace, policy.name, rule.place

@@ -19,11 +19,27 @@ pub enum Feature {
     Ports,
     /// `{*}` and `{**}` in paths.
     PathTemplates,
+    /// `requestPrincipals`, `notRequestPrincipals`.
+    RequestPrincipals,
+    /// `ipBlocks`, `remoteIpBlocks` and their negations.
+    IpBlocks,
+    /// `trustDomains`, `notTrustDomains`.
+    TrustDomains,
+    /// `when`: `request.headers`, `source.*` but labels, `remote.ip`, `destination.ip`, `destination.port`, `connection.sni`.
+    Conditions,
+    /// `when`: `request.auth.*`.
+    UserConditions,
+    /// `when`: `source.labels`, `source.namespace.labels`.
+    SourceLabels,
+    /// The action AUDIT.
+    Audit,
+    /// The action CUSTOM.
+    Custom,
 }
 
 impl Feature {
     /// All, in wire order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 16] = [
         Self::Principals,
         Self::Namespaces,
         Self::ServiceAccounts,
@@ -32,6 +48,14 @@ impl Feature {
         Self::Hosts,
         Self::Ports,
         Self::PathTemplates,
+        Self::RequestPrincipals,
+        Self::IpBlocks,
+        Self::TrustDomains,
+        Self::Conditions,
+        Self::UserConditions,
+        Self::SourceLabels,
+        Self::Audit,
+        Self::Custom,
     ];
 }
 

@@ -18,10 +18,17 @@ pub mod document;
 pub mod explain;
 pub mod feature;
 pub mod model;
+pub mod request;
 pub mod schema;
+pub mod user;
 
 pub use canonical::{CanonicalError, CanonicalHost, CanonicalPath};
-pub use compile::Compiled;
-pub use decide::{Decision, Http, Reason, Request, Verdict};
+pub use compile::{Compiled, Needs};
+pub use decide::{Decision, Matched, Reason, Verdict};
 pub use feature::{Feature, FeatureSet};
-pub use model::{Action, AuthorizationPolicy, Mode, Operation, Rule, Source, StringMatch};
+pub use model::{
+    Action, AddressKey, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch, TextKey,
+    UserMatch, Values,
+};
+pub use request::{Headers, Http, Labels, NoHeaders, Request};
+pub use user::{User, UserError};

@@ -1,14 +1,22 @@
-//! The policy model: Istio's `AuthorizationPolicy`, as far as this version goes, in our words.
+//! The policy model: Istio's `AuthorizationPolicy`, in our words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::FeatureSet;
 use crate::document::{DocumentError, Object, Place, nearest};
+use crate::{Feature, FeatureSet};
 
+mod address;
+mod condition;
 mod decode;
 mod mask;
+mod resolve;
 mod text;
+mod user_match;
 mod value;
+
+pub use address::IpBlock;
+pub use condition::{AddressKey, Condition, TextKey, Values};
+pub use user_match::UserMatch;
 
 /// How strictly a workload is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -29,6 +37,10 @@ pub enum Action {
     Allow,
     /// Refuses what matches, before any ALLOW.
     Deny,
+    /// Marks what matches, whatever becomes of it.
+    Audit,
+    /// Asks a provider about what matches, before any DENY; its no is final.
+    Custom,
 }
 
 /// A policy and where it applies.
@@ -42,13 +54,17 @@ pub struct AuthorizationPolicy {
     pub place: Place,
     /// Labels that a workload must have; empty selects all of the namespace.
     pub selector: BTreeMap<String, String>,
-    /// ALLOW or DENY.
+    /// What it does.
     pub action: Action,
-    /// Any one suffices. ALLOW with none denies (it never matches); DENY with none is invalid.
+    /// `provider.name`: whom a CUSTOM policy asks; empty for the others.
+    pub provider: String,
+    /// It has a `targetRef` or `targetRefs`: it is for a gateway or waypoint, and applies to no sidecar.
+    pub foreign_target: bool,
+    /// Any one suffices. ALLOW and AUDIT with none never match; DENY and CUSTOM with none are invalid.
     pub rules: Vec<Rule>,
 }
 
-/// any(from) and any(to); an empty list matches all.
+/// any(from) and any(to) and all(when); an empty list matches all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
     /// Where it was read.
@@ -59,6 +75,8 @@ pub struct Rule {
     pub from: Vec<Source>,
     /// Operations.
     pub to: Vec<Operation>,
+    /// Conditions.
+    pub when: Vec<Condition>,
 }
 
 /// All given fields must match; values of one field are alternatives.
@@ -76,6 +94,22 @@ pub struct Source {
     pub service_accounts: Vec<StringMatch>,
     /// None may match.
     pub not_service_accounts: Vec<StringMatch>,
+    /// Trust domains.
+    pub trust_domains: Vec<StringMatch>,
+    /// None may match.
+    pub not_trust_domains: Vec<StringMatch>,
+    /// End users.
+    pub request_principals: Vec<UserMatch>,
+    /// None may match.
+    pub not_request_principals: Vec<UserMatch>,
+    /// Where the transport comes from.
+    pub ip_blocks: Vec<IpBlock>,
+    /// None may match.
+    pub not_ip_blocks: Vec<IpBlock>,
+    /// The same, or what a trusted proxy before us says of it.
+    pub remote_ip_blocks: Vec<IpBlock>,
+    /// None may match.
+    pub not_remote_ip_blocks: Vec<IpBlock>,
 }
 
 /// All given fields must match; values of one field are alternatives.
@@ -132,6 +166,8 @@ impl AuthorizationPolicy {
             place: object.place.clone(),
             selector: decode::selector_of(object),
             action: Action::Deny,
+            provider: String::new(),
+            foreign_target: decode::has_foreign_target(object),
             rules: vec![Rule {
                 place: object.place.clone(),
                 ..Rule::default()
@@ -142,28 +178,74 @@ impl AuthorizationPolicy {
     /// Does it apply to a workload? `root_namespace` policies apply mesh-wide.
     #[must_use]
     pub fn selects(&self, root_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-        (self.namespace == namespace || self.namespace == root_namespace)
+        !self.foreign_target
+            && (self.namespace == namespace || self.namespace == root_namespace)
             && self.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
     }
 
     /// What an evaluator needs for it.
     #[must_use]
     pub fn features(&self) -> FeatureSet {
+        let of_action = mask::of_action(self.action).into_iter().collect();
         self.rules
             .iter()
-            .fold(FeatureSet::default(), |all, rule| all.union(mask::features(rule)))
+            .fold(of_action, |all: FeatureSet, rule| all.union(mask::features(rule)))
     }
 
     /// What is sent to a proxy that evaluates only `features`: an ALLOW rule that needs more is left out,
-    /// a DENY rule loses the unknown part and so denies more. Never allows what the full policy denies.
+    /// any other rule loses the unknown part and so matches more; CUSTOM becomes DENY, and AUDIT is left out.
+    /// Never allows what the full policy denies.
     #[must_use]
-    pub fn masked(&self, features: FeatureSet) -> Self {
+    pub fn masked(&self, features: FeatureSet) -> Option<Self> {
         let mut policy = self.clone();
         match self.action {
             Action::Allow => policy.rules.retain(|rule| features.covers(mask::features(rule))),
-            Action::Deny => policy.rules.iter_mut().for_each(|rule| mask::broaden(rule, features)),
+            Action::Audit if !features.has(Feature::Audit) => return None,
+            Action::Deny | Action::Audit | Action::Custom => {
+                policy.rules.iter_mut().for_each(|rule| mask::broaden(rule, features));
+            }
         }
+        if self.action == Action::Custom && !features.has(Feature::Custom) {
+            policy.action = Action::Deny;
+            policy.provider = String::new();
+        }
+        Some(policy)
+    }
+
+    /// As it is for one workload: conditions on the labels of the workload and its namespace are settled. Rules that cannot
+    /// match it are left out.
+    #[must_use]
+    pub fn resolved(&self, labels: &BTreeMap<String, String>, namespace: &BTreeMap<String, String>) -> Self {
+        let mut policy = self.clone();
+        policy.rules.retain_mut(|rule| resolve::settle(rule, labels, namespace));
         policy
+    }
+
+    /// Does it look at labels of the workload that is called?
+    #[must_use]
+    pub fn has_destination_labels(&self) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.when.iter().any(Condition::is_of_destination))
+    }
+
+    /// Which labels of peers it looks at: of workloads, and of namespaces.
+    #[must_use]
+    pub fn peer_labels(&self) -> [BTreeSet<&str>; 2] {
+        resolve::peer_labels(self)
+    }
+}
+
+impl Action {
+    /// The word in documents.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
+        }
     }
 }
 

@@ -23,7 +23,7 @@ enum Shape {
     Text,
     /// A list of text.
     Texts,
-    /// A list of ports, as numbers or as text.
+    /// A list of ports, as numbers or as text; and of values that may be ports.
     Ports,
     /// A map of text to text.
     Labels,
@@ -44,7 +44,19 @@ const SPEC: &[Field] = &[
     field(
         "action",
         Shape::Text,
-        "ALLOW (the default) or DENY. DENY is asked first; what no ALLOW matches is denied.",
+        "ALLOW (the default), DENY, AUDIT or CUSTOM. CUSTOM is asked first, then DENY; what no ALLOW matches is denied. \
+         AUDIT only marks.",
+    ),
+    field("provider", Shape::Object(PROVIDER), "Whom a CUSTOM policy asks."),
+    field(
+        "targetRef",
+        Shape::Object(TARGET),
+        "For a gateway or waypoint: such a policy applies to no sidecar.",
+    ),
+    field(
+        "targetRefs",
+        Shape::Objects(TARGET),
+        "For gateways or waypoints: such a policy applies to no sidecar.",
     ),
     field(
         "rules",
@@ -59,6 +71,28 @@ const SELECTOR: &[Field] = &[field(
     "Labels that a workload must all have.",
 )];
 
+const PROVIDER: &[Field] = &[field("name", Shape::Text, "The name of an authorization provider.")];
+
+const TARGET: &[Field] = &[
+    field("group", Shape::Text, "The API group of the target."),
+    field("kind", Shape::Text, "The kind of the target."),
+    field("name", Shape::Text, "The name of the target."),
+    field("namespace", Shape::Text, "The namespace of the target."),
+    field("sectionName", Shape::Text, "A part of the target."),
+];
+
+const WHEN: &[Field] = &[
+    field(
+        "key",
+        Shape::Text,
+        "request.headers[name], request.auth.{principal, audiences, presenter, claims[name], age}, source.{ip, principal, \
+         namespace, serviceAccount, trustDomain, labels[name], namespace.labels[name]}, remote.ip, destination.{ip, port, \
+         labels[name], namespace.labels[name]}, connection.sni.",
+    ),
+    field("values", Shape::Ports, "One of these."),
+    field("notValues", Shape::Ports, "None of these."),
+];
+
 const RULE: &[Field] = &[
     field(
         "from",
@@ -70,6 +104,7 @@ const RULE: &[Field] = &[
         Shape::Objects(TO),
         "What is asked for: any one of these; left out: anything.",
     ),
+    field("when", Shape::Objects(WHEN), "What else must hold: all of these."),
 ];
 
 const FROM: &[Field] = &[field(
@@ -103,6 +138,30 @@ const SOURCE: &[Field] = &[
         "`namespace/name`, or a name of the policy's own namespace; at most 16.",
     ),
     field("notServiceAccounts", Shape::Texts, "None of these."),
+    field(
+        "trustDomains",
+        Shape::Texts,
+        "The trust domain of the caller's identity.",
+    ),
+    field("notTrustDomains", Shape::Texts, "None of these."),
+    field(
+        "requestPrincipals",
+        Shape::Texts,
+        "End users by their token, `issuer/subject`; each may have a star at its end: `https://sso.example/*`.",
+    ),
+    field("notRequestPrincipals", Shape::Texts, "None of these."),
+    field(
+        "ipBlocks",
+        Shape::Texts,
+        "Where the connection comes from: addresses and blocks such as 10.0.0.0/8.",
+    ),
+    field("notIpBlocks", Shape::Texts, "None of these."),
+    field(
+        "remoteIpBlocks",
+        Shape::Texts,
+        "The same: no proxy before ours is believed.",
+    ),
+    field("notRemoteIpBlocks", Shape::Texts, "None of these."),
 ];
 
 const OPERATION: &[Field] = &[
@@ -132,6 +191,8 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
         place: _,
         selector: _,
         action: _,
+        provider: _,
+        foreign_target: _,
         rules: _,
     } = policy;
     let Rule {
@@ -139,6 +200,7 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
         index: _,
         from: _,
         to: _,
+        when: _,
     } = rule;
     let Source {
         principals: _,
@@ -147,6 +209,14 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
         not_namespaces: _,
         service_accounts: _,
         not_service_accounts: _,
+        trust_domains: _,
+        not_trust_domains: _,
+        request_principals: _,
+        not_request_principals: _,
+        ip_blocks: _,
+        not_ip_blocks: _,
+        remote_ip_blocks: _,
+        not_remote_ip_blocks: _,
     } = source;
     let Operation {
         hosts: _,
@@ -203,7 +273,7 @@ fn column(name: &str, path: &str) -> Value {
 fn schema() -> Value {
     json!({
         "type": "object",
-        "description": "Says who may do what with which workloads: Istio's AuthorizationPolicy, as far as this version goes. \
+        "description": "Says who may do what with which workloads: Istio's AuthorizationPolicy. \
                         Without any that allows, everything is denied.",
         "properties": {
             "spec": node(&Shape::Object(SPEC), "What is allowed or denied, and for whom."),

@@ -8,8 +8,9 @@ mod reference;
 mod rows;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
-use postern_policy::{Compiled, Reason, Verdict};
+use postern_policy::{Action, Compiled, Reason, Verdict};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use random::{Choices, bytes};
@@ -34,6 +35,7 @@ fn runner() -> TestRunner {
 #[test]
 fn z_12_the_index_decides_as_a_naive_evaluator_does() {
     let seen: [[Cell<u64>; 2]; 4] = Default::default();
+    let marked: [Cell<u64>; 2] = Default::default();
     let total = Cell::new(0);
     let outcome = runner().run(&bytes(), |bytes| {
         let mut choices = Choices::new(&bytes);
@@ -53,6 +55,25 @@ fn z_12_the_index_decides_as_a_naive_evaluator_does() {
             if allowed != (reason == Reason::AllowRule) {
                 return Err(TestCaseError::fail(format!("{decision:?}")));
             }
+            let audit = decision.audit.map(|audit| (audit.policy_index, audit.rule));
+            if audit != reference::any_match(&policies, &request, Action::Audit, "") {
+                return Err(TestCaseError::fail(format!("{audit:?}\n{asked:#?}\n{policies:#?}")));
+            }
+            let custom: BTreeMap<&str, _> = compiled
+                .custom(&request)
+                .map(|(name, by)| (name, (by.policy_index, by.rule)))
+                .collect();
+            let providers = policies
+                .iter()
+                .filter(|policy| policy.action == Action::Custom)
+                .map(|policy| &*policy.provider);
+            let wanted = providers
+                .filter_map(|name| Some((name, reference::any_match(&policies, &request, Action::Custom, name)?)));
+            if custom != wanted.collect() {
+                return Err(TestCaseError::fail(format!("{custom:?}\n{asked:#?}\n{policies:#?}")));
+            }
+            marked[0].set(marked[0].get() + u64::from(audit.is_some()));
+            marked[1].set(marked[1].get() + u64::from(!custom.is_empty()));
             let count = &seen[reason as usize][usize::from(asked.http.is_none())];
             count.set(count.get() + 1);
             total.set(total.get() + 1);
@@ -60,6 +81,9 @@ fn z_12_the_index_decides_as_a_naive_evaluator_does() {
         Ok(())
     });
     outcome.unwrap();
+    for (count, action) in marked.iter().zip(["AUDIT", "CUSTOM"]) {
+        assert!(count.get() > total.get() / RARE, "{action}: {count:?} of {total:?}");
+    }
     for reason in [
         Reason::AllowRule,
         Reason::DenyRule,

@@ -5,14 +5,17 @@ mod random;
 
 use postern_identity::SpiffeId;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Feature, FeatureSet, Http, Operation, Reason,
-    Request, Source, Verdict, document,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Condition, Feature, FeatureSet, Http,
+    NoHeaders, Operation, Reason, Request, Source, Verdict, document,
 };
 use proptest::prelude::*;
 use random::{Choices, bytes};
 
 /// Is `name`, as an explanation writes it, a field that one of these has?
-fn has_field(name: &str, from: &[Source], to: &[Operation]) -> bool {
+fn has_field(name: &str, from: &[Source], to: &[Operation], when: &[Condition]) -> bool {
+    if let Some(key) = name.strip_prefix("when not ").or(name.strip_prefix("when ")) {
+        return when.iter().any(|condition| condition.to_string() == key);
+    }
     let sources = from.iter().any(|source| match name {
         "principals" => !source.principals.is_empty(),
         "notPrincipals" => !source.not_principals.is_empty(),
@@ -20,6 +23,14 @@ fn has_field(name: &str, from: &[Source], to: &[Operation]) -> bool {
         "notNamespaces" => !source.not_namespaces.is_empty(),
         "serviceAccounts" => !source.service_accounts.is_empty(),
         "notServiceAccounts" => !source.not_service_accounts.is_empty(),
+        "trustDomains" => !source.trust_domains.is_empty(),
+        "notTrustDomains" => !source.not_trust_domains.is_empty(),
+        "requestPrincipals" => !source.request_principals.is_empty(),
+        "notRequestPrincipals" => !source.not_request_principals.is_empty(),
+        "ipBlocks" => !source.ip_blocks.is_empty(),
+        "notIpBlocks" => !source.not_ip_blocks.is_empty(),
+        "remoteIpBlocks" => !source.remote_ip_blocks.is_empty(),
+        "notRemoteIpBlocks" => !source.not_remote_ip_blocks.is_empty(),
         _ => false,
     });
     let operations = to.iter().any(|operation| {
@@ -77,7 +88,7 @@ proptest! {
             let found = allow_rules.iter().any(|(policy, rule)| {
                 let head = format!("rule {} of shop/{} ({}): `", rule.index, policy.name, rule.place);
                 let field = nearest.strip_prefix(&head).and_then(|rest| rest.strip_suffix("` does not match"));
-                field.is_some_and(|field| has_field(field, &rule.from, &rule.to))
+                field.is_some_and(|field| has_field(field, &rule.from, &rule.to, &rule.when))
             });
             prop_assert!(found, "{}\n{:#?}", nearest, compiled.policies());
         }
@@ -122,11 +133,14 @@ fn explained(policies: Vec<AuthorizationPolicy>, peer: &str, port: u16, line: &s
         method,
         host: &host,
         path: path.as_ref(),
+        headers: &NoHeaders,
+        user: None,
     });
     let request = Request {
         peer: peer.as_ref(),
         port,
         http,
+        ..Request::default()
     };
     let explanation = Compiled::new(policies).explain(&request);
     (explanation.summary, explanation.nearest)
@@ -190,7 +204,7 @@ fn a_denial_names_the_nearest_rule_and_the_field_that_missed() {
 #[test]
 fn a_rule_of_a_masked_policy_is_named_as_in_its_document() {
     let features = FeatureSet::all().without(Feature::Methods);
-    let masked = policies().iter().map(|policy| policy.masked(features)).collect();
+    let masked = policies().iter().filter_map(|policy| policy.masked(features)).collect();
     let (summary, _) = explained(masked, "spiffe://cluster.local/ns/ops/sa/x", 1, "PUT /y");
     assert_eq!(summary, "allowed by rule 1 of shop/cart (shop.yaml:8:5)");
 }

@@ -4,7 +4,8 @@
 mod random;
 
 use postern_policy::{
-    Action, AuthorizationPolicy, Compiled, Feature, FeatureSet, Operation, Request, Rule, Source, StringMatch, Verdict,
+    Action, AuthorizationPolicy, Compiled, Condition, Feature, FeatureSet, IpBlock, Operation, Request, Rule, Source,
+    StringMatch, TextKey, UserMatch, Values, Verdict,
 };
 use proptest::prelude::*;
 use random::{Choices, bytes};
@@ -13,7 +14,7 @@ use random::{Choices, bytes};
 const CASES: u32 = 5_000;
 
 fn masked(policies: &[AuthorizationPolicy], features: FeatureSet) -> Vec<AuthorizationPolicy> {
-    policies.iter().map(|policy| policy.masked(features)).collect()
+    policies.iter().filter_map(|policy| policy.masked(features)).collect()
 }
 
 proptest! {
@@ -26,7 +27,10 @@ proptest! {
         let asked: Vec<_> = (0..4).map(|_| choices.asked()).collect();
         let policies = choices.policies();
         let full = Compiled::new(policies.clone());
-        let denied: Vec<_> = asked.iter().filter(|a| full.decide(&a.request()).verdict == Verdict::Deny).collect();
+        // Whom CUSTOM asks may say no: what an old proxy, which cannot ask, lets through must be asked of nobody.
+        let denied: Vec<_> = asked.iter().filter(|a| {
+            full.decide(&a.request()).verdict == Verdict::Deny || full.custom(&a.request()).next().is_some()
+        }).collect();
 
         let each = Feature::ALL.into_iter().map(|feature| FeatureSet::all().without(feature));
         for features in each.chain([any_set, FeatureSet::default()]) {
@@ -40,7 +44,8 @@ proptest! {
                 // A port that its rules no longer read HTTP on may be opaque to it.
                 let opaque = (!old.needs_http(asked.port)).then_some(Request { http: None, ..request });
                 for request in [Some(request), opaque].into_iter().flatten() {
-                    let verdict = old.decide(&request).verdict;
+                    let asks = old.custom(&request).next().is_some();
+                    let verdict = if asks { Verdict::Deny } else { old.decide(&request).verdict };
                     prop_assert_eq!(verdict, Verdict::Deny, "{:#?}\n{:?}\n{:#?}\n{:#?}", asked, features, &policies, old.policies());
                 }
             }
@@ -52,7 +57,7 @@ proptest! {
         let policies = Choices::new(&bytes).policies();
         prop_assert_eq!(&masked(&policies, FeatureSet::all()), &policies);
         for policy in &policies {
-            prop_assert_eq!(&policy.masked(policy.features()), policy);
+            prop_assert_eq!(&policy.masked(policy.features()).unwrap(), policy);
         }
     }
 }
@@ -90,6 +95,25 @@ fn rules_with(feature: Feature) -> [Rule; 2] {
             ]
         };
     }
+    let user = || UserMatch {
+        issuer: StringMatch::Present,
+        subject: StringMatch::Exact("alice".to_owned()),
+    };
+    let block = || IpBlock::new([10, 0, 0, 0].into(), 8).unwrap();
+    let when = |key: TextKey| {
+        let any = Values {
+            any: one(),
+            ..Values::default()
+        };
+        let none = Values {
+            none: one(),
+            ..Values::default()
+        };
+        [any, none].map(|values| Rule {
+            when: vec![Condition::Text(key.clone(), values)],
+            ..rule(Source::default(), Operation::default())
+        })
+    };
     let from = |sources: [Source; 2]| sources.map(|source| rule(source, Operation::default()));
     let to = |operations: [Operation; 2]| operations.map(|operation| rule(Source::default(), operation));
     match feature {
@@ -101,22 +125,30 @@ fn rules_with(feature: Feature) -> [Rule; 2] {
         Feature::Hosts => to(pair!(Operation, hosts, not_hosts, one())),
         Feature::Ports => to(pair!(Operation, ports, not_ports, vec![8080])),
         Feature::PathTemplates => to(pair!(Operation, paths, not_paths, template())),
+        Feature::RequestPrincipals => from(pair!(Source, request_principals, not_request_principals, vec![user()])),
+        Feature::IpBlocks => from(pair!(Source, remote_ip_blocks, not_ip_blocks, vec![block()])),
+        Feature::TrustDomains => from(pair!(Source, trust_domains, not_trust_domains, one())),
+        Feature::Conditions => when(TextKey::Header("x-role".to_owned())),
+        Feature::UserConditions => when(TextKey::UserClaim(vec!["amr".to_owned()])),
+        Feature::SourceLabels => when(TextKey::SourceLabel("app".to_owned())),
+        Feature::Audit | Feature::Custom => unreachable!("of an action, not of a rule"),
     }
 }
 
 #[test]
 fn a_field_and_its_negation_need_the_same_feature_and_go_together() {
-    for feature in Feature::ALL {
+    let of_rules = |feature: &Feature| !matches!(feature, Feature::Audit | Feature::Custom);
+    for feature in Feature::ALL.into_iter().filter(of_rules) {
         let lacks = FeatureSet::all().without(feature);
         for one in rules_with(feature) {
             let allow = policy(Action::Allow, vec![one.clone(), Rule::default()]);
             assert!(allow.features().has(feature), "{feature:?}");
             assert_eq!(
-                allow.masked(lacks).rules,
+                allow.masked(lacks).unwrap().rules,
                 [Rule::default()],
                 "{feature:?}: the rule is left out"
             );
-            let deny = policy(Action::Deny, vec![one]).masked(lacks);
+            let deny = policy(Action::Deny, vec![one]).masked(lacks).unwrap();
             let anything = rule(Source::default(), Operation::default());
             assert_eq!(deny.rules, [anything], "{feature:?}: the rule denies all");
         }
@@ -124,9 +156,23 @@ fn a_field_and_its_negation_need_the_same_feature_and_go_together() {
 }
 
 #[test]
+fn a_proxy_that_cannot_ask_denies_and_one_that_cannot_mark_is_not_told() {
+    let all = || vec![rule(Source::default(), Operation::default())];
+    let mut custom = policy(Action::Custom, all());
+    custom.provider = "opa".to_owned();
+    let masked = custom.masked(FeatureSet::all().without(Feature::Custom)).unwrap();
+    assert_eq!((masked.action, masked.provider.as_str()), (Action::Deny, ""));
+    assert_eq!(masked.rules, all());
+    assert_eq!(
+        policy(Action::Audit, all()).masked(FeatureSet::all().without(Feature::Audit)),
+        None
+    );
+}
+
+#[test]
 fn an_allow_policy_that_loses_all_its_rules_still_denies_the_rest() {
     let [one, _] = rules_with(Feature::Methods);
-    let none = policy(Action::Allow, vec![one]).masked(FeatureSet::default());
+    let none = policy(Action::Allow, vec![one]).masked(FeatureSet::default()).unwrap();
     assert_eq!(none.rules, []);
     let compiled = Compiled::new(vec![none]);
     let asked = Choices::new(&[]).asked();
@@ -147,7 +193,7 @@ fn a_list_with_a_template_among_its_alternatives_goes_as_a_whole() {
         ..Operation::default()
     };
     let deny = policy(Action::Deny, vec![rule(Source::default(), operation)]);
-    let old = deny.masked(FeatureSet::all().without(Feature::PathTemplates));
+    let old = deny.masked(FeatureSet::all().without(Feature::PathTemplates)).unwrap();
     assert_eq!(
         old.rules[0].to,
         [Operation::default()],
@@ -161,6 +207,6 @@ fn rules_keep_the_index_that_the_document_gives_them() {
     let [mut second, _] = rules_with(Feature::Ports);
     (first.index, second.index) = (0, 1);
     let allow = policy(Action::Allow, vec![first, second]);
-    let old = allow.masked(FeatureSet::all().without(Feature::Hosts));
+    let old = allow.masked(FeatureSet::all().without(Feature::Hosts)).unwrap();
     assert_eq!(old.rules.iter().map(|rule| rule.index).collect::<Vec<_>>(), [1]);
 }

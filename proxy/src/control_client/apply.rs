@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::convert;
 use super::versions::Update;
 use crate::metrics::Metrics;
-use crate::snapshot::{PolicyState, Shared, Workload};
+use crate::snapshot::{Peers, PolicyState, Shared, Workload};
 use crate::status::error_chain;
 use crate::workload::adopt_bundle;
 
@@ -26,7 +26,8 @@ pub(super) struct InForce {
     /// Announced to whoever renews our SVID.
     pub(super) epoch: watch::Sender<u64>,
     pub(super) workload: Option<Workload>,
-    pub(super) compiled: Option<Compiled>,
+    pub(super) compiled: Option<Arc<Compiled>>,
+    pub(super) peers: Arc<Peers>,
 }
 
 impl InForce {
@@ -38,12 +39,16 @@ impl InForce {
                 self.publish_policy();
             }
             Update::Policies(set) => {
-                self.compiled = Some(Compiled::new(convert::policies(set.clone())?));
+                self.compiled = Some(Arc::new(Compiled::new(convert::policies(set.clone())?)));
                 self.publish_policy();
             }
             Update::Bundle(set) => self.bundle(set)?,
             Update::Quarantine(set) => self.quarantine(set)?,
             Update::Ranges(ranges) => self.shared.destinations.publish_ranges(convert::ranges(ranges)?),
+            Update::PeerLabels(labels) => {
+                self.peers = Arc::new(convert::peers(labels, &self.trust_domain)?);
+                self.publish_policy();
+            }
             Update::Destination(..) => {}
         }
         Ok(())
@@ -58,7 +63,8 @@ impl InForce {
         self.shared.policy.store(Some(Arc::new(PolicyState {
             generation,
             workload: workload.clone(),
-            compiled: compiled.clone(),
+            compiled: Arc::clone(compiled),
+            peers: Arc::clone(&self.peers),
         })));
         let process = &self.metrics.process;
         process.policy_generation.store(generation, Ordering::Relaxed);
@@ -137,6 +143,7 @@ mod tests {
             epoch: watch::channel(1).0,
             workload: None,
             compiled: None,
+            peers: Arc::default(),
         };
         let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();
         let signature = evil_key.sign(&bundle::signing_input(&domain, &document)).unwrap();

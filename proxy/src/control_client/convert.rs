@@ -1,17 +1,17 @@
 //! From the wire to what workers read. Every field is checked: enum 0, an absent oneof and a number out of range are
 //! errors, never defaults.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use postern_api::control::v1 as wire;
 use postern_api::policy_wire::mode_from_wire;
-use postern_identity::{Expected, Instance, SpiffeId};
+use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
 use postern_policy::AuthorizationPolicy;
 
 use crate::outcome::Failure;
-use crate::snapshot::{Destination, Door, Endpoint, Port, Protocol, Ranges, Service, Target, Workload};
+use crate::snapshot::{Destination, Door, Endpoint, Peers, Port, Protocol, Ranges, Service, Target, Workload};
 
 /// What is wrong, for the acknowledgement that refuses it.
 pub(super) type Wrong = String;
@@ -50,6 +50,24 @@ pub(super) fn policies(set: wire::PolicySet) -> Result<Vec<AuthorizationPolicy>,
         postern_api::policy_wire::from_wire(policy).map_err(|error| format!("policy {name}: {error}"))
     };
     set.policies.into_iter().map(read).collect()
+}
+
+/// Labels of peers; those of namespaces are of our own trust domain.
+pub(super) fn peers(labels: &wire::PeerLabels, trust_domain: &TrustDomain) -> Result<Peers, Wrong> {
+    let labels_of = |labels: &HashMap<String, String>| labels.clone().into_iter().collect();
+    let instances = labels.instances.iter().map(|peer| {
+        let id = SpiffeId::parse(&peer.spiffe_id).map_err(|e| e.to_string())?;
+        let instance = Instance::parse(&peer.instance).map_err(|e| e.to_string())?;
+        Ok((instance, (id, labels_of(&peer.labels))))
+    });
+    let namespaces = labels.namespaces.iter();
+    Ok(Peers {
+        trust_domain: Some(trust_domain.clone()),
+        instances: instances.collect::<Result<_, Wrong>>()?,
+        namespaces: namespaces
+            .map(|namespace| (namespace.namespace.clone(), labels_of(&namespace.labels)))
+            .collect(),
+    })
 }
 
 /// Quarantined identities and instances.

@@ -18,6 +18,7 @@ pub(super) enum Key {
     Bundle,
     Quarantine,
     Ranges,
+    PeerLabels,
     Destination(Target),
 }
 
@@ -29,6 +30,7 @@ pub(super) enum Update {
     Bundle(wire::BundleSet),
     Quarantine(wire::Quarantine),
     Ranges(wire::Ranges),
+    PeerLabels(wire::PeerLabels),
     Destination(Target, wire::Destination),
 }
 
@@ -40,6 +42,7 @@ impl Update {
             Self::Bundle(_) => Key::Bundle,
             Self::Quarantine(_) => Key::Quarantine,
             Self::Ranges(_) => Key::Ranges,
+            Self::PeerLabels(_) => Key::PeerLabels,
             Self::Destination(target, _) => Key::Destination(target.clone()),
         }
     }
@@ -53,6 +56,7 @@ impl Update {
             Self::Bundle(m) => m.version,
             Self::Quarantine(m) => m.version,
             Self::Ranges(m) => m.version,
+            Self::PeerLabels(m) => m.version,
             Self::Destination(_, m) => m.version,
         }
     }
@@ -65,6 +69,7 @@ pub(super) fn kind(key: &Key) -> wire::Kind {
         Key::Bundle => wire::Kind::Bundle,
         Key::Quarantine => wire::Kind::Quarantine,
         Key::Ranges => wire::Kind::Ranges,
+        Key::PeerLabels => wire::Kind::PeerLabels,
         Key::Destination(_) => wire::Kind::Destination,
     }
 }

@@ -11,6 +11,7 @@ use postern_identity::{SpiffeId, VerifiedPeer};
 pub struct Caller {
     peer: Option<VerifiedPeer>,
     address: Option<SocketAddr>,
+    server_name: Option<Box<str>>,
     xfcc: Option<HeaderValue>,
     source: Option<HeaderValue>,
 }
@@ -22,6 +23,7 @@ impl Caller {
         Self {
             peer: None,
             address,
+            server_name: None,
             xfcc: None,
             source: None,
         }
@@ -43,6 +45,7 @@ impl Caller {
             source: HeaderValue::from_str(peer.id().as_str()).ok(),
             peer: Some(peer),
             address: None,
+            server_name: None,
         }
     }
 
@@ -51,6 +54,19 @@ impl Caller {
     pub fn at(mut self, address: Option<SocketAddr>) -> Self {
         self.address = address;
         self
+    }
+
+    /// The server name of its handshake.
+    #[must_use]
+    pub fn naming(mut self, server_name: Option<&str>) -> Self {
+        self.server_name = server_name.map(|name| name.to_ascii_lowercase().into());
+        self
+    }
+
+    /// The server name of its handshake, in lower case.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
     }
 
     /// Whom mTLS verified.

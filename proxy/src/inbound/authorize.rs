@@ -1,13 +1,17 @@
 //! Only this module makes a [`Permit`].
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Http, Mode, Request, Verdict};
+use postern_policy::{Decision, Headers, Http, Labels, Mode, Request, User, Verdict};
 
 use super::Connection;
 use super::authenticate::Caller;
+use super::fields::Kept;
 use crate::exchange::{Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
@@ -19,15 +23,35 @@ use crate::worker::Worker;
 pub struct Permit {
     caller: Rc<Caller>,
     port: u16,
+    destination: IpAddr,
     /// On a stream: may it be one at all? Asked again with each policy.
     declared_tcp: bool,
-    host: Option<Rc<CanonicalHost>>,
+    http: Option<Facts>,
     generation: Cell<u64>,
 }
 
-/// Decides on a request whose head passed [`super::request::check`].
-pub fn request(connection: &Connection, host: &Rc<CanonicalHost>, exchange: &Exchange) -> Result<Permit, Failure> {
-    admit(connection, Some(Rc::clone(host)), exchange)
+/// What is kept of a request that its exchange does not keep.
+#[derive(Debug)]
+struct Facts {
+    host: Rc<CanonicalHost>,
+    fields: Kept,
+    user: Option<Arc<User>>,
+}
+
+/// What is asked for, by a request whose head passed [`super::request::check`].
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The one effective authority.
+    pub host: &'a Rc<CanonicalHost>,
+    /// The other fields of its head, as the app will see them.
+    pub fields: &'a dyn Headers,
+    /// The end user, if there is one.
+    pub user: Option<&'a Arc<User>>,
+}
+
+/// Decides on a request.
+pub fn request(connection: &Connection, asked: Asked<'_>, exchange: &Exchange) -> Result<Permit, Failure> {
+    admit(connection, Some(asked), exchange)
 }
 
 /// Decides on an opaque stream.
@@ -35,7 +59,7 @@ pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Permit, Fa
     admit(connection, None, exchange)
 }
 
-fn admit(connection: &Connection, host: Option<Rc<CanonicalHost>>, exchange: &Exchange) -> Result<Permit, Failure> {
+fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange) -> Result<Permit, Failure> {
     let state = connection.worker.shared.policy.load();
     let Some(state) = state.as_ref() else {
         return Err(Failure::ControlUnavailable);
@@ -43,8 +67,13 @@ fn admit(connection: &Connection, host: Option<Rc<CanonicalHost>>, exchange: &Ex
     let permit = Permit {
         caller: Rc::clone(&connection.caller),
         port: connection.port.number,
+        destination: connection.port.app.ip(),
         declared_tcp: connection.port.protocol == Protocol::Tcp,
-        host,
+        http: asked.map(|asked| Facts {
+            host: Rc::clone(asked.host),
+            fields: Kept::of(&state.compiled.needs().headers, asked.fields),
+            user: asked.user.map(Arc::clone),
+        }),
         generation: Cell::new(state.generation),
     };
     let Err((failure, decision)) = permit.decide(state, exchange) else {
@@ -82,6 +111,12 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
     });
 }
 
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 /// Unique within a process by its counter, between processes by 40 random bits.
 fn decision_id(worker: usize) -> String {
     thread_local! {
@@ -94,26 +129,45 @@ fn decision_id(worker: usize) -> String {
 
 impl Permit {
     fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
-        let method;
-        let http = match (&self.host, exchange.head()) {
-            (Some(host), Some(head)) => {
-                method = head.method.as_str();
+        let http = match (&self.http, exchange.head()) {
+            (Some(facts), Some(head)) => {
                 // `request::check` made it so: the path is a fixed point.
                 let path = match CanonicalPathRef::check(head.path()) {
                     Ok(Some(path)) => path,
                     Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
                     Err(error) => return Err((Failure::BadPath(error), None)),
                 };
-                Some(Http { method, host, path })
+                Some(Http {
+                    method: head.method.as_str(),
+                    host: &facts.host,
+                    path,
+                    headers: &facts.fields,
+                    user: facts.user.as_deref(),
+                })
             }
             _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
                 return Err((Failure::NotHttp, None));
             }
             _ => None,
         };
+        let needs = state.compiled.needs();
+        let peer = self.caller.peer();
+        let [peer_labels, peer_namespace_labels] = match peer {
+            Some(peer) if needs.peer_labels => state.peers.labels_of(peer),
+            Some(_) | None => [Labels::Unknown; 2],
+        };
+        let address = self.caller.address().map(|address| address.ip());
         let decision = state.compiled.decide(&Request {
-            peer: self.caller.peer().map(postern_identity::VerifiedPeer::id),
+            peer: peer.map(postern_identity::VerifiedPeer::id),
+            peer_labels,
+            peer_namespace_labels,
+            source_ip: address,
+            // No proxy before us is believed about who called it.
+            remote_ip: address,
+            destination_ip: Some(self.destination),
             port: self.port,
+            sni: self.caller.server_name(),
+            now: if needs.clock { unix_seconds() } else { 0 },
             http,
         });
         match decision.verdict {

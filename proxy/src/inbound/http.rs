@@ -7,6 +7,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 
+use super::fields::OfMap;
 use super::request::{self, HostCache};
 use super::{Connection, authorize, forward, sanitize};
 use crate::exchange::{Exchange, Head, Leg, Target, Way};
@@ -128,7 +129,12 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     serving.control.carries(&exchange);
     let forwarded = async {
         let host = checked?;
-        let permit = authorize::request(&serving.connection, &host.canonical, &exchange)?;
+        let asked = authorize::Asked {
+            host: &host.canonical,
+            fields: &OfMap(&parts.headers),
+            user: None,
+        };
+        let permit = authorize::request(&serving.connection, asked, &exchange)?;
         let upgrade = sanitize::request(&mut parts.headers, &serving.connection.caller);
         let version = serving.app_version();
         target::retarget(&mut parts.uri, &mut parts.headers, version)?;

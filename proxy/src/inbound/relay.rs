@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use http::Method;
 
+use super::fields::OfRelayed;
 use super::http::Serving;
 use super::{authorize, forward, request};
 use crate::exchange::{Exchange, Head, Target};
@@ -45,7 +46,12 @@ impl Service for Serving {
         self.control.carries(&exchange);
         let refused = |failure| Refused::of(failure, Some(Rc::clone(&exchange)));
         let (host, path) = checked.map_err(refused)?;
-        let permit = authorize::request(&self.connection, &host.canonical, &exchange).map_err(refused)?;
+        let asked = authorize::Asked {
+            host: &host.canonical,
+            fields: &OfRelayed(head),
+            user: None,
+        };
+        let permit = authorize::request(&self.connection, asked, &exchange).map_err(refused)?;
         let admitted = forward::admit(permit, &exchange);
 
         for part in [head.method, " ", &path, head.query(), " HTTP/1.1\r\n"] {

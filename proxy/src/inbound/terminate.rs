@@ -107,7 +107,7 @@ async fn shake_hands(
         .map_err(|error| Failure::Handshake(error.reason()))?;
     let leaf = tls::peer_fingerprint(session).ok_or(Failure::Handshake("no_certificate"))?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
-    let caller = Caller::verified(peer, identity.svid.id(), leaf);
+    let caller = Caller::verified(peer, identity.svid.id(), leaf).naming(session.server_name());
     Ok((Transport::Tls(Box::new(accepted.into())), caller, alpn))
 }
 

@@ -154,7 +154,8 @@ impl Proxy {
                 mode,
                 ports: self.ports.borrow().clone(),
             },
-            compiled: Compiled::new(policies),
+            compiled: Arc::new(Compiled::new(policies)),
+            peers: Arc::default(),
         })));
         self.shared.changed();
     }

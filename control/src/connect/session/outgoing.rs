@@ -1,5 +1,6 @@
 //! Makes the next message, from what is in force now; nothing if the proxy has it already.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postern_api::control::v1 as wire;
@@ -24,6 +25,7 @@ impl Session {
             Item::Quarantine => self.quarantine(&state),
             Item::Workload => self.workload(&state),
             Item::Policies => self.policies(&state),
+            Item::PeerLabels => self.peer_labels(&state),
             Item::Ranges => self.ranges(&state),
             Item::Destination(id) => self.destination(&state, id),
         }?;
@@ -75,6 +77,27 @@ impl Session {
             subscriber.policies.sent(set.version, state.policy_version);
         }
         Some(Message::Policies(set))
+    }
+
+    /// Before the first rule that looks at labels nothing is sent; after the last, that there are none.
+    fn peer_labels(&mut self, state: &State) -> Option<Message> {
+        let workload = state.model.workloads.get(&self.name)?;
+        let names = snapshot::label_names(&state.model, workload);
+        let looks_at_none = names.iter().all(BTreeSet::is_empty);
+        if looks_at_none && self.sent.peer_labels.is_none() {
+            return None;
+        }
+        let labels = state.peer_labels(names);
+        let same = self.sent.peer_labels.as_ref().is_some_and(|sent| *sent == labels);
+        if !self.again(wire::Kind::PeerLabels, state) && same {
+            return None;
+        }
+        self.sent.peer_labels = (!looks_at_none).then(|| Arc::clone(&labels));
+        let version = self.version(wire::Kind::PeerLabels, state);
+        Some(Message::PeerLabels(wire::PeerLabels {
+            version,
+            ..wire::PeerLabels::clone(&labels)
+        }))
     }
 
     fn ranges(&mut self, state: &State) -> Option<Message> {

@@ -20,6 +20,9 @@ pub struct AuthorizationPolicy {
     pub action: i32,
     #[prost(message, repeated, tag = "5")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
+    /// Whom a CUSTOM policy asks; empty for the others.
+    #[prost(string, tag = "6")]
+    pub provider: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
@@ -31,6 +34,8 @@ pub struct Rule {
     pub from: ::prost::alloc::vec::Vec<Source>,
     #[prost(message, repeated, tag = "4")]
     pub to: ::prost::alloc::vec::Vec<Operation>,
+    #[prost(message, repeated, tag = "5")]
+    pub when: ::prost::alloc::vec::Vec<Condition>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Source {
@@ -46,6 +51,106 @@ pub struct Source {
     pub service_accounts: ::prost::alloc::vec::Vec<StringMatch>,
     #[prost(message, repeated, tag = "6")]
     pub not_service_accounts: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "7")]
+    pub trust_domains: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "8")]
+    pub not_trust_domains: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "9")]
+    pub request_principals: ::prost::alloc::vec::Vec<UserMatch>,
+    #[prost(message, repeated, tag = "10")]
+    pub not_request_principals: ::prost::alloc::vec::Vec<UserMatch>,
+    #[prost(message, repeated, tag = "11")]
+    pub ip_blocks: ::prost::alloc::vec::Vec<IpBlock>,
+    #[prost(message, repeated, tag = "12")]
+    pub not_ip_blocks: ::prost::alloc::vec::Vec<IpBlock>,
+    #[prost(message, repeated, tag = "13")]
+    pub remote_ip_blocks: ::prost::alloc::vec::Vec<IpBlock>,
+    #[prost(message, repeated, tag = "14")]
+    pub not_remote_ip_blocks: ::prost::alloc::vec::Vec<IpBlock>,
+}
+/// An end user, by issuer and subject.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserMatch {
+    #[prost(message, optional, tag = "1")]
+    pub issuer: ::core::option::Option<StringMatch>,
+    #[prost(message, optional, tag = "2")]
+    pub subject: ::core::option::Option<StringMatch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IpBlock {
+    /// 4 or 16 bytes, without bits past the prefix.
+    #[prost(bytes = "vec", tag = "1")]
+    pub network: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub prefix: u32,
+}
+/// Holds if one of `any` is met (or there are none), and none of `none` is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Condition {
+    #[prost(oneof = "condition::Condition", tags = "1, 2, 3, 4, 5")]
+    pub condition: ::core::option::Option<condition::Condition>,
+}
+/// Nested message and enum types in `Condition`.
+pub mod condition {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Condition {
+        #[prost(message, tag = "1")]
+        Text(super::TextCondition),
+        #[prost(message, tag = "2")]
+        Address(super::AddressCondition),
+        /// destination.port
+        #[prost(message, tag = "3")]
+        Port(super::PortCondition),
+        /// request.auth.principal
+        #[prost(message, tag = "4")]
+        User(super::UserCondition),
+        /// request.auth.age
+        #[prost(message, tag = "5")]
+        Age(super::AgeCondition),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TextCondition {
+    #[prost(enumeration = "TextKey", tag = "1")]
+    pub key: i32,
+    /// The field, the label, or the claim and those inside it.
+    #[prost(string, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    pub any: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "4")]
+    pub none: ::prost::alloc::vec::Vec<StringMatch>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddressCondition {
+    #[prost(enumeration = "AddressKey", tag = "1")]
+    pub key: i32,
+    #[prost(message, repeated, tag = "2")]
+    pub any: ::prost::alloc::vec::Vec<IpBlock>,
+    #[prost(message, repeated, tag = "3")]
+    pub none: ::prost::alloc::vec::Vec<IpBlock>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortCondition {
+    #[prost(uint32, repeated, tag = "1")]
+    pub any: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub none: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserCondition {
+    #[prost(message, repeated, tag = "1")]
+    pub any: ::prost::alloc::vec::Vec<UserMatch>,
+    #[prost(message, repeated, tag = "2")]
+    pub none: ::prost::alloc::vec::Vec<UserMatch>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgeCondition {
+    /// Seconds since the login, at most.
+    #[prost(uint64, repeated, tag = "1")]
+    pub any: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub none: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
@@ -106,6 +211,14 @@ pub enum PolicyFeature {
     Hosts = 6,
     Ports = 7,
     PathTemplates = 8,
+    RequestPrincipals = 9,
+    IpBlocks = 10,
+    TrustDomains = 11,
+    Conditions = 12,
+    UserConditions = 13,
+    SourceLabels = 14,
+    Audit = 15,
+    Custom = 16,
 }
 impl PolicyFeature {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -123,6 +236,14 @@ impl PolicyFeature {
             Self::Hosts => "POLICY_FEATURE_HOSTS",
             Self::Ports => "POLICY_FEATURE_PORTS",
             Self::PathTemplates => "POLICY_FEATURE_PATH_TEMPLATES",
+            Self::RequestPrincipals => "POLICY_FEATURE_REQUEST_PRINCIPALS",
+            Self::IpBlocks => "POLICY_FEATURE_IP_BLOCKS",
+            Self::TrustDomains => "POLICY_FEATURE_TRUST_DOMAINS",
+            Self::Conditions => "POLICY_FEATURE_CONDITIONS",
+            Self::UserConditions => "POLICY_FEATURE_USER_CONDITIONS",
+            Self::SourceLabels => "POLICY_FEATURE_SOURCE_LABELS",
+            Self::Audit => "POLICY_FEATURE_AUDIT",
+            Self::Custom => "POLICY_FEATURE_CUSTOM",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -137,6 +258,14 @@ impl PolicyFeature {
             "POLICY_FEATURE_HOSTS" => Some(Self::Hosts),
             "POLICY_FEATURE_PORTS" => Some(Self::Ports),
             "POLICY_FEATURE_PATH_TEMPLATES" => Some(Self::PathTemplates),
+            "POLICY_FEATURE_REQUEST_PRINCIPALS" => Some(Self::RequestPrincipals),
+            "POLICY_FEATURE_IP_BLOCKS" => Some(Self::IpBlocks),
+            "POLICY_FEATURE_TRUST_DOMAINS" => Some(Self::TrustDomains),
+            "POLICY_FEATURE_CONDITIONS" => Some(Self::Conditions),
+            "POLICY_FEATURE_USER_CONDITIONS" => Some(Self::UserConditions),
+            "POLICY_FEATURE_SOURCE_LABELS" => Some(Self::SourceLabels),
+            "POLICY_FEATURE_AUDIT" => Some(Self::Audit),
+            "POLICY_FEATURE_CUSTOM" => Some(Self::Custom),
             _ => None,
         }
     }
@@ -147,6 +276,8 @@ pub enum PolicyAction {
     Unspecified = 0,
     Allow = 1,
     Deny = 2,
+    Audit = 3,
+    Custom = 4,
 }
 impl PolicyAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -158,6 +289,8 @@ impl PolicyAction {
             Self::Unspecified => "POLICY_ACTION_UNSPECIFIED",
             Self::Allow => "POLICY_ACTION_ALLOW",
             Self::Deny => "POLICY_ACTION_DENY",
+            Self::Audit => "POLICY_ACTION_AUDIT",
+            Self::Custom => "POLICY_ACTION_CUSTOM",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -166,6 +299,97 @@ impl PolicyAction {
             "POLICY_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
             "POLICY_ACTION_ALLOW" => Some(Self::Allow),
             "POLICY_ACTION_DENY" => Some(Self::Deny),
+            "POLICY_ACTION_AUDIT" => Some(Self::Audit),
+            "POLICY_ACTION_CUSTOM" => Some(Self::Custom),
+            _ => None,
+        }
+    }
+}
+/// Labels of the workload that is called are settled by control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TextKey {
+    Unspecified = 0,
+    Header = 1,
+    SourcePrincipal = 2,
+    SourceNamespace = 3,
+    SourceServiceAccount = 4,
+    SourceTrustDomain = 5,
+    SourceLabel = 6,
+    SourceNamespaceLabel = 7,
+    Sni = 8,
+    UserAudiences = 9,
+    UserPresenter = 10,
+    UserClaim = 11,
+}
+impl TextKey {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TEXT_KEY_UNSPECIFIED",
+            Self::Header => "TEXT_KEY_HEADER",
+            Self::SourcePrincipal => "TEXT_KEY_SOURCE_PRINCIPAL",
+            Self::SourceNamespace => "TEXT_KEY_SOURCE_NAMESPACE",
+            Self::SourceServiceAccount => "TEXT_KEY_SOURCE_SERVICE_ACCOUNT",
+            Self::SourceTrustDomain => "TEXT_KEY_SOURCE_TRUST_DOMAIN",
+            Self::SourceLabel => "TEXT_KEY_SOURCE_LABEL",
+            Self::SourceNamespaceLabel => "TEXT_KEY_SOURCE_NAMESPACE_LABEL",
+            Self::Sni => "TEXT_KEY_SNI",
+            Self::UserAudiences => "TEXT_KEY_USER_AUDIENCES",
+            Self::UserPresenter => "TEXT_KEY_USER_PRESENTER",
+            Self::UserClaim => "TEXT_KEY_USER_CLAIM",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TEXT_KEY_UNSPECIFIED" => Some(Self::Unspecified),
+            "TEXT_KEY_HEADER" => Some(Self::Header),
+            "TEXT_KEY_SOURCE_PRINCIPAL" => Some(Self::SourcePrincipal),
+            "TEXT_KEY_SOURCE_NAMESPACE" => Some(Self::SourceNamespace),
+            "TEXT_KEY_SOURCE_SERVICE_ACCOUNT" => Some(Self::SourceServiceAccount),
+            "TEXT_KEY_SOURCE_TRUST_DOMAIN" => Some(Self::SourceTrustDomain),
+            "TEXT_KEY_SOURCE_LABEL" => Some(Self::SourceLabel),
+            "TEXT_KEY_SOURCE_NAMESPACE_LABEL" => Some(Self::SourceNamespaceLabel),
+            "TEXT_KEY_SNI" => Some(Self::Sni),
+            "TEXT_KEY_USER_AUDIENCES" => Some(Self::UserAudiences),
+            "TEXT_KEY_USER_PRESENTER" => Some(Self::UserPresenter),
+            "TEXT_KEY_USER_CLAIM" => Some(Self::UserClaim),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AddressKey {
+    Unspecified = 0,
+    Source = 1,
+    Remote = 2,
+    Destination = 3,
+}
+impl AddressKey {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ADDRESS_KEY_UNSPECIFIED",
+            Self::Source => "ADDRESS_KEY_SOURCE",
+            Self::Remote => "ADDRESS_KEY_REMOTE",
+            Self::Destination => "ADDRESS_KEY_DESTINATION",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ADDRESS_KEY_UNSPECIFIED" => Some(Self::Unspecified),
+            "ADDRESS_KEY_SOURCE" => Some(Self::Source),
+            "ADDRESS_KEY_REMOTE" => Some(Self::Remote),
+            "ADDRESS_KEY_DESTINATION" => Some(Self::Destination),
             _ => None,
         }
     }
@@ -265,7 +489,7 @@ pub struct Release {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -286,6 +510,9 @@ pub mod control_message {
         Ranges(super::Ranges),
         #[prost(message, tag = "7")]
         Refused(super::Refused),
+        /// Only to proxies that evaluate POLICY_FEATURE_SOURCE_LABELS.
+        #[prost(message, tag = "8")]
+        PeerLabels(super::PeerLabels),
     }
 }
 /// Why control will not serve this proxy; the stream ends after it.
@@ -346,6 +573,41 @@ pub struct PolicySet {
     /// Only those that select this workload.
     #[prost(message, repeated, tag = "2")]
     pub policies: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+}
+/// What control knows of peers, as far as the policies that select this workload look at it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerLabels {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// Empty: none of them looks at labels.
+    #[prost(message, repeated, tag = "2")]
+    pub instances: ::prost::alloc::vec::Vec<InstanceLabels>,
+    /// Of the trust domain's own namespaces.
+    #[prost(message, repeated, tag = "3")]
+    pub namespaces: ::prost::alloc::vec::Vec<NamespaceLabels>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InstanceLabels {
+    /// Both must be the peer's, verified.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "3")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NamespaceLabels {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Destination {
@@ -693,6 +955,7 @@ pub enum Kind {
     Bundle = 4,
     Quarantine = 5,
     Ranges = 6,
+    PeerLabels = 7,
 }
 impl Kind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -708,6 +971,7 @@ impl Kind {
             Self::Bundle => "KIND_BUNDLE",
             Self::Quarantine => "KIND_QUARANTINE",
             Self::Ranges => "KIND_RANGES",
+            Self::PeerLabels => "KIND_PEER_LABELS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -720,6 +984,7 @@ impl Kind {
             "KIND_BUNDLE" => Some(Self::Bundle),
             "KIND_QUARANTINE" => Some(Self::Quarantine),
             "KIND_RANGES" => Some(Self::Ranges),
+            "KIND_PEER_LABELS" => Some(Self::PeerLabels),
             _ => None,
         }
     }

@@ -5,8 +5,7 @@ use postern_identity::SpiffeId;
 
 use super::clause::{Clause, without_scheme};
 use super::trie::Trie;
-use crate::decide::Request;
-use crate::{Action, StringMatch};
+use crate::{Action, Request, StringMatch};
 
 /// A bucket up to this size is looked through as it is; a trie would cost more than it saves.
 const SMALL: usize = 6;
@@ -151,8 +150,8 @@ impl Bucket {
                 self.by_path
                     .walk(http.path.as_str(), &mut |numbers| search(numbers, index, request, best));
             }
-            // Opaque: a DENY rule loses its HTTP fields, so each clause may match whatever its paths are.
-            None if index.action == Action::Deny => {
+            // Opaque: any but an ALLOW rule loses its HTTP fields, so each clause may match whatever its paths are.
+            None if index.action != Action::Allow => {
                 self.by_path
                     .walk_all(&mut |numbers| search(numbers, index, request, best));
             }

@@ -69,6 +69,12 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Is the field there, and not taken yet?
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.left.iter().any(|(key, _, _)| key == name)
+    }
+
     /// The field's node, whatever it is.
     pub fn take(&mut self, name: &'static str) -> Option<&'a Node> {
         self.known.push(name);

@@ -1,14 +1,14 @@
-//! From a document to the model. What this version does not support is refused by name, never ignored.
+//! From a document to the model. What is not understood is refused by name, never ignored.
 
 use std::collections::BTreeMap;
 
-use super::text::Form;
-use super::value::{self, Checked};
-use super::{Action, AuthorizationPolicy, Operation, Rule, Source, StringMatch};
+use super::{Action, AuthorizationPolicy, Rule};
 use crate::document::{DocumentError, Fields, Node, Object, Place, Value};
 
-/// Istio's own limit.
-const MAX_SERVICE_ACCOUNTS: usize = 16;
+mod clause;
+mod values;
+mod when;
+
 /// The kind that is read here.
 const KIND: &str = "AuthorizationPolicy";
 /// The apiVersions whose AuthorizationPolicy has this shape.
@@ -17,6 +17,9 @@ const API_VERSIONS: [&str; 3] = [
     "security.istio.io/v1",
     "security.istio.io/v1beta1",
 ];
+
+/// What a policy can do.
+const ACTIONS: [Action; 4] = [Action::Allow, Action::Deny, Action::Audit, Action::Custom];
 
 pub(super) fn policy(object: &Object) -> Result<AuthorizationPolicy, Vec<DocumentError>> {
     let mut errors = Vec::new();
@@ -41,6 +44,8 @@ pub(super) fn policy(object: &Object) -> Result<AuthorizationPolicy, Vec<Documen
         place: object.place.clone(),
         selector: BTreeMap::new(),
         action: Action::Allow,
+        provider: String::new(),
+        foreign_target: false,
         rules: Vec::new(),
     };
     match Fields::of(object.spec.as_ref().unwrap_or(&empty), "spec") {
@@ -59,44 +64,92 @@ pub(super) fn selector_of(object: &Object) -> BTreeMap<String, String> {
         .unwrap_or_default()
 }
 
+/// Is even a document that cannot be read for somebody else?
+pub(super) fn has_foreign_target(object: &Object) -> bool {
+    let fields = object.spec.as_ref().and_then(|spec| Fields::of(spec, "spec").ok());
+    fields.is_some_and(|mut spec| spec.take("targetRef").is_some() || spec.take("targetRefs").is_some())
+}
+
 fn read_spec(mut spec: Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mut Vec<DocumentError>) {
     if let Some(mut selector) = spec.child("selector") {
         policy.selector = selector.text_map("matchLabels");
         selector.finish(errors);
     }
+    foreign_target(&mut spec, policy, errors);
     if let Some(node) = spec.take("action") {
         match &node.value {
-            Value::Text(text) if text == "ALLOW" => {}
-            Value::Text(text) if text == "DENY" => policy.action = Action::Deny,
-            Value::Text(text) if text == "AUDIT" || text == "CUSTOM" => {
-                spec.error(
-                    &node.place,
-                    "action",
-                    format!("{text} is not supported by this version"),
-                );
-            }
-            Value::Text(text) => spec.unknown_value(&node.place, "action", text, &["ALLOW", "DENY"]),
-            _ => spec.error(&node.place, "action", "must be ALLOW or DENY"),
+            Value::Text(text) => match ACTIONS.iter().find(|action| action.as_str() == text) {
+                Some(action) => policy.action = *action,
+                None => spec.unknown_value(&node.place, "action", text, &ACTIONS.map(Action::as_str)),
+            },
+            _ => spec.error(&node.place, "action", "must be ALLOW, DENY, AUDIT or CUSTOM"),
         }
     }
-    for unsupported in ["targetRef", "targetRefs", "provider"] {
-        if let Some(node) = spec.take(unsupported) {
-            spec.error(&node.place, unsupported, "is not supported by this version");
-        }
-    }
+    provider(&mut spec, policy, errors);
     let rules = spec.list("rules");
-    if policy.action == Action::Deny && rules.as_ref().is_none_or(Vec::is_empty) {
-        spec.error(
-            &policy.place.clone(),
-            "rules",
-            "a DENY policy needs at least one rule (`- {}` denies everything)",
+    if matches!(policy.action, Action::Deny | Action::Custom) && rules.as_ref().is_none_or(Vec::is_empty) {
+        let what = format!(
+            "a {} policy needs at least one rule (`- {{}}` matches everything)",
+            policy.action.as_str()
         );
+        spec.error(&policy.place.clone(), "rules", what);
     }
     for (i, (path, node)) in rules.unwrap_or_default().into_iter().enumerate() {
         let index = u32::try_from(i).unwrap_or(u32::MAX);
         policy.rules.push(rule(node, &path, index, &policy.namespace, errors));
     }
     spec.finish(errors);
+}
+
+/// A document for a gateway or a waypoint is read, so that its mistakes are found, and applies to no sidecar.
+fn foreign_target(spec: &mut Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mut Vec<DocumentError>) {
+    let place = spec.place().clone();
+    let mut targets = Vec::new();
+    targets.extend(spec.child("targetRef"));
+    let listed = spec.list("targetRefs");
+    policy.foreign_target = !targets.is_empty() || listed.is_some();
+    if listed.as_ref().is_some_and(Vec::is_empty) {
+        spec.error(&place, "targetRefs", "must not be an empty list");
+    }
+    for (path, node) in listed.unwrap_or_default() {
+        match item(node, &path) {
+            Ok(target) => targets.push(target),
+            Err(error) => errors.push(error),
+        }
+    }
+    for mut target in targets {
+        for known in ["group", "namespace", "sectionName"] {
+            target.text(known);
+        }
+        target.required_text("kind");
+        target.required_text("name");
+        target.finish(errors);
+    }
+    if policy.foreign_target && !policy.selector.is_empty() {
+        spec.error(&place, "targetRefs", "cannot be combined with a selector");
+    }
+}
+
+/// `provider: {name: ...}`, with CUSTOM and only there.
+fn provider(spec: &mut Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mut Vec<DocumentError>) {
+    let place = spec.place().clone();
+    match (spec.child("provider"), policy.action) {
+        (Some(mut provider), Action::Custom) => {
+            policy.provider = provider.required_text("name").unwrap_or_default();
+            provider.finish(errors);
+        }
+        (None, Action::Custom) => {
+            spec.error(
+                &place,
+                "provider",
+                "a CUSTOM policy names whom it asks: `provider: {name: ...}`",
+            );
+        }
+        (Some(_), Action::Allow | Action::Deny | Action::Audit) => {
+            spec.error(&place, "provider", "only a CUSTOM policy asks a provider");
+        }
+        (None, Action::Allow | Action::Deny | Action::Audit) => {}
+    }
 }
 
 fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<DocumentError>) -> Rule {
@@ -126,14 +179,25 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
                 continue;
             };
             if what == "from" {
-                rule.from.push(source(inner, &at, namespace, errors));
+                rule.from.push(clause::source(inner, &at, namespace, errors));
             } else {
-                rule.to.push(operation(inner, &at, errors));
+                rule.to.push(clause::operation(inner, &at, errors));
             }
         }
     }
-    if let Some(when) = fields.take("when") {
-        fields.error(&when.place, "when", "conditions are not supported by this version");
+    let conditions = fields.list("when");
+    if conditions.as_ref().is_some_and(Vec::is_empty) {
+        fields.error(
+            &node.place,
+            "when",
+            "must not be an empty list; leave it out to match all",
+        );
+    }
+    for (path, node) in conditions.unwrap_or_default() {
+        match item(node, &path) {
+            Ok(condition) => rule.when.extend(when::condition(condition, namespace, errors)),
+            Err(error) => errors.push(error),
+        }
     }
     fields.finish(errors);
     rule
@@ -166,126 +230,4 @@ fn item<'a>(node: &'a Node, path: &str) -> Result<Fields<'a>, DocumentError> {
         });
     }
     Fields::of(node, path)
-}
-
-fn source(mut fields: Fields<'_>, place: &Place, namespace: &str, errors: &mut Vec<DocumentError>) -> Source {
-    for unsupported in [
-        "requestPrincipals",
-        "notRequestPrincipals",
-        "ipBlocks",
-        "notIpBlocks",
-        "remoteIpBlocks",
-        "notRemoteIpBlocks",
-    ] {
-        if let Some(node) = fields.take(unsupported) {
-            fields.error(&node.place, unsupported, "is not supported by this version");
-        }
-    }
-    let account = |text: &str| value::account(text, namespace);
-    let source = Source {
-        principals: values(&mut fields, "principals", Form::Plain, value::principal),
-        not_principals: values(&mut fields, "notPrincipals", Form::Plain, value::principal),
-        namespaces: values(&mut fields, "namespaces", Form::Wildcard, value::namespace),
-        not_namespaces: values(&mut fields, "notNamespaces", Form::Wildcard, value::namespace),
-        service_accounts: values(&mut fields, "serviceAccounts", Form::Wildcard, account),
-        not_service_accounts: values(&mut fields, "notServiceAccounts", Form::Wildcard, account),
-    };
-    let accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-    let others = !source.principals.is_empty() || !source.namespaces.is_empty();
-    if accounts && others {
-        fields.error(
-            place,
-            "serviceAccounts",
-            "cannot be combined with principals or namespaces",
-        );
-    }
-    if source.service_accounts.len().max(source.not_service_accounts.len()) > MAX_SERVICE_ACCOUNTS {
-        fields.error(
-            place,
-            "serviceAccounts",
-            format!("at most {MAX_SERVICE_ACCOUNTS} are allowed"),
-        );
-    }
-    let before = errors.len();
-    fields.finish(errors);
-    if source == Source::default() && errors.len() == before {
-        errors.push(empty(place, "source"));
-    }
-    source
-}
-
-fn operation(mut fields: Fields<'_>, place: &Place, errors: &mut Vec<DocumentError>) -> Operation {
-    let operation = Operation {
-        hosts: values(&mut fields, "hosts", Form::Plain, value::host),
-        not_hosts: values(&mut fields, "notHosts", Form::Plain, value::host),
-        ports: ports(&mut fields, "ports"),
-        not_ports: ports(&mut fields, "notPorts"),
-        methods: values(&mut fields, "methods", Form::Plain, value::method),
-        not_methods: values(&mut fields, "notMethods", Form::Plain, value::method),
-        paths: values(&mut fields, "paths", Form::Path, value::path),
-        not_paths: values(&mut fields, "notPaths", Form::Path, value::path),
-    };
-    let before = errors.len();
-    fields.finish(errors);
-    if operation == Operation::default() && errors.len() == before {
-        errors.push(empty(place, "operation"));
-    }
-    operation
-}
-
-fn empty(place: &Place, what: &str) -> DocumentError {
-    DocumentError {
-        place: place.clone(),
-        path: what.to_owned(),
-        what: format!("an empty {what} would match everything; leave it out if that is meant"),
-        nearest: None,
-    }
-}
-
-fn values(
-    fields: &mut Fields<'_>,
-    name: &'static str,
-    form: Form,
-    checked: impl Fn(&str) -> Checked,
-) -> Vec<StringMatch> {
-    let Some(texts) = fields.texts(name) else {
-        return Vec::new();
-    };
-    if texts.is_empty() {
-        let place = fields.place().clone();
-        fields.error(&place, name, "must not be an empty list");
-    }
-    let mut values = Vec::new();
-    for (place, text) in texts {
-        let value = checked(&text).and_then(|text| StringMatch::read(&text, form).map_err(str::to_owned));
-        match value {
-            Ok(value) => values.push(value),
-            Err(why) => fields.error(place, name, format!("`{text}` {why}")),
-        }
-    }
-    values
-}
-
-/// Istio writes ports as text; plain numbers are taken as well.
-fn ports(fields: &mut Fields<'_>, name: &'static str) -> Vec<u16> {
-    let Some(items) = fields.list(name) else {
-        return Vec::new();
-    };
-    if items.is_empty() {
-        let place = fields.place().clone();
-        fields.error(&place, name, "must not be an empty list");
-    }
-    let mut ports = Vec::new();
-    for (_, item) in items {
-        let port = match &item.value {
-            Value::Int(number) => u16::try_from(*number).ok(),
-            Value::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse::<u16>().ok(),
-            Value::Null | Value::Bool(_) | Value::Float(_) | Value::Text(_) | Value::List(_) | Value::Map(_) => None,
-        };
-        match port.filter(|port| *port > 0) {
-            Some(port) => ports.push(port),
-            None => fields.error(&item.place, name, "must be a port, \"1\" to \"65535\""),
-        }
-    }
-    ports
 }

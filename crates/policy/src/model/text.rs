@@ -1,5 +1,7 @@
 //! How a value is compared: Istio's string matching (exact, `abc*`, `*abc`, `*`), wildcards and path templates.
 
+use std::fmt;
+
 use super::StringMatch;
 
 /// Which forms a field's values take.
@@ -38,6 +40,19 @@ impl StringMatch {
             Self::Present => !value.is_empty(),
             Self::Wildcard(pieces) => wildcard(pieces, value),
             Self::Template(text) => matches_template(text, value),
+        }
+    }
+}
+
+/// As documents write it.
+impl fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) | Self::Template(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
+            Self::Present => f.write_str("*"),
+            Self::Wildcard(pieces) => f.write_str(&pieces.join("*")),
         }
     }
 }

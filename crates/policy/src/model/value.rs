@@ -53,6 +53,55 @@ pub(super) fn account(text: &str, namespace: &str) -> Checked {
     Ok(format!("{namespace}/{name}"))
 }
 
+/// A trust domain (SPIFFE ID section 2.1), with a star at one end.
+pub(super) fn trust_domain(text: &str) -> Checked {
+    let possible = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._*".contains(&b);
+    shape(text)?;
+    if text.bytes().all(possible) {
+        Ok(text.to_owned())
+    } else {
+        Err("holds a character that no trust domain has".to_owned())
+    }
+}
+
+/// The value of a label (Kubernetes: letters, digits, `-`, `_` and `.`), with a star at one end.
+pub(super) fn label(text: &str) -> Checked {
+    let possible = |b: u8| b.is_ascii_alphanumeric() || b"-._*".contains(&b);
+    shape(text)?;
+    if text.bytes().all(possible) {
+        Ok(text.to_owned())
+    } else {
+        Err("holds a character that no label has".to_owned())
+    }
+}
+
+/// What a field's value can be (RFC 9110 section 5.5) in visible ASCII, without white space at its ends.
+pub(super) fn field_value(text: &str) -> Checked {
+    shape(text)?;
+    if !text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\t')) {
+        Err("holds a byte that is compared with no field".to_owned())
+    } else if text.trim_matches([' ', '\t']) != text {
+        Err("begins or ends with white space, which fields do not".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A name of the TLS handshake: letters in lower case.
+pub(super) fn server_name(text: &str) -> Checked {
+    shape(text)?;
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._*".contains(&b)) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("holds a character that no server name has".to_owned())
+    }
+}
+
+/// Any text, with a star at one end.
+pub(super) fn any(text: &str) -> Checked {
+    shape(text).map(|_| text.to_owned())
+}
+
 /// A token (RFC 9110 section 5.6.2; a star is one).
 pub(super) fn method(text: &str) -> Checked {
     shape(text)?;

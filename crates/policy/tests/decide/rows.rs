@@ -2,7 +2,7 @@
 
 use postern_identity::SpiffeId;
 use postern_policy::{
-    AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Http, Reason, Request, Verdict, document,
+    AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Http, NoHeaders, Reason, Request, Verdict, document,
 };
 
 const WEB: &str = "cluster.local/ns/shop/sa/web";
@@ -33,6 +33,8 @@ fn http(policies: &[&str], peer: &str, port: u16, line: &str) -> Reason {
         method,
         host: &host,
         path: path.as_ref(),
+        headers: &NoHeaders,
+        user: None,
     });
     ask(policies, peer, port, http)
 }
@@ -47,6 +49,7 @@ fn ask(policies: &[&str], peer: &str, port: u16, http: Option<Http<'_>>) -> Reas
         peer: peer.as_ref(),
         port,
         http,
+        ..Request::default()
     };
     let compiled = compiled(policies);
     let decision = compiled.decide(&request);

@@ -4,12 +4,15 @@
 //! chooses 0, the simplest, so that a shorter list is a simpler case. One policy costs microseconds, not proptest trees.
 #![allow(dead_code)] // Each test binary uses its part.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
 use postern_policy::document::Place;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Http, Operation, Request, Rule, Source, StringMatch,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Http, Labels, Operation, Request, Rule, Source,
+    StringMatch, User,
 };
 use proptest::prelude::*;
 
@@ -55,7 +58,42 @@ const HOSTS: [&str; 6] = [
     "shop",
 ];
 const SEGMENTS: [&str; 9] = ["a", "b", "ab", "admin", "c", "z", "a*b", "x;v=1", "A"];
+const ACTIONS: [Action; 8] = [
+    Action::Allow,
+    Action::Deny,
+    Action::Allow,
+    Action::Deny,
+    Action::Allow,
+    Action::Allow,
+    Action::Audit,
+    Action::Custom,
+];
+const PROVIDERS: [&str; 2] = ["opa", "other"];
 const PORTS: [u16; 5] = [8080, 80, 443, 1, 65535];
+
+const ADDRESSES: [&str; 6] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.1.0.1",
+    "192.0.2.1",
+    "fd00::1",
+    "::ffff:10.0.0.1",
+];
+const BLOCKS: [(&str, u8); 7] = [
+    ("10.0.0.0", 8),
+    ("10.0.0.1", 32),
+    ("10.0.0.0", 31),
+    ("0.0.0.0", 0),
+    ("::", 0),
+    ("fd00::", 8),
+    ("fd00::1", 128),
+];
+const ISSUERS: [&str; 4] = ["https://sso", "https://sso/a", "https://other", "sso"];
+const SUBJECTS: [&str; 4] = ["alice", "bob", "a/alice", "al"];
+
+mod conditions;
+
+pub(crate) use conditions::{Fields, NOW};
 
 /// One choice a byte.
 pub(crate) struct Choices<'b>(std::slice::Iter<'b, u8>);
@@ -66,11 +104,17 @@ pub(crate) struct Asked {
     pub(crate) peer: Option<SpiffeId>,
     pub(crate) port: u16,
     pub(crate) http: Option<(&'static str, CanonicalHost, CanonicalPath)>,
+    pub(crate) fields: Fields,
+    pub(crate) user: Option<User>,
+    /// Of the peer's workload and namespace; `Err`: nobody can tell (`true`), or there are none.
+    pub(crate) labels: [Result<BTreeMap<String, String>, bool>; 2],
+    pub(crate) addresses: [Option<IpAddr>; 3],
+    pub(crate) sni: Option<&'static str>,
 }
 
 /// What proptest makes and shrinks.
 pub(crate) fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(any::<u8>(), 0..400)
+    prop::collection::vec(any::<u8>(), 0..600)
 }
 
 impl<'b> Choices<'b> {
@@ -98,8 +142,8 @@ impl<'b> Choices<'b> {
     }
 
     fn policy(&mut self, number: usize) -> AuthorizationPolicy {
-        let action = self.of(&[Action::Allow, Action::Deny, Action::Allow]);
-        let least = usize::from(action == Action::Deny);
+        let action = self.of(&ACTIONS);
+        let least = usize::from(matches!(action, Action::Deny | Action::Custom));
         let file: Arc<str> = format!("p{number}.yaml").into();
         let mut index = 0;
         let rules = self.some(least, 4, |choices| {
@@ -113,6 +157,11 @@ impl<'b> Choices<'b> {
             place: place(&file, 1),
             selector: std::collections::BTreeMap::new(),
             action,
+            provider: match action {
+                Action::Custom => self.of(&PROVIDERS).to_owned(),
+                Action::Allow | Action::Deny | Action::Audit => String::new(),
+            },
+            foreign_target: false,
             rules,
         }
     }
@@ -123,6 +172,10 @@ impl<'b> Choices<'b> {
             index,
             from: self.some(0, 3, Self::source),
             to: self.some(0, 3, Self::operation),
+            when: match self.below(3) {
+                0 => self.some(1, 3, Self::condition),
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -143,6 +196,22 @@ impl<'b> Choices<'b> {
         }
         source.not_principals = list(8, Self::principal);
         source.not_namespaces = list(16, Self::namespace);
+        let of_trust = fields & 32 != 0 && self.below(4) == 0;
+        if of_trust {
+            let domain = |choices: &mut Self| choices.cut(&["cluster.local", "cluster-local", "other.org"]);
+            source.trust_domains = self.some(0, 2, domain);
+            source.not_trust_domains = self.some(0, 2, domain);
+        }
+        if fields & 64 != 0 && self.below(3) == 0 {
+            source.request_principals = self.some(0, 2, Self::user_match);
+            source.not_request_principals = self.some(0, 1, Self::user_match);
+        }
+        if fields & 128 != 0 && self.below(4) == 0 {
+            source.ip_blocks = self.some(0, 2, Self::block);
+            source.not_ip_blocks = self.some(0, 1, Self::block);
+            source.remote_ip_blocks = self.some(0, 2, Self::block);
+            source.not_remote_ip_blocks = self.some(0, 1, Self::block);
+        }
         if source == Source::default() {
             source.principals.push(self.principal());
         }
@@ -246,6 +315,11 @@ impl<'b> Choices<'b> {
             peer: (!anonymous).then_some(peer),
             port: self.of(&PORTS),
             http,
+            fields: self.fields(),
+            user: (self.below(3) > 0).then(|| self.user()),
+            labels: [self.labels(), self.labels()],
+            addresses: [self.address(), self.address(), self.address()],
+            sni: (self.below(4) > 0).then(|| self.of(&["shop", "cart.shop"])),
         }
     }
 }
@@ -256,10 +330,25 @@ impl Asked {
             method,
             host,
             path: path.as_ref(),
+            headers: &self.fields,
+            user: self.user.as_ref(),
         });
+        let labels = |at: usize| match &self.labels[at] {
+            Ok(labels) => Labels::Known(labels),
+            Err(true) => Labels::Unknown,
+            Err(false) => Labels::None,
+        };
+        let [source_ip, remote_ip, destination_ip] = self.addresses;
         Request {
             peer: self.peer.as_ref(),
+            peer_labels: labels(0),
+            peer_namespace_labels: labels(1),
+            source_ip,
+            remote_ip,
+            destination_ip,
             port: self.port,
+            sni: self.sni,
+            now: NOW,
             http,
         }
     }

@@ -1,35 +1,50 @@
 //! The naive evaluator: sections 2.1 to 2.3 of what mesh users know, word by word, with no thought for speed.
 //! Shares no code with the crate but the model's types.
 
-use postern_policy::{Action, AuthorizationPolicy, Operation, Reason, Request, Source, StringMatch};
+use std::net::IpAddr;
+
+use postern_policy::{
+    Action, AuthorizationPolicy, IpBlock, Operation, Reason, Request, Source, StringMatch, UserMatch,
+};
 
 use crate::random::text_of;
 
+mod conditions;
+
 /// Why, and which policy and rule.
 pub(crate) fn evaluate(policies: &[AuthorizationPolicy], request: &Request<'_>) -> (Reason, Option<(u32, u32)>) {
-    if let Some(at) = any_match(policies, request, Action::Deny) {
+    if let Some(at) = any_match(policies, request, Action::Deny, "") {
         return (Reason::DenyRule, Some(at));
     }
     if !policies.iter().any(|policy| policy.action == Action::Allow) {
         // Here Istio allows; `protect` denies.
         return (Reason::NoPolicy, None);
     }
-    match any_match(policies, request, Action::Allow) {
+    match any_match(policies, request, Action::Allow, "") {
         Some(at) => (Reason::AllowRule, Some(at)),
         None => (Reason::NoAllowRule, None),
     }
 }
 
 /// The first rule that matches among the policies of one action.
-fn any_match(policies: &[AuthorizationPolicy], request: &Request<'_>, action: Action) -> Option<(u32, u32)> {
+pub(crate) fn any_match(
+    policies: &[AuthorizationPolicy],
+    request: &Request<'_>,
+    action: Action,
+    provider: &str,
+) -> Option<(u32, u32)> {
     for (p, policy) in (0..).zip(policies) {
-        if policy.action != action {
+        if policy.action != action || policy.provider != provider {
             continue;
         }
         for (r, rule) in (0..).zip(&policy.rules) {
             let from = rule.from.is_empty() || rule.from.iter().any(|s| source(s, request, action));
             let to = rule.to.is_empty() || rule.to.iter().any(|o| operation(o, request, action));
-            if from && to {
+            let when = rule
+                .when
+                .iter()
+                .all(|condition| conditions::holds(condition, request, action));
+            if from && to && when {
                 return Some((p, r));
             }
         }
@@ -70,6 +85,68 @@ fn source(source: &Source, request: &Request<'_>, action: Action) -> bool {
             action,
             is_account,
         )
+        && identity(
+            &source.trust_domains,
+            &source.not_trust_domains,
+            principal.is_some(),
+            action,
+            |text| plain(text, parts[0]),
+        )
+        && users(
+            &source.request_principals,
+            &source.not_request_principals,
+            request,
+            action,
+        )
+        && addresses(&source.ip_blocks, &source.not_ip_blocks, request.source_ip, action)
+        && addresses(
+            &source.remote_ip_blocks,
+            &source.not_remote_ip_blocks,
+            request.remote_ip,
+            action,
+        )
+}
+
+/// End users: HTTP only; without a token as without an identity.
+fn users(yes: &[UserMatch], no: &[UserMatch], request: &Request<'_>, action: Action) -> bool {
+    if yes.is_empty() && no.is_empty() {
+        return true;
+    }
+    let Some(http) = request.http else {
+        return action != Action::Allow;
+    };
+    let Some(user) = http.user else {
+        return yes.is_empty() && action != Action::Allow;
+    };
+    let is = |wanted: &UserMatch| {
+        plain(&text_of(&wanted.issuer), user.issuer()) && plain(&text_of(&wanted.subject), user.subject())
+    };
+    (yes.is_empty() || yes.iter().any(is)) && !no.iter().any(is)
+}
+
+fn addresses(yes: &[IpBlock], no: &[IpBlock], ip: Option<IpAddr>, action: Action) -> bool {
+    if yes.is_empty() && no.is_empty() {
+        return true;
+    }
+    let Some(ip) = ip else {
+        return action != Action::Allow;
+    };
+    (yes.is_empty() || yes.iter().any(|block| inside(block, ip))) && !no.iter().any(|block| inside(block, ip))
+}
+
+/// Bit by bit.
+fn inside(block: &IpBlock, ip: IpAddr) -> bool {
+    let ip = match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    };
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let (network, ip) = (octets(block.network()), octets(ip));
+    let bit = |octets: &[u8], n: usize| octets[n / 8] >> (7 - n % 8) & 1;
+    network.len() == ip.len() && (0..usize::from(block.prefix())).all(|n| bit(&network, n) == bit(&ip, n))
 }
 
 /// `known`: the peer has such a name at all. Without one no value matches, and its negation is good enough to deny, never to
@@ -83,7 +160,7 @@ fn identity(
 ) -> bool {
     let hits = |values: &[StringMatch]| known && values.iter().any(|value| matches(&text_of(value)));
     let positive = yes.is_empty() || hits(yes);
-    let negative = no.is_empty() || if known { !hits(no) } else { action == Action::Deny };
+    let negative = no.is_empty() || if known { !hits(no) } else { action != Action::Allow };
     positive && negative
 }
 
@@ -102,7 +179,7 @@ fn operation(operation: &Operation, request: &Request<'_>, action: Action) -> bo
     }
     let Some(http) = request.http else {
         // HTTP-only fields: an ALLOW rule with any does not match, a DENY rule goes on without them.
-        return action == Action::Deny || http_fields.iter().all(|field| field.is_empty());
+        return action != Action::Allow || http_fields.iter().all(|field| field.is_empty());
     };
     let field = |yes: &[StringMatch], no: &[StringMatch], matches: &dyn Fn(&str) -> bool| {
         (yes.is_empty() || yes.iter().any(|value| matches(&text_of(value))))

@@ -117,29 +117,37 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Writes the end-to-end fields as they came. `Host` and framing are their caller's to write, as they were understood.
-pub fn write_end_to_end(
+/// The fields that go on as they came. `Host` and framing are their writer's, as they were understood.
+pub fn end_to_end<'f, 'b>(
+    fields: &'f [httparse::Header<'b>],
+    classes: &'f [Class],
+    connection: &'f Connection<'b>,
+) -> impl Iterator<Item = &'f httparse::Header<'b>> {
+    let goes_on = |(field, class): &(&httparse::Header<'b>, &Class)| match class {
+        Class::Plain => !connection.takes_away(field.name),
+        Class::ContentType | Class::Trailer | Class::Expect => true,
+        Class::Host
+        | Class::ContentLength
+        | Class::TransferEncoding
+        | Class::Connection
+        | Class::Upgrade
+        | Class::Te
+        | Class::HopByHop
+        | Class::Ours
+        | Class::FramingAlias => false,
+    };
+    fields.iter().zip(classes).filter(goes_on).map(|(field, _)| field)
+}
+
+/// Writes the end-to-end fields as they came.
+pub fn write_end_to_end<'b>(
     out: &mut Vec<u8>,
-    fields: &[httparse::Header<'_>],
+    fields: &[httparse::Header<'b>],
     classes: &[Class],
-    connection: &Connection<'_>,
+    connection: &Connection<'b>,
 ) {
-    for (field, class) in fields.iter().zip(classes) {
-        match class {
-            Class::Plain if connection.takes_away(field.name) => {}
-            Class::Plain | Class::ContentType | Class::Trailer | Class::Expect => {
-                write(out, field.name.as_bytes(), field.value);
-            }
-            Class::Host
-            | Class::ContentLength
-            | Class::TransferEncoding
-            | Class::Connection
-            | Class::Upgrade
-            | Class::Te
-            | Class::HopByHop
-            | Class::Ours
-            | Class::FramingAlias => {}
-        }
+    for field in end_to_end(fields, classes, connection) {
+        write(out, field.name.as_bytes(), field.value);
     }
 }
 
