@@ -8,7 +8,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use postern_identity::SpiffeId;
 use postern_policy::canonical::CanonicalPathRef;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, Compiled, Http, Operation, Request, Rule, Source, StringMatch, Verdict,
+    Action, AuthorizationPolicy, CanonicalHost, Compiled, Http, NoHeaders, Operation, Request, Rule, Source,
+    StringMatch, Verdict,
 };
 
 const RULES: [u32; 3] = [10, 1_000, 10_000];
@@ -40,7 +41,10 @@ fn decide(criterion: &mut Criterion) {
                     method: "GET",
                     host: &host,
                     path: CanonicalPathRef::check(&path).unwrap().unwrap(),
+                    headers: &NoHeaders,
+                    user: None,
                 }),
+                ..Request::default()
             };
             let decision = compiled.decide(&request);
             assert_eq!(decision.verdict, verdict, "{name} at {rules}");
@@ -61,6 +65,8 @@ fn policies(rules: u32) -> Vec<AuthorizationPolicy> {
         place: Default::default(),
         selector: Default::default(),
         action,
+        provider: String::new(),
+        foreign_target: false,
         rules: numbers.enumerate().map(|(index, n)| rule(action, index, n)).collect(),
     };
     vec![
@@ -72,7 +78,7 @@ fn policies(rules: u32) -> Vec<AuthorizationPolicy> {
 fn rule(action: Action, index: usize, n: u32) -> Rule {
     let tree = match action {
         Action::Allow => "api",
-        Action::Deny => "admin",
+        Action::Deny | Action::Audit | Action::Custom => "admin",
     };
     Rule {
         index: u32::try_from(index).unwrap(),

@@ -221,6 +221,7 @@ pub(crate) struct Held {
     pub(crate) workload: Option<wire::WorkloadConfig>,
     pub(crate) policies: Option<wire::PolicySet>,
     pub(crate) ranges: Option<wire::Ranges>,
+    pub(crate) peer_labels: Option<wire::PeerLabels>,
     pub(crate) bundle: Option<wire::BundleSet>,
     pub(crate) destinations: HashMap<u64, wire::Destination>,
     pub(crate) refused: Option<wire::Refused>,
@@ -332,6 +333,7 @@ impl Proxy {
             FromControl::Workload(m) => (wire::Kind::Workload, held.workload.insert(m).version),
             FromControl::Policies(m) => (wire::Kind::Policies, held.policies.insert(m).version),
             FromControl::Ranges(m) => (wire::Kind::Ranges, held.ranges.insert(m).version),
+            FromControl::PeerLabels(m) => (wire::Kind::PeerLabels, held.peer_labels.insert(m).version),
             FromControl::Bundle(m) => (wire::Kind::Bundle, held.bundle.insert(m).version),
             FromControl::Quarantine(m) => (wire::Kind::Quarantine, m.version),
             FromControl::Destination(m) => {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::HashSet;
 
 use crate::{Action, AuthorizationPolicy, Condition, Operation, Source, StringMatch, TextKey};
 
@@ -121,11 +121,14 @@ impl Needs {
     }
 }
 
+/// What makes clauses equal.
+type Content = (Arc<Source>, Arc<Operation>, Arc<[Condition]>);
+
 /// Clauses in order, equal ones once.
 #[derive(Default)]
 struct Clauses {
     clauses: Vec<Clause>,
-    seen: HashMap<(Arc<Source>, Arc<Operation>, Arc<[Condition]>), ()>,
+    seen: HashSet<Content>,
 }
 
 impl Clauses {
@@ -139,7 +142,7 @@ impl Clauses {
             for source in if from.is_empty() { &any_source[..] } else { &from } {
                 for operation in if to.is_empty() { &any_operation[..] } else { &to } {
                     let key = (Arc::clone(source), Arc::clone(operation), Arc::clone(&when));
-                    if self.seen.insert(key, ()).is_none() {
+                    if self.seen.insert(key) {
                         self.clauses.push(Clause {
                             policy: number(policy),
                             rule: number(position),

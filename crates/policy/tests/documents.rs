@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use postern_policy::document::{self, DocumentError};
-use postern_policy::{Action, AuthorizationPolicy, Compiled, Operation, Rule, Source, StringMatch};
+use postern_policy::{
+    Action, AuthorizationPolicy, Compiled, Condition, Operation, Rule, Source, StringMatch, TextKey, UserMatch, Values,
+};
 use proptest::prelude::*;
 use random::{Choices, bytes, text_of};
 
@@ -35,6 +37,24 @@ fn written(policy: &AuthorizationPolicy) -> String {
             write!(out, "{name}: [{}], ", values.join(", ")).unwrap();
         }
     }
+    fn shown<T: ToString>(out: &mut String, name: &str, values: &[T]) {
+        list(out, name, values.iter().map(T::to_string));
+    }
+    fn both<T>(out: &mut String, values: &Values<T>, one: impl Fn(&T) -> String) {
+        list(out, "values", values.any.iter().map(&one));
+        list(out, "notValues", values.none.iter().map(&one));
+    }
+    let condition = |condition: &Condition| {
+        let mut out = format!("key: '{condition}', ");
+        match condition {
+            Condition::Text(_, values) => both(&mut out, values, text_of),
+            Condition::Address(_, values) => both(&mut out, values, ToString::to_string),
+            Condition::Port(values) => both(&mut out, values, ToString::to_string),
+            Condition::User(values) => both(&mut out, values, ToString::to_string),
+            Condition::Age(values) => both(&mut out, values, |seconds| format!("{seconds}s")),
+        }
+        format!("{{{out}}}, ")
+    };
     let texts = |out: &mut String, name, values: &[StringMatch]| list(out, name, values.iter().map(text_of));
     let ports = |out: &mut String, name, values: &[u16]| list(out, name, values.iter().map(u16::to_string));
     let source = |s: &Source| {
@@ -45,6 +65,14 @@ fn written(policy: &AuthorizationPolicy) -> String {
         texts(&mut out, "notNamespaces", &s.not_namespaces);
         texts(&mut out, "serviceAccounts", &s.service_accounts);
         texts(&mut out, "notServiceAccounts", &s.not_service_accounts);
+        texts(&mut out, "trustDomains", &s.trust_domains);
+        texts(&mut out, "notTrustDomains", &s.not_trust_domains);
+        shown(&mut out, "requestPrincipals", &s.request_principals);
+        shown(&mut out, "notRequestPrincipals", &s.not_request_principals);
+        shown(&mut out, "ipBlocks", &s.ip_blocks);
+        shown(&mut out, "notIpBlocks", &s.not_ip_blocks);
+        shown(&mut out, "remoteIpBlocks", &s.remote_ip_blocks);
+        shown(&mut out, "notRemoteIpBlocks", &s.not_remote_ip_blocks);
         format!("{{source: {{{out}}}}}, ")
     };
     let operation = |o: &Operation| {
@@ -67,15 +95,52 @@ fn written(policy: &AuthorizationPolicy) -> String {
         if !rule.to.is_empty() {
             write!(out, "to: [{}], ", rule.to.iter().map(operation).collect::<String>()).unwrap();
         }
+        if !rule.when.is_empty() {
+            write!(out, "when: [{}], ", rule.when.iter().map(condition).collect::<String>()).unwrap();
+        }
         format!("{{{out}}}, ")
     };
-    let action = if policy.action == Action::Allow {
-        "ALLOW"
-    } else {
-        "DENY"
+    let action = policy.action.as_str();
+    let provider = match policy.action {
+        Action::Custom => format!("provider: {{name: {}}}, ", policy.provider),
+        Action::Allow | Action::Deny | Action::Audit => String::new(),
     };
     let rules: String = policy.rules.iter().map(rule).collect();
-    format!("{{action: {action}, rules: [{rules}]}}")
+    format!("{{action: {action}, {provider}rules: [{rules}]}}")
+}
+
+/// What no document can say is replaced by what one can.
+fn as_documents_can_say(policy: &mut AuthorizationPolicy) {
+    let account = |account: &mut StringMatch| {
+        // A bare `*` is completed to any account of the policy's own namespace.
+        if *account == StringMatch::Present {
+            *account = StringMatch::Wildcard(vec!["shop/".to_owned(), String::new()]);
+        }
+    };
+    let user = |user: &mut UserMatch| {
+        let (issuer, subject) = (text_of(&user.issuer), text_of(&user.subject));
+        let inside = issuer.starts_with('*') && issuer.len() > 1 && subject.ends_with('*') && subject.len() > 1;
+        if subject.contains('/') || issuer.ends_with(['/', ':']) || inside {
+            (user.issuer, user.subject) = (StringMatch::Present, StringMatch::Present);
+        }
+    };
+    for rule in &mut policy.rules {
+        for source in &mut rule.from {
+            source.service_accounts.iter_mut().for_each(account);
+            source.not_service_accounts.iter_mut().for_each(account);
+            source.request_principals.iter_mut().for_each(user);
+            source.not_request_principals.iter_mut().for_each(user);
+        }
+        for condition in &mut rule.when {
+            match condition {
+                Condition::Text(TextKey::SourceServiceAccount, values) => {
+                    values.any.iter_mut().chain(&mut values.none).for_each(account);
+                }
+                Condition::User(values) => values.any.iter_mut().chain(&mut values.none).for_each(user),
+                Condition::Text(..) | Condition::Address(..) | Condition::Port(_) | Condition::Age(_) => {}
+            }
+        }
+    }
 }
 
 proptest! {
@@ -84,14 +149,7 @@ proptest! {
     #[test]
     fn what_the_model_holds_is_what_a_document_says(bytes in bytes()) {
         for mut policy in Choices::new(&bytes).policies() {
-            // A bare `*` is completed to any account of the policy's own namespace.
-            for source in policy.rules.iter_mut().flat_map(|rule| &mut rule.from) {
-                for account in source.service_accounts.iter_mut().chain(&mut source.not_service_accounts) {
-                    if *account == StringMatch::Present {
-                        *account = StringMatch::Wildcard(vec!["shop/".to_owned(), String::new()]);
-                    }
-                }
-            }
+            as_documents_can_say(&mut policy);
             let text = written(&policy);
             let mut read = with_spec(&text).map_err(|errors| TestCaseError::fail(format!("{text}\n{errors:?}")))?;
             // Names and places are this test's, not the document's.

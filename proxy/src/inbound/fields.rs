@@ -19,7 +19,10 @@ pub(super) struct OfRelayed<'a, 'h, 'b>(pub(super) &'a RequestHead<'h, 'b>);
 /// What is kept of a head for as long as its request goes on, so that it can be decided again: the fields that the policy of
 /// its beginning looked at. A later policy that looks at others cannot be told what they held.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Vec<(Box<str>, Vec<Box<[u8]>>)>);
+pub(super) struct Kept(Vec<KeptField>);
+
+/// A field's name, and its values.
+type KeptField = (Box<str>, Vec<Box<[u8]>>);
 
 impl Headers for OfMap<'_> {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) -> bool {

@@ -93,31 +93,168 @@ fn unknown_fields_are_refused_at_every_level() {
 }
 
 #[test]
-fn what_this_version_does_not_evaluate_is_refused_by_name() {
-    for spec in [
-        "{rules: [{when: [{key: source.ip, values: [10.0.0.1]}]}]}",
-        "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}",
-        "{rules: [{from: [{source: {notRequestPrincipals: ['*'], namespaces: [a]}}]}]}",
-        "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/8], namespaces: [a]}}]}]}",
-        "{rules: [{from: [{source: {notRemoteIpBlocks: [10.0.0.0/8]}}]}]}",
-        "{action: CUSTOM, provider: {name: opa}, rules: [{}]}",
-        "{action: AUDIT, rules: [{}]}",
-        "{targetRefs: [{kind: Service, name: x}]}",
-        "{targetRef: {kind: Gateway, name: x}}",
+fn a_condition_that_is_none_is_refused_with_the_nearest_key() {
+    for (condition, error) in [
+        (
+            "{key: source.ips, values: [10.0.0.1]}",
+            "`source.ips` is no key of a condition; did you mean `source.ip`?",
+        ),
+        (
+            "{key: 'request.header[x-role]', values: [a]}",
+            "`request.header[x-role]` is no key of a condition; did you mean `request.headers[x-role]`?",
+        ),
+        (
+            "{key: request.headers, values: [a]}",
+            "`request.headers` is not written as `request.headers[name]`",
+        ),
+        (
+            "{key: 'request.headers[a][b]', values: [a]}",
+            "is not written as `request.headers[name]`",
+        ),
+        (
+            "{key: 'request.headers[a b]', values: [a]}",
+            "`request.headers[a b]` names no field",
+        ),
+        (
+            "{key: 'request.headers[Host]', values: [a]}",
+            "`request.headers[Host]` is compared in `to[].operation.hosts`",
+        ),
+        (
+            "{key: 'request.headers[:path]', values: [/a]}",
+            "is compared in `to[].operation.paths`",
+        ),
+        (
+            "{key: 'request.auth.claims[]', values: [a]}",
+            "is not written as `request.auth.claims[name]",
+        ),
+        (
+            "{key: 'request.auth.claims[a]b', values: [a]}",
+            "is not written as `request.auth.claims[name]",
+        ),
+        (
+            "{key: 'source.ip[x]', values: [10.0.0.1]}",
+            "`source.ip[x]` is not written as `source.ip`",
+        ),
+        (
+            "{key: 'source.labels[a/b/c]', values: [a]}",
+            "`source.labels[a/b/c]` names no label",
+        ),
+        (
+            "{key: source.ip}",
+            "spec.rules[0].when[0].values: a condition needs `values` or `notValues`",
+        ),
+        ("{values: [a]}", "spec.rules[0].when[0]: `key` is missing"),
+        (
+            "{key: source.ip, values: []}",
+            "spec.rules[0].when[0].values: must not be an empty list",
+        ),
+        (
+            "{key: source.ip, values: [10.0.0.1/8]}",
+            "`10.0.0.1/8` has bits past its prefix: write 10.0.0.0/8",
+        ),
+        (
+            "{key: source.ip, notValue: [10.0.0.1], values: [10.0.0.1]}",
+            "unknown field `notValue`; did you mean `notValues`?",
+        ),
+        ("{key: destination.port, values: ['0']}", "must be a port"),
+        (
+            "{key: request.auth.age, values: ['15']}",
+            "`15` is no time such as 90s, 15m, 8h or 1d",
+        ),
+        ("{key: request.auth.age, values: [0s]}", "`0s` is no time such as"),
+        (
+            "{key: request.auth.principal, values: [alice]}",
+            "`alice` is no `issuer/subject`",
+        ),
+        (
+            "{key: 'source.labels[app]', values: ['a b']}",
+            "`a b` holds a character that no label has",
+        ),
+        (
+            "{key: 'request.headers[x]', values: ['a ']}",
+            "begins or ends with white space",
+        ),
+        (
+            "{key: 'request.headers[x]', values: ['*a*']}",
+            "has a star at both ends",
+        ),
+        (
+            "{key: source.trustDomain, values: [Cluster.local]}",
+            "holds a character that no trust domain has",
+        ),
+        ("null", "spec.rules[0].when[0]: must be a map, not nothing"),
     ] {
-        let errors = errors(spec);
-        assert!(
-            errors
-                .iter()
-                .all(|error| error.what.contains("not supported by this version")),
-            "{spec}: {errors:#?}"
-        );
+        let found = refused(&format!("{{rules: [{{when: [{condition}]}}]}}"));
+        assert!(found.contains(error), "{condition}: {found}");
+        assert!(found.starts_with("p.yaml:4:"), "{found}");
+    }
+    let found = refused("{rules: [{when: []}]}");
+    assert!(
+        found.contains("spec.rules[0].when: must not be an empty list"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_provider_stands_with_custom_and_only_there() {
+    for (spec, error) in [
+        (
+            "{action: CUSTOM, rules: [{}]}",
+            "spec.provider: a CUSTOM policy names whom it asks",
+        ),
+        (
+            "{action: CUSTOM, provider: {}, rules: [{}]}",
+            "spec.provider: `name` is missing",
+        ),
+        (
+            "{action: CUSTOM, provider: {name: opa}}",
+            "spec.rules: a CUSTOM policy needs at least one rule",
+        ),
+        (
+            "{provider: {name: opa}, rules: [{}]}",
+            "spec.provider: only a CUSTOM policy asks a provider",
+        ),
+    ] {
+        let found = refused(spec);
+        assert!(found.contains(error), "{spec}: {found}");
     }
 }
 
 #[test]
-fn actions_are_allow_and_deny_as_written() {
-    assert!(refused("{action: DENI, rules: [{}]}").ends_with("`DENI` is not one of ALLOW, DENY; did you mean `DENY`?"));
+fn a_policy_for_a_gateway_is_read_and_selects_no_workload() {
+    for spec in [
+        "{action: DENY, targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: x}], rules: [{}]}",
+        "{targetRef: {kind: Service, name: x}}",
+    ] {
+        let policy = with_spec(spec).unwrap();
+        assert!(
+            policy.foreign_target && !policy.selects("root", "shop", &Default::default()),
+            "{spec}"
+        );
+    }
+    for (spec, error) in [
+        ("{targetRefs: []}", "must not be an empty list"),
+        ("{targetRefs: [{kind: Service}]}", "`name` is missing"),
+        (
+            "{targetRefs: [{kind: Service, name: x, nmae: y}]}",
+            "unknown field `nmae`",
+        ),
+        (
+            "{selector: {matchLabels: {a: b}}, targetRef: {kind: S, name: x}}",
+            "cannot be combined with a selector",
+        ),
+    ] {
+        let found = refused(spec);
+        assert!(found.contains(error), "{spec}: {found}");
+    }
+}
+
+#[test]
+fn actions_are_written_as_they_are() {
+    assert!(
+        refused("{action: DENI, rules: [{}]}")
+            .ends_with("`DENI` is not one of ALLOW, DENY, AUDIT, CUSTOM; did you mean `DENY`?")
+    );
     for spec in [
         "{action: allow}",
         "{action: ''}",
