@@ -119,7 +119,7 @@ impl Directory {
                     if matches!(
                         document,
                         Document::Policy(AuthorizationPolicy {
-                            action: Action::Deny,
+                            action: Action::Deny | Action::Custom,
                             ..
                         })
                     ) {
@@ -228,7 +228,9 @@ fn denials(read: Read) -> Vec<Document> {
     let own = read
         .documents
         .into_iter()
-        .filter(|document| matches!(document, Document::Policy(policy) if policy.action == Action::Deny));
+        .filter(|document| {
+            matches!(document, Document::Policy(policy) if matches!(policy.action, Action::Deny | Action::Custom))
+        });
     own.chain(read.instead.into_iter().map(Document::Policy)).collect()
 }
 

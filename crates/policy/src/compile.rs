@@ -14,7 +14,7 @@ mod clause;
 mod index;
 mod trie;
 
-pub(crate) use clause::Clause;
+pub(crate) use clause::{Clause, Missed};
 pub(crate) use index::Index;
 
 /// All policies that select one workload, compiled. Immutable; swapped whole per policy generation.

@@ -6,6 +6,7 @@
 //! raw target, Host --canonical--> CanonicalPath, CanonicalHost   (the bytes matched are the bytes forwarded)
 //! Compiled + Request --decide--> Decision (verdict, reason, policy, rule, place)   no lock, no allocation
 //! Compiled + Request --explain--> the same decision in words, with the nearest rule and the field that missed
+//! Compiled + Request --step_up--> what of a denial a login would change
 //! ```
 //!
 //! Pure: no sockets, files, clock or randomness. Everything unknown or malformed is an error with a place
@@ -20,15 +21,18 @@ pub mod feature;
 pub mod model;
 pub mod request;
 pub mod schema;
+pub mod step_up;
 pub mod user;
 
 pub use canonical::{CanonicalError, CanonicalHost, CanonicalPath};
 pub use compile::{Compiled, Needs};
 pub use decide::{Decision, Matched, Reason, Verdict};
+pub use explain::{Explanation, Missing, NamedRule};
 pub use feature::{Feature, FeatureSet};
 pub use model::{
     Action, AddressKey, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch, TextKey,
     UserMatch, Values,
 };
-pub use request::{Headers, Http, Labels, NoHeaders, Request};
+pub use request::{Doubt, Headers, Http, Labels, NoHeaders, Request};
+pub use step_up::StepUp;
 pub use user::{User, UserError};

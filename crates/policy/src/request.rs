@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub sni: Option<&'a str>,
     /// Seconds since 1970; for the age of a login.
     pub now: u64,
+    /// How what is not told counts.
+    pub doubt: Doubt,
     /// `None` on an opaque stream.
     pub http: Option<Http<'a>>,
 }
@@ -65,6 +67,16 @@ impl Headers for NoHeaders {
     fn each(&self, _: &str, _: &mut dyn FnMut(&[u8])) -> bool {
         true
     }
+}
+
+/// How that counts which nobody tells: an address or a label that is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Doubt {
+    /// It allows nothing, and denies.
+    #[default]
+    Closed,
+    /// The other way round. Never where it is about forwarding: `explain` finds out by it whether a verdict is certain.
+    Open,
 }
 
 /// What control says of a peer.

@@ -5,7 +5,7 @@ mod random;
 
 use postern_identity::SpiffeId;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Condition, Feature, FeatureSet, Http,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Condition, Doubt, Feature, FeatureSet, Http,
     NoHeaders, Operation, Reason, Request, Source, Verdict, document,
 };
 use proptest::prelude::*;
@@ -62,7 +62,20 @@ proptest! {
         let asked = choices.asked();
         let request = asked.request();
         let compiled = Compiled::new(choices.policies());
-        let (decision, explanation) = (compiled.decide(&request), compiled.explain(&request));
+        let explanation = compiled.explain(&request);
+        let open = compiled.decide(&Request { doubt: Doubt::Open, ..request });
+        let mut decision = compiled.decide(&request);
+        if decision.verdict != open.verdict {
+            // What hangs on something is named, and there is no verdict.
+            prop_assert_eq!(explanation.verdict, None);
+            prop_assert!(explanation.hangs_on.is_some(), "{:?}", explanation);
+            prop_assert!(explanation.to_string().starts_with("undecided: `"), "{}", explanation);
+            return Ok(());
+        }
+        prop_assert_eq!(explanation.verdict, Some(decision.verdict));
+        if decision.verdict == Verdict::Deny {
+            decision = open;
+        }
 
         let verdict = if decision.verdict == Verdict::Allow { "allowed" } else { "denied" };
         let expected = match (decision.reason, decision.policy) {
@@ -78,13 +91,13 @@ proptest! {
             (Reason::NoPolicy, None) => "denied: no ALLOW policy selects this workload".to_owned(),
             other => return Err(TestCaseError::fail(format!("{other:?}"))),
         };
-        prop_assert_eq!(explanation.summary, expected);
+        prop_assert_eq!(explanation.to_string(), expected);
 
         let allow_rules: Vec<_> = compiled.policies().iter().filter(|p| p.action == Action::Allow)
             .flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule))).collect();
         let wanted = decision.reason == Reason::NoAllowRule && !allow_rules.is_empty();
         prop_assert_eq!(explanation.nearest.is_some(), wanted);
-        if let Some(nearest) = explanation.nearest {
+        if let Some(nearest) = explanation.nearest.map(|nearest| nearest.to_string()) {
             let found = allow_rules.iter().any(|(policy, rule)| {
                 let head = format!("rule {} of shop/{} ({}): `", rule.index, policy.name, rule.place);
                 let field = nearest.strip_prefix(&head).and_then(|rest| rest.strip_suffix("` does not match"));
@@ -143,7 +156,10 @@ fn explained(policies: Vec<AuthorizationPolicy>, peer: &str, port: u16, line: &s
         ..Request::default()
     };
     let explanation = Compiled::new(policies).explain(&request);
-    (explanation.summary, explanation.nearest)
+    (
+        explanation.to_string(),
+        explanation.nearest.map(|nearest| nearest.to_string()),
+    )
 }
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -207,4 +223,56 @@ fn a_rule_of_a_masked_policy_is_named_as_in_its_document() {
     let masked = policies().iter().filter_map(|policy| policy.masked(features)).collect();
     let (summary, _) = explained(masked, "spiffe://cluster.local/ns/ops/sa/x", 1, "PUT /y");
     assert_eq!(summary, "allowed by rule 1 of shop/cart (shop.yaml:8:5)");
+}
+
+fn decided_of(spec: &str, request: Request<'_>) -> postern_policy::Explanation {
+    let text = format!("{HEAD}spec: {spec}\n");
+    let objects = document::parse("shop.yaml", &text).unwrap();
+    let policies = objects
+        .iter()
+        .map(|object| AuthorizationPolicy::from_object(object).unwrap());
+    Compiled::new(policies.collect()).explain(&request)
+}
+
+const HEAD: &str =
+    "apiVersion: postern.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n";
+
+#[test]
+fn what_a_verdict_hangs_on_is_named_if_it_is_not_told() {
+    let peer = SpiffeId::parse(WEB).unwrap();
+    let asked = Request {
+        peer: Some(&peer),
+        port: 80,
+        ..Request::default()
+    };
+    for (spec, on) in [
+        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]}", "ipBlocks"),
+        (
+            "{rules: [{from: [{source: {notRemoteIpBlocks: [10.0.0.0/8]}}]}]}",
+            "notRemoteIpBlocks",
+        ),
+        (
+            "{rules: [{when: [{key: 'source.labels[app]', values: [web]}]}]}",
+            "when source.labels[app]",
+        ),
+        (
+            "{rules: [{when: [{key: 'destination.labels[app]', notValues: [web]}]}]}",
+            "when not destination.labels[app]",
+        ),
+    ] {
+        let explanation = decided_of(spec, asked);
+        assert_eq!(explanation.verdict, None, "{spec}");
+        assert_eq!(
+            explanation.to_string(),
+            format!("undecided: `{on}` of rule 0 of shop/p (shop.yaml:4:16) is not told")
+        );
+    }
+    // Where the rest decides, it does not matter.
+    let spec = "{rules: [{from: [{source: {namespaces: [ops], ipBlocks: [10.0.0.0/8]}}]}]}";
+    let explanation = decided_of(spec, asked);
+    assert_eq!(explanation.verdict, Some(Verdict::Deny));
+    assert!(
+        explanation.to_string().starts_with("denied: no ALLOW rule"),
+        "{explanation}"
+    );
 }

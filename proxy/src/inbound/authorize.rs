@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Headers, Http, Labels, Mode, Request, User, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict};
 
 use super::Connection;
 use super::authenticate::Caller;
@@ -167,6 +167,7 @@ impl Permit {
             destination_ip: Some(self.destination),
             port: self.port,
             sni: self.caller.server_name(),
+            doubt: Doubt::Closed,
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
         });

@@ -1,6 +1,7 @@
 //! One source, one operation and the conditions of a rule: the unit that matches or not.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
@@ -89,15 +90,18 @@ impl Clause {
         );
         named(("requestPrincipals", "notRequestPrincipals"), users)
             .or_else(|| {
-                let from = by_address(&source.ip_blocks, &source.not_ip_blocks, request.source_ip, action);
+                let from = by_address(
+                    (&source.ip_blocks, &source.not_ip_blocks),
+                    request.source_ip,
+                    request,
+                    action,
+                );
                 named(("ipBlocks", "notIpBlocks"), from)
             })
             .or_else(|| {
-                let (any, none) = (&source.remote_ip_blocks, &source.not_remote_ip_blocks);
-                named(
-                    ("remoteIpBlocks", "notRemoteIpBlocks"),
-                    by_address(any, none, request.remote_ip, action),
-                )
+                let blocks = (&source.remote_ip_blocks[..], &source.not_remote_ip_blocks[..]);
+                let from = by_address(blocks, request.remote_ip, request, action);
+                named(("remoteIpBlocks", "notRemoteIpBlocks"), from)
             })
     }
 
@@ -143,12 +147,22 @@ impl Clause {
     }
 
     pub(crate) fn missed_by_conditions(&self, request: &Request<'_>, action: Action) -> Option<Missed<'_>> {
+        let (condition, negated) = self.all_missed_conditions(request, action).next()?;
+        Some(Missed::Condition(condition, negated))
+    }
+
+    /// Each with whether it is one of its `notValues` that it is missed by.
+    pub(crate) fn all_missed_conditions(
+        &self,
+        request: &Request<'_>,
+        action: Action,
+    ) -> impl Iterator<Item = (&Condition, bool)> {
         self.when
             .iter()
-            .find_map(|condition| match condition::fits(condition, request, action) {
+            .filter_map(move |condition| match condition::fits(condition, request, action) {
                 Fit::Met => None,
-                Fit::NotAny => Some(Missed::Condition(condition, false)),
-                Fit::OneOfNone => Some(Missed::Condition(condition, true)),
+                Fit::NotAny => Some((condition, false)),
+                Fit::OneOfNone => Some((condition, true)),
             })
     }
 }
@@ -182,9 +196,9 @@ fn by_peer(
     }
 }
 
-fn by_address(any: &[IpBlock], none: &[IpBlock], ip: Option<std::net::IpAddr>, action: Action) -> Fit {
+fn by_address((any, none): (&[IpBlock], &[IpBlock]), ip: Option<IpAddr>, request: &Request<'_>, action: Action) -> Fit {
     match ip {
-        None => fit(any, none, Known::No, action, |_| None),
+        None => fit(any, none, Known::NotTold(request.doubt), action, |_| None),
         Some(ip) => fit(any, none, Known::Yes, action, |block| Some(block.contains(ip))),
     }
 }

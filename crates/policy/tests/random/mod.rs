@@ -11,7 +11,7 @@ use std::sync::Arc;
 use postern_identity::SpiffeId;
 use postern_policy::document::Place;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Http, Labels, Operation, Request, Rule, Source,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Doubt, Http, Labels, Operation, Request, Rule, Source,
     StringMatch, User,
 };
 use proptest::prelude::*;
@@ -349,6 +349,7 @@ impl Asked {
             port: self.port,
             sni: self.sni,
             now: NOW,
+            doubt: Doubt::Closed,
             http,
         }
     }

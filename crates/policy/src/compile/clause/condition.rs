@@ -13,7 +13,9 @@ const CLOCK_SKEW: u64 = 60;
 pub(super) fn fits(condition: &Condition, request: &Request<'_>, action: Action) -> Fit {
     match condition {
         Condition::Text(key, values) => text(key, values, request, action),
-        Condition::Address(key, Values { any, none }) => by_address(any, none, address(*key, request), action),
+        Condition::Address(key, Values { any, none }) => {
+            by_address((any, none), address(*key, request), request, action)
+        }
         Condition::Port(Values { any, none }) => fit(any, none, Known::Yes, action, |port| Some(*port == request.port)),
         Condition::User(Values { any, none }) => by_user(any, none, request, action),
         Condition::Age(Values { any, none }) => {
@@ -67,7 +69,7 @@ fn text(key: &TextKey, values: &Values<StringMatch>, request: &Request<'_>, acti
                 });
             }
             // Without a peer there is nothing to be told.
-            Labels::Unknown if request.peer.is_some() => Known::No,
+            Labels::Unknown if request.peer.is_some() => Known::NotTold(request.doubt),
             Labels::Unknown | Labels::None => Known::Absent,
         };
         fit(any, none, known, action, |_| None)
@@ -78,7 +80,7 @@ fn text(key: &TextKey, values: &Values<StringMatch>, request: &Request<'_>, acti
     };
     match key {
         TextKey::Header(name) => match request.http {
-            Some(http) => header::fits(name, values, http.headers, action),
+            Some(http) => header::fits(name, values, http.headers, action, request.doubt),
             None => fit(any, none, Known::No, action, |_| None),
         },
         TextKey::SourcePrincipal => of_peer(identity::principal),
@@ -89,7 +91,7 @@ fn text(key: &TextKey, values: &Values<StringMatch>, request: &Request<'_>, acti
         TextKey::SourceNamespaceLabel(name) => of_label(request.peer_namespace_labels, name),
         // Control settles these; where it has not, nobody can tell.
         TextKey::DestinationLabel(_) | TextKey::DestinationNamespaceLabel(_) => {
-            fit(any, none, Known::No, action, |_| None)
+            fit(any, none, Known::NotTold(request.doubt), action, |_| None)
         }
         TextKey::Sni => fit(any, none, Known::Yes, action, |m| {
             Some(request.sni.is_some_and(|name| m.matches(name)))

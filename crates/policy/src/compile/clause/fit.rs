@@ -1,6 +1,6 @@
 //! Values and their negation against something that may not be known.
 
-use crate::Action;
+use crate::{Action, Doubt};
 
 /// How a request fits a field or condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +20,25 @@ pub(super) enum Known {
     Yes,
     /// There is none: no value matches, and its negation is good enough to deny, never to allow.
     Absent,
-    /// Nobody can tell: never good enough to allow, always to deny.
+    /// It is there or not, and cannot be seen: never good enough to allow, always to deny.
     No,
+    /// Nobody tells what it is.
+    NotTold(Doubt),
 }
 
-/// What nobody can tell counts as a match where a match can only deny, ask or mark.
+/// What cannot be seen counts as a match where a match can only deny, ask or mark.
 pub(super) fn unsure(action: Action) -> bool {
     match action {
         Action::Allow => false,
         Action::Deny | Action::Audit | Action::Custom => true,
+    }
+}
+
+/// The same of what is not told.
+pub(super) fn not_told(action: Action, doubt: Doubt) -> bool {
+    match doubt {
+        Doubt::Closed => unsure(action),
+        Doubt::Open => !unsure(action),
     }
 }
 
@@ -51,6 +61,7 @@ pub(super) fn fit<T>(any: &[T], none: &[T], known: Known, action: Action, ask: i
         Known::Yes => hits(any).unwrap_or(unsure),
         Known::Absent => false,
         Known::No => unsure,
+        Known::NotTold(doubt) => not_told(action, doubt),
     };
     if !met {
         return Fit::NotAny;
@@ -59,6 +70,7 @@ pub(super) fn fit<T>(any: &[T], none: &[T], known: Known, action: Action, ask: i
         _ if none.is_empty() => true,
         Known::Yes => hits(none).map_or(unsure, |hit| !hit),
         Known::Absent | Known::No => unsure,
+        Known::NotTold(doubt) => not_told(action, doubt),
     };
     if clean { Fit::Met } else { Fit::OneOfNone }
 }

@@ -3,14 +3,22 @@
 //! Servers differ in which of several values they take, so a rule that denies is met by any of them, and one that allows only
 //! if all of them agree (CVE-2020-25017).
 
-use super::fit::{Fit, unsure};
-use crate::{Action, Headers, StringMatch, Values};
+use super::fit::{Fit, Known, fit, unsure};
+use crate::{Action, Doubt, Headers, StringMatch, Values};
 
-pub(super) fn fits(name: &str, values: &Values<StringMatch>, headers: &dyn Headers, action: Action) -> Fit {
+pub(super) fn fits(
+    name: &str,
+    values: &Values<StringMatch>,
+    headers: &dyn Headers,
+    action: Action,
+    doubt: Doubt,
+) -> Fit {
     let Values { any, none } = values;
     let mut found = Found::default();
     let told = headers.each(name, &mut |value| found.add(value, any, none));
-    found.unclear |= !told;
+    if !told {
+        return fit(any, none, Known::NotTold(doubt), action, |_| None);
+    }
     let allows = action == Action::Allow;
     let met = if found.unclear {
         unsure(action)
@@ -40,7 +48,7 @@ pub(super) fn fits(name: &str, values: &Values<StringMatch>, headers: &dyn Heade
 #[derive(Debug, Default)]
 struct Found {
     is_there: bool,
-    /// Nobody can tell, or it holds a byte that is no visible ASCII: servers read that in more than one way.
+    /// A byte that is no visible ASCII: servers read it in more than one way.
     unclear: bool,
     any: Hits,
     none: Hits,
