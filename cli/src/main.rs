@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod demo;
+mod explain;
 mod tether;
 
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ struct Cli {
 enum Command {
     /// A whole mesh on this machine, live: five services, their proxies, attacks at a key
     Demo(demo::Args),
+    /// Would this request be allowed, and by which rule? Exit status 0: allowed, 1: denied, 2: it cannot be told
+    Explain(explain::Args),
     /// The workload CA (the same as postern-ca)
     Ca(postern_ca::Args),
     /// Streams policy and destinations to proxies (the same as postern-control)
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     }
     match cli.command {
         Command::Demo(args) => demo::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Ca(args) => postern_ca::run(args),
         Command::Control(args) => postern_control::run(args),
         Command::Proxy(args) => postern_proxy::run(args),

@@ -46,7 +46,7 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-const KINDS: [(&str, &str); 6] = [
+pub(crate) const KINDS: [(&str, &str); 6] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),

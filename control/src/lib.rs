@@ -22,6 +22,7 @@ mod bundles;
 mod connect;
 mod directory;
 mod documents;
+pub mod explain;
 mod hub;
 mod identity;
 #[cfg(feature = "kubernetes")]

@@ -313,6 +313,33 @@ impl Model {
             .map_or(&NONE, |namespace| &namespace.labels)
     }
 
+    /// The same; `None` if no document describes it.
+    pub(crate) fn described_labels_of(&self, namespace: &str) -> Option<&BTreeMap<String, String>> {
+        self.namespaces.get(namespace).map(|namespace| &namespace.labels)
+    }
+
+    /// How strict a namespace is with its workloads.
+    pub(crate) fn mode_of(&self, namespace: &str) -> Mode {
+        self.namespaces
+            .get(namespace)
+            .and_then(|namespace| namespace.mode)
+            .unwrap_or_default()
+    }
+
+    /// A workload by its name.
+    pub(crate) fn workload(&self, namespace: &str, name: &str) -> Option<&Workload> {
+        self.workloads
+            .get(&(namespace.to_owned(), name.to_owned()))
+            .map(Arc::as_ref)
+    }
+
+    /// The workloads that have an identity.
+    pub(crate) fn with_id(&self, id: &SpiffeId) -> Vec<&Workload> {
+        let all = self.workloads.values().map(Arc::as_ref);
+        all.filter(|workload| workload.document.id.as_ref() == Some(id))
+            .collect()
+    }
+
     /// Every address that somebody may ask about.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_address.keys().chain(self.by_cluster_ip.keys()).copied()

@@ -87,15 +87,39 @@ pub struct Object {
 /// Reads all documents of a YAML text. Syntax errors, duplicate keys, aliases, unknown top-level fields: refused, all
 /// errors of the file at once where possible. Empty documents are skipped.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Object>, Vec<DocumentError>> {
+    parse_those(file, text, |_, _| true)
+}
+
+/// The same of those objects alone whose `apiVersion` and `kind` are `wanted`; one without them is.
+pub fn parse_those(
+    file: &str,
+    text: &str,
+    wanted: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<Object>, Vec<DocumentError>> {
     let nodes = yaml::parse(file, text).map_err(|error| vec![error])?;
     let (mut objects, mut errors) = (Vec::new(), Vec::new());
-    for node in nodes.iter().filter(|node| node.value != Value::Null) {
+    let is_wanted = |node: &&Node| match (node.text_of("apiVersion"), node.text_of("kind")) {
+        (Some(api_version), Some(kind)) => wanted(api_version, kind),
+        (_, _) => node.value != Value::Null,
+    };
+    for node in nodes.iter().filter(is_wanted) {
         match Object::read(node) {
             Ok(object) => objects.push(object),
             Err(found) => errors.extend(found),
         }
     }
     if errors.is_empty() { Ok(objects) } else { Err(errors) }
+}
+
+impl Node {
+    fn text_of(&self, name: &str) -> Option<&str> {
+        let Value::Map(entries) = &self.value else { return None };
+        let (_, _, node) = entries.iter().find(|(key, _, _)| key == name)?;
+        match &node.value {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
+        }
+    }
 }
 
 /// What Kubernetes itself writes into `metadata`; read by nobody here.

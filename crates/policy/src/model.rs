@@ -236,6 +236,30 @@ impl AuthorizationPolicy {
     }
 }
 
+impl Rule {
+    /// Does it look at the port?
+    #[must_use]
+    pub fn looks_at_ports(&self) -> bool {
+        let operations = self
+            .to
+            .iter()
+            .any(|to| !to.ports.is_empty() || !to.not_ports.is_empty());
+        operations
+            || self
+                .when
+                .iter()
+                .any(|condition| matches!(condition, Condition::Port(_)))
+    }
+
+    /// Does it look at the host?
+    #[must_use]
+    pub fn looks_at_hosts(&self) -> bool {
+        self.to
+            .iter()
+            .any(|to| !to.hosts.is_empty() || !to.not_hosts.is_empty())
+    }
+}
+
 impl Action {
     /// The word in documents.
     #[must_use]
