@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
-use postern_policy::{AuthorizationPolicy, Mode};
+use postern_policy::{AuthorizationPolicy, Mode, RequestAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -31,7 +31,8 @@ pub(crate) struct Model {
     pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
-    /// Where in them those of a namespace are.
+    pub(crate) authentications: Vec<Arc<RequestAuthentication>>,
+    /// Where in the policies those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
@@ -107,6 +108,7 @@ impl Model {
                     of_namespace.push(model.policies.len());
                     model.policies.push(policy.clone());
                 }
+                Document::Authentication(document) => model.authentications.push(Arc::clone(document)),
             }
         }
         let meshed: HashSet<&str> = workloads
@@ -338,6 +340,16 @@ impl Model {
         let all = self.workloads.values().map(Arc::as_ref);
         all.filter(|workload| workload.document.id.as_ref() == Some(id))
             .collect()
+    }
+
+    /// Whose tokens a workload believes, in the order of their documents. There are few of them in a mesh.
+    pub(crate) fn authentications_of<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a Arc<RequestAuthentication>> {
+        let (namespace, labels) = (&workload.document.namespace, &workload.document.labels);
+        let all = self.authentications.iter();
+        all.filter(|document| document.selects(&self.root_namespace, namespace, labels))
     }
 
     /// Every address that somebody may ask about.

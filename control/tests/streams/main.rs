@@ -10,6 +10,7 @@ mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 #[cfg(feature = "kubernetes")]
+mod keys;
 mod pod_identity;
 mod replicas;
 mod reports;

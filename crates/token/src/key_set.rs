@@ -1,6 +1,8 @@
 //! Key sets (JWKS, RFC 7517): the keys with which an issuer's tokens may be verified, and why others are left out.
 
-use postern_policy::authentication::Algorithm;
+use postern_policy::RequestAuthentication;
+use postern_policy::authentication::{Algorithm, KeySource};
+use postern_policy::document::DocumentError;
 use serde_json::{Map, Value};
 
 use crate::json;
@@ -47,6 +49,34 @@ pub enum KeySetError {
     /// Past [`MAX_KEYS`].
     #[error("the key set has more than {MAX_KEYS} keys")]
     TooMany,
+}
+
+/// What is wrong with the key sets that stand in a document, beyond what the policy crate sees.
+#[must_use]
+pub fn errors_of(document: &RequestAuthentication) -> Vec<DocumentError> {
+    let wrong = document.rules().iter().filter_map(|rule| {
+        let KeySource::Inline(text) = &rule.keys else {
+            return None;
+        };
+        let what = match KeySet::parse(text.as_bytes()) {
+            Ok(set) if !set.is_empty() => return None,
+            Ok(set) => {
+                let left_out = set.left_out().first();
+                let why = left_out.map_or_else(String::new, |first| {
+                    format!(": {} is left out: {}", first.key, first.why)
+                });
+                format!("no key of the set can be used{why}")
+            }
+            Err(error) => error.to_string(),
+        };
+        Some(DocumentError {
+            place: rule.place.clone(),
+            path: "jwks".to_owned(),
+            what: format!("`jwks` of issuer {}: {what}", rule.issuer),
+            nearest: None,
+        })
+    });
+    wrong.collect()
 }
 
 impl KeySet {
