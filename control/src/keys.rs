@@ -41,6 +41,8 @@ pub(crate) struct Fetched {
     pub(crate) jwks: Vec<u8>,
     /// Seconds since 1970.
     pub(crate) at: u64,
+    /// Counts the fetches of this process from this provider, from when they begin.
+    pub(crate) number: u64,
 }
 
 /// See the module; part of the hub.
@@ -48,7 +50,15 @@ pub(crate) struct Fetched {
 pub(crate) struct Keys {
     ring: watch::Sender<Arc<Ring>>,
     /// Who is told that a key is missing.
-    keepers: Mutex<HashMap<String, Arc<Notify>>>,
+    keepers: Mutex<HashMap<String, Arc<Missed>>>,
+}
+
+/// Tells a keeper that a key is missing.
+#[derive(Debug, Default)]
+struct Missed {
+    notify: Notify,
+    /// How many fetches have begun.
+    begun: AtomicU64,
 }
 
 impl Keys {
@@ -60,12 +70,13 @@ impl Keys {
         self.ring.subscribe()
     }
 
-    /// A proxy has met a token whose key it does not have. Of a provider that no document names nothing happens.
-    pub(crate) fn want(&self, provider: &str) {
+    /// A proxy has met a token whose key it does not have. Returns the number of the first fetch that begins after this;
+    /// `None` of a provider that no document names.
+    pub(crate) fn want(&self, provider: &str) -> Option<u64> {
         let keepers = self.keepers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keeper) = keepers.get(provider) {
-            keeper.notify_one();
-        }
+        let keeper = keepers.get(provider)?;
+        keeper.notify.notify_one();
+        Some(keeper.begun.load(Ordering::Relaxed) + 1)
     }
 
     /// How many providers there are, and how old their keys.
@@ -121,7 +132,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, fetcher: Fetcher) -> Infallible {
                 Some(kept) => kept.timeout_ms.store(timeout, Ordering::Relaxed),
                 None => {
                     let timeout_ms = Arc::new(AtomicU64::new(timeout));
-                    let missed = Arc::new(Notify::new());
+                    let missed = Arc::new(Missed::default());
                     let mut keepers = hub.keys.keepers.lock().unwrap_or_else(PoisonError::into_inner);
                     keepers.insert(provider.clone(), Arc::clone(&missed));
                     drop(keepers);

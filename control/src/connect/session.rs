@@ -69,7 +69,7 @@ struct Sent {
     ranges: Option<wire::Ranges>,
     bundle: Option<u64>,
     quarantine: bool,
-    /// By provider, as of when they were fetched.
+    /// By provider, the number of the fetch.
     keys: BTreeMap<String, u64>,
 }
 
@@ -108,6 +108,8 @@ pub(super) struct Session {
     /// The version per kind that this proxy refused last.
     refused: BTreeMap<i32, u64>,
     reported: u64,
+    /// Keys that it misses, by provider: its question, and the fetch that answers it.
+    asks: HashMap<String, Vec<(u64, u64)>>,
 }
 
 impl Session {
@@ -149,6 +151,7 @@ impl Session {
             waits_until: None,
             refused: BTreeMap::new(),
             reported: 0,
+            asks: HashMap::new(),
         }
     }
 
@@ -311,26 +314,25 @@ impl Session {
                 self.pending.remove(&Item::Destination(release.id));
             }
             FromProxy::Flows(report) => self.report(report),
-            FromProxy::WantKeys(want) => self.want_keys(&want),
+            FromProxy::WantKeys(want) => self.want_keys(want),
         }
         Ok(())
     }
 
-    /// It may have missed what we have; else it may be fetched. Only what its own rules name: a proxy makes nobody call for
-    /// others.
-    fn want_keys(&mut self, want: &wire::WantKeys) {
+    /// Only what its own rules name: a proxy makes nobody call for others.
+    fn want_keys(&mut self, want: wire::WantKeys) {
         let state = self.hub.state();
         let own = state.model.workloads.get(&self.name);
         if !own.is_some_and(|own| snapshot::providers(&state.model, own).contains(&want.provider)) {
             return;
         }
-        let held = self.hub.keys.ring().get(&want.provider).map(|fetched| fetched.at);
-        if held.is_some_and(|at| at > want.fetched_unix) {
-            self.sent.keys.remove(&want.provider);
-            self.pending.insert(Item::Keys);
-        } else {
-            self.hub.keys.want(&want.provider);
-        }
+        let Some(number) = self.hub.keys.want(&want.provider) else {
+            return;
+        };
+        let asks = self.asks.entry(want.provider).or_default();
+        // All that wait for the same fetch are answered by it: one entry per fetch, and two can be under way.
+        asks.retain(|(_, other)| *other != number);
+        asks.push((want.ask, number));
     }
 
     fn resolve(&mut self, resolve: wire::Resolve) -> Result<(), &'static str> {

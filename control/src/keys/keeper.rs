@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use postern_api::ca_client::Backoff;
 use postern_token::KeySet;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Fetched, Fetcher};
+use super::{Fetched, Fetcher, Missed};
 use crate::error_chain;
 use crate::hub::Hub;
 use crate::state::unix_ms;
@@ -26,7 +25,7 @@ pub(super) struct Keeper {
     pub(super) provider: String,
     pub(super) timeout_ms: Arc<AtomicU64>,
     /// A token named a key that is not among the provider's.
-    pub(super) missed: Arc<Notify>,
+    pub(super) missed: Arc<Missed>,
 }
 
 impl Keeper {
@@ -67,13 +66,14 @@ impl Keeper {
             tokio::select! {
                 () = sleep_until(began + next) => {}
                 // Notified while it fetched: that fetch may have been too early.
-                () = self.missed.notified() => sleep_until(began + self.fetcher.at_most_every).await,
+                () = self.missed.notify.notified() => sleep_until(began + self.fetcher.at_most_every).await,
             }
         }
     }
 
     /// A set that no token can be verified with is taken for a mistake, not for a withdrawal of all keys.
     async fn fetch(&self) -> Result<Fetched, String> {
+        let number = self.missed.begun.fetch_add(1, Ordering::Relaxed) + 1;
         // As of the beginning: what the provider adds while it answers may be missing.
         let at = unix_ms(std::time::SystemTime::now()) / 1_000;
         let limit = Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed));
@@ -94,6 +94,6 @@ impl Keeper {
         if set.is_empty() {
             return Err("no key of its set can be used".to_owned());
         }
-        Ok(Fetched { jwks, at })
+        Ok(Fetched { jwks, at, number })
     }
 }

@@ -43,7 +43,7 @@ struct Rule {
 
 /// A token that was verified. Who may act as its user is still to be asked: [`Verified::admits`].
 pub struct Verified {
-    user: User,
+    user: Arc<User>,
     rule: Arc<JwtRule>,
     /// Whom the token was issued to.
     client: Option<Box<str>>,
@@ -93,6 +93,12 @@ impl Authenticator {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.rules.is_empty() && !self.unreadable && self.told.is_empty()
+    }
+
+    /// Would a token of this issuer still be looked at? A user who came with one is nobody when it is not.
+    #[must_use]
+    pub fn knows(&self, issuer: &str) -> bool {
+        !self.unreadable && self.rules.iter().any(|rule| rule.rule.issuer == issuer)
     }
 
     /// Headers (lower case) that the app believes to be ours: whatever a client sent under them goes, with a token and without.
@@ -177,7 +183,7 @@ impl Rule {
         let certificate = claims::certificate(&token.claims)?;
         let user = User::of_verified(claims::with_words_apart(&token.claims, &rule.space_delimited))?;
         Ok(Verified {
-            user,
+            user: Arc::new(user),
             rule: Arc::clone(rule),
             client,
             certificate,
@@ -206,7 +212,7 @@ fn is_for_us(wanted: &Audiences, claims: &Map<String, Value>) -> Result<(), Refu
 
 impl Verified {
     /// The user, if `caller` may bring their token: a stolen token is of no use to another workload.
-    pub fn admits(&self, caller: Caller<'_>) -> Result<&User, Refusal> {
+    pub fn admits(&self, caller: Caller<'_>) -> Result<&Arc<User>, Refusal> {
         if self
             .certificate
             .as_ref()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::document;
-use postern_policy::{AuthorizationPolicy, Compiled, Mode};
+use postern_policy::{AuthorizationPolicy, Compiled, Mode, RequestAuthentication};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
 use postern_proxy::snapshot::{
@@ -17,6 +17,7 @@ use postern_proxy::snapshot::{
 use postern_proxy::stream::Stream;
 use postern_proxy::worker::Worker;
 use postern_proxy::{inbound, outbound};
+use postern_token::{Authenticator, Keys};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +31,7 @@ pub struct Proxy {
     ports: RefCell<Vec<Port>>,
     known: RefCell<HashMap<Target, Arc<Destination>>>,
     generation: Cell<u64>,
+    authenticator: RefCell<Arc<Authenticator>>,
     /// Connections that are being served now.
     serving: Rc<Cell<usize>>,
 }
@@ -68,6 +70,7 @@ impl Proxy {
             ports: RefCell::default(),
             known: RefCell::default(),
             generation: Cell::new(0),
+            authenticator: RefCell::default(),
             serving: Rc::default(),
         }
     }
@@ -156,8 +159,23 @@ impl Proxy {
             },
             compiled: Arc::new(Compiled::new(policies)),
             peers: Arc::default(),
+            authenticator: Arc::clone(&self.authenticator.borrow()),
+            answered: Arc::default(),
         })));
         self.shared.changed();
+    }
+
+    /// Whose tokens are believed from the next policy on, with these keys of every provider.
+    pub fn believes(&self, yaml: &str, keys: Option<&Keys>) {
+        let objects = document::parse("sso.yaml", yaml).unwrap();
+        let documents: Vec<_> = objects
+            .iter()
+            .map(|object| {
+                RequestAuthentication::from_object(object)
+                    .unwrap_or_else(|_| RequestAuthentication::refusing_tokens_for(object, "shop"))
+            })
+            .collect();
+        *self.authenticator.borrow_mut() = Arc::new(Authenticator::new(&documents, |_| keys.cloned()));
     }
 
     /// What control says of a target.

@@ -114,17 +114,25 @@ impl Session {
         let workload = state.model.workloads.get(&self.name)?;
         let providers = snapshot::providers(&state.model, workload);
         self.sent.keys.retain(|provider, _| providers.contains(provider));
+        self.asks.retain(|provider, _| providers.contains(provider));
         let ring = self.hub.keys.ring();
         let newer = |provider: &String| {
             let fetched = ring.get(provider)?;
             let sent = self.sent.keys.get(provider);
-            sent.is_none_or(|at| *at < fetched.at)
-                .then(|| (provider.clone(), fetched.clone()))
+            sent.is_none_or(|number| *number != fetched.number)
+                .then(|| (provider.clone(), Arc::clone(fetched)))
         };
         let (provider, fetched) = providers.iter().find_map(newer)?;
-        self.sent.keys.insert(provider.clone(), fetched.at);
+        self.sent.keys.insert(provider.clone(), fetched.number);
         self.pending.insert(Item::Keys);
+        let asks = self.asks.get_mut(&provider);
+        let answered = asks.map(|asks| {
+            asks.extract_if(.., |(_, number)| *number <= fetched.number)
+                .map(|(ask, _)| ask)
+                .max()
+        });
         Some(Message::Keys(wire::KeySet {
+            answers: answered.flatten().unwrap_or(0),
             provider,
             fetched_unix: fetched.at,
             jwks: fetched.jwks.clone(),

@@ -528,15 +528,18 @@ pub struct KeySet {
     /// As it was fetched (RFC 7517).
     #[prost(bytes = "vec", tag = "3")]
     pub jwks: ::prost::alloc::vec::Vec<u8>,
+    /// The newest WantKeys of this stream that came before this fetch began: who asked knows by it that their key is not there.
+    #[prost(uint64, tag = "4")]
+    pub answers: u64,
 }
 /// A token names a key that is not in the set: control may fetch it anew.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WantKeys {
     #[prost(string, tag = "1")]
     pub provider: ::prost::alloc::string::String,
-    /// How new the set is that the proxy has; 0 for none.
+    /// Grows on a stream.
     #[prost(uint64, tag = "2")]
-    pub fetched_unix: u64,
+    pub ask: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
