@@ -132,6 +132,7 @@ pub struct Exchange {
     failure: Cell<Option<Failure>>,
     would_deny: Cell<bool>,
     denial: OnceCell<Denial>,
+    challenge: OnceCell<Box<str>>,
     permit: OnceCell<Permit>,
     riding: RefCell<Option<Rc<Riding>>>,
     in_clear_to: OnceCell<snapshot::Target>,
@@ -158,6 +159,7 @@ impl Exchange {
             failure: Cell::new(None),
             would_deny: Cell::new(false),
             denial: OnceCell::new(),
+            challenge: OnceCell::new(),
             permit: OnceCell::new(),
             riding: RefCell::new(None),
             in_clear_to: OnceCell::new(),
@@ -208,6 +210,17 @@ impl Exchange {
     #[must_use]
     pub fn decision_id(&self) -> Option<&str> {
         self.denial.get().map(|denial| &*denial.decision_id)
+    }
+
+    /// What its client is told to bring, in `WWW-Authenticate`.
+    pub fn challenged(&self, challenge: String) {
+        let _ = self.challenge.set(challenge.into());
+    }
+
+    /// See [`Exchange::challenged`].
+    #[must_use]
+    pub fn challenge(&self) -> Option<&str> {
+        self.challenge.get().map(|challenge| &**challenge)
     }
 
     /// Keeps what let it in for as long as it lives, so that it can be decided again.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::authentications::AuthenticationItem;
 use super::namespaces::NamespaceItem;
 use super::pods::PodItem;
 use super::policies::PolicyItem;
@@ -24,6 +25,8 @@ pub(super) enum Kind {
     Slices,
     Policies,
     IstioPolicies,
+    Authentications,
+    IstioAuthentications,
 }
 
 /// What is kept of an object.
@@ -34,6 +37,7 @@ pub(super) enum Item {
     Service(ServiceItem),
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
+    Authentication(AuthenticationItem),
     /// Of a kind that may be missing: it is served. In no world.
     Definition,
 }
@@ -116,13 +120,15 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
         Self::Slices,
         Self::Policies,
         Self::IstioPolicies,
+        Self::Authentications,
+        Self::IstioAuthentications,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -133,12 +139,14 @@ impl Kind {
             Self::Slices => "endpointslices.discovery.k8s.io",
             Self::Policies => "authorizationpolicies.postern.dev",
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
+            Self::Authentications => "requestauthentications.postern.dev",
+            Self::IstioAuthentications => "requestauthentications.security.istio.io",
         }
     }
 
     fn is_policy(self) -> bool {
         match self {
-            Self::Policies | Self::IstioPolicies => true,
+            Self::Policies | Self::IstioPolicies | Self::Authentications | Self::IstioAuthentications => true,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
@@ -234,7 +242,12 @@ impl World {
         }
         let policies = self.items(Kind::Policies).filter_map(|(name, item)| match item {
             Item::Policy(policy) => Some((name.clone(), PolicyItem::clone(policy))),
-            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) | Item::Definition => None,
+            Item::Namespace(_)
+            | Item::Pod(_)
+            | Item::Service(_)
+            | Item::Slice(_)
+            | Item::Authentication(_)
+            | Item::Definition => None,
         });
         Some(policies)
     }
@@ -264,6 +277,18 @@ impl World {
                 }
             }
         }
+        for kind in [Kind::Authentications, Kind::IstioAuthentications] {
+            for (_, item) in self.items(kind) {
+                if let Item::Authentication(authentication) = item {
+                    load.documents
+                        .push(Document::Authentication(Arc::clone(&authentication.in_force)));
+                    if !authentication.errors.is_empty() {
+                        let place = authentication.in_force.place.file.to_string();
+                        load.bad.insert(place, authentication.errors.clone());
+                    }
+                }
+            }
+        }
         let Revisions { policies, others } = self.revisions();
         if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
@@ -279,7 +304,12 @@ impl World {
         let pods = || {
             self.items(Kind::Pods).filter_map(|(_, item)| match item {
                 Item::Pod(pod) => Some(pod),
-                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) | Item::Definition => None,
+                Item::Namespace(_)
+                | Item::Service(_)
+                | Item::Slice(_)
+                | Item::Policy(_)
+                | Item::Authentication(_)
+                | Item::Definition => None,
             })
         };
         let mut owners: HashMap<IpAddr, &PodItem> = HashMap::new();

@@ -8,7 +8,7 @@ const REALM: &str = "mesh";
 /// Status, and the value of `WWW-Authenticate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// 401, 403 or 503.
+    /// 400, 401, 403 or 503.
     pub status: u16,
     /// What to bring; `None` if nothing that the client could bring would help.
     pub challenge: Option<String>,
@@ -23,13 +23,12 @@ pub fn refused(refusal: &Refusal) -> Answer {
             challenge: None,
         };
     }
-    // Two tokens are `invalid_request`, to be answered by 400 (RFC 6750 section 3.1); 401 says as well what to do.
-    let error = if *refusal == Refusal::Several {
-        "invalid_request"
+    // RFC 6750 section 3.1.
+    if *refusal == Refusal::Several {
+        challenge(400, &[("error", "invalid_request")])
     } else {
-        "invalid_token"
-    };
-    challenge(401, &[("error", error)])
+        challenge(401, &[("error", "invalid_token")])
+    }
 }
 
 /// For a request without a token that would be let through with one. No error: nothing was wrong (RFC 6750 section 3.1).
@@ -104,7 +103,7 @@ mod tests {
             ),
             (
                 refused(&Refusal::Several),
-                r#"401 Bearer realm="mesh", error="invalid_request""#,
+                r#"400 Bearer realm="mesh", error="invalid_request""#,
             ),
             (refused(&Refusal::NoKeys { provider: none }), "503 -"),
             (refused(&Refusal::Unreadable), "503 -"),

@@ -79,6 +79,24 @@ pub fn errors_of(document: &RequestAuthentication) -> Vec<DocumentError> {
     wrong.collect()
 }
 
+/// [`errors_of`], and files: beside the objects of a cluster there are none.
+#[must_use]
+pub fn errors_in_cluster(document: &RequestAuthentication) -> Vec<DocumentError> {
+    let mut errors = errors_of(document);
+    for rule in document.rules() {
+        if let KeySource::File(_) = rule.keys {
+            errors.push(DocumentError {
+                place: rule.place.clone(),
+                path: "jwksFile".to_owned(),
+                what: "is for documents in a directory: in a cluster the keys stand in `jwks`, or behind `jwksUri`"
+                    .to_owned(),
+                nearest: None,
+            });
+        }
+    }
+    errors
+}
+
 impl KeySet {
     /// Reads a set. Keys that must not verify anything are left out, each with its reason; a set may be left without any.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use postern_policy::Headers;
 use postern_policy::authentication::{JwtRule, Location};
 use zeroize::Zeroizing;
@@ -15,6 +16,8 @@ use crate::Refusal;
 pub struct Token {
     text: Zeroizing<String>,
     spot: Spot,
+    /// What stood before it in a header.
+    prefix: Arc<str>,
     /// The rules that look there.
     pub(crate) rules: Arc<[usize]>,
 }
@@ -42,7 +45,7 @@ pub(crate) struct Places {
 #[derive(Debug)]
 struct HeaderPlace {
     name: Arc<str>,
-    prefixes: Vec<(String, Arc<[usize]>)>,
+    prefixes: Vec<(Arc<str>, Arc<[usize]>)>,
 }
 
 impl Places {
@@ -69,10 +72,10 @@ impl Places {
                 Location::Header { name, prefix } => {
                     let same = |place: &&mut HeaderPlace| postern_policy::request::is_same_field(&place.name, &name);
                     match places.headers.iter_mut().find(same) {
-                        Some(place) => place.prefixes.push((prefix, rules)),
+                        Some(place) => place.prefixes.push((prefix.into(), rules)),
                         None => places.headers.push(HeaderPlace {
                             name: name.as_str().into(),
-                            prefixes: vec![(prefix, rules)],
+                            prefixes: vec![(prefix.into(), rules)],
                         }),
                     }
                 }
@@ -93,7 +96,11 @@ impl Places {
         if let Some(query) = query {
             for (name, rules) in &self.params {
                 for (_, value) in params(query).filter(|(given, _)| *given == &**name) {
-                    found.add(value.as_bytes(), || Spot::Param(Arc::clone(name)), rules);
+                    found.add(
+                        value.as_bytes(),
+                        || (Spot::Param(Arc::clone(name)), Arc::default()),
+                        rules,
+                    );
                 }
             }
         }
@@ -101,7 +108,7 @@ impl Places {
             let whole = headers.each("cookie", &mut |line| {
                 for (given, value) in cookies(line) {
                     for (name, rules) in self.cookies.iter().filter(|(name, _)| given == name.as_bytes()) {
-                        found.add(value, || Spot::Cookie(Arc::clone(name)), rules);
+                        found.add(value, || (Spot::Cookie(Arc::clone(name)), Arc::default()), rules);
                     }
                 }
             });
@@ -119,10 +126,11 @@ impl HeaderPlace {
             let prefixed = self
                 .prefixes
                 .iter()
-                .find_map(|(prefix, rules)| Some((behind(value, prefix)?, rules)));
-            if let Some((token, rules)) = prefixed {
+                .find_map(|(prefix, rules)| Some((behind(value, prefix)?, prefix, rules)));
+            if let Some((token, prefix, rules)) = prefixed {
                 tokens += 1;
-                found.add(token, || Spot::Header(Arc::clone(&self.name)), rules);
+                let spot = || (Spot::Header(Arc::clone(&self.name)), Arc::clone(prefix));
+                found.add(token, spot, rules);
             }
         });
         found.all_of(whole);
@@ -144,7 +152,7 @@ impl Found {
         }
     }
 
-    fn add(&mut self, text: &[u8], spot: impl FnOnce() -> Spot, rules: &Arc<[usize]>) {
+    fn add(&mut self, text: &[u8], spot: impl FnOnce() -> (Spot, Arc<str>), rules: &Arc<[usize]>) {
         if !matches!(self.0, Ok(None)) {
             self.0 = Err(Refusal::Several);
             return;
@@ -153,11 +161,15 @@ impl Found {
             Err(Refusal::TooLong)
         } else {
             match str::from_utf8(text) {
-                Ok(text) => Ok(Some(Token {
-                    text: Zeroizing::new(text.to_owned()),
-                    spot: spot(),
-                    rules: Arc::clone(rules),
-                })),
+                Ok(text) => {
+                    let (spot, prefix) = spot();
+                    Ok(Some(Token {
+                        text: Zeroizing::new(text.to_owned()),
+                        spot,
+                        prefix,
+                        rules: Arc::clone(rules),
+                    }))
+                }
                 Err(_) => Err(Refusal::Malformed("it is no text")),
             }
         };
@@ -218,17 +230,6 @@ pub fn without_cookie(line: &[u8], name: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// Does a browser ask whether it may ask (Fetch, "CORS-preflight request")? It cannot bring a token then.
-#[must_use]
-pub fn is_preflight(method: &str, headers: &dyn Headers) -> bool {
-    let has = |name: &str| {
-        let mut any = false;
-        headers.each(name, &mut |_| any = true);
-        any
-    };
-    method == "OPTIONS" && has("origin") && has("access-control-request-method")
-}
-
 impl Token {
     /// The token's text. A secret: never to be logged.
     #[must_use]
@@ -240,6 +241,44 @@ impl Token {
     #[must_use]
     pub fn spot(&self) -> &Spot {
         &self.spot
+    }
+
+    /// SHA-256 of what a verification depends on besides the documents, the keys and the time: the token, and the rules that
+    /// look where it stood.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut digest = Context::new(&SHA256);
+        digest.update(&self.rules.len().to_be_bytes());
+        for rule in &*self.rules {
+            digest.update(&rule.to_be_bytes());
+        }
+        digest.update(self.text.as_bytes());
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest.finish().as_ref());
+        fingerprint
+    }
+
+    /// The same, found under other rules.
+    pub(crate) fn found_by(&self, rules: Arc<[usize]>) -> Self {
+        Self {
+            text: self.text.clone(),
+            spot: self.spot.clone(),
+            prefix: Arc::clone(&self.prefix),
+            rules,
+        }
+    }
+
+    /// Does a rule that looks there look where it stood?
+    pub(crate) fn stands_at(&self, location: &Location) -> bool {
+        match (location, &self.spot) {
+            (Location::Header { name, prefix }, Spot::Header(spot)) => {
+                postern_policy::request::is_same_field(name, spot) && **prefix == *self.prefix
+            }
+            (Location::Param(name), Spot::Param(spot)) | (Location::Cookie(name), Spot::Cookie(spot)) => {
+                **name == **spot
+            }
+            (Location::Header { .. } | Location::Param(_) | Location::Cookie(_), _) => false,
+        }
     }
 }
 

@@ -61,18 +61,18 @@ impl Refusal {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Several => "several_tokens",
-            Self::TooLong | Self::Malformed(_) => "malformed",
-            Self::Unsupported(_) => "unsupported",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::UnknownKey { .. } => "unknown_key",
-            Self::NoKeys { .. } => "no_keys",
-            Self::Signature => "bad_signature",
-            Self::Expired => "expired",
-            Self::NotYet(_) => "not_yet_valid",
-            Self::Audience => "wrong_audience",
-            Self::NotTheCallers(_) => "wrong_caller",
-            Self::Nobody(_) => "nobody",
-            Self::Unreadable => "unreadable_document",
+            Self::TooLong | Self::Malformed(_) => "token_malformed",
+            Self::Unsupported(_) => "token_unsupported",
+            Self::UnknownIssuer => "token_unknown_issuer",
+            Self::UnknownKey { .. } => "token_unknown_key",
+            Self::NoKeys { .. } => "token_keys_missing",
+            Self::Signature => "token_bad_signature",
+            Self::Expired => "token_expired",
+            Self::NotYet(_) => "token_not_yet_valid",
+            Self::Audience => "token_wrong_audience",
+            Self::NotTheCallers(_) => "token_wrong_caller",
+            Self::Nobody(_) => "token_names_nobody",
+            Self::Unreadable => "token_document_unreadable",
         }
     }
 

@@ -95,12 +95,6 @@ impl Authenticator {
         self.rules.is_empty() && !self.unreadable && self.told.is_empty()
     }
 
-    /// Would a token of this issuer still be looked at? A user who came with one is nobody when it is not.
-    #[must_use]
-    pub fn knows(&self, issuer: &str) -> bool {
-        !self.unreadable && self.rules.iter().any(|rule| rule.rule.issuer == issuer)
-    }
-
     /// Headers (lower case) that the app believes to be ours: whatever a client sent under them goes, with a token and without.
     pub fn told_headers(&self) -> impl Iterator<Item = &str> {
         self.told.iter().map(|name| &**name)
@@ -112,6 +106,23 @@ impl Authenticator {
             Ok(Some(_)) | Err(_) if self.unreadable => Err(Refusal::Unreadable),
             found => found,
         }
+    }
+
+    /// Is this one of them, in any of its spellings?
+    #[must_use]
+    pub fn tells(&self, name: &str) -> bool {
+        self.told
+            .iter()
+            .any(|told| postern_policy::request::is_same_field(name, told))
+    }
+
+    /// A token that was found under other documents, as these would have found it; `None`: nobody looks where it stands.
+    #[must_use]
+    pub fn found_again(&self, token: &Token) -> Option<Token> {
+        let looks = |rule: &Rule| rule.rule.locations.iter().any(|location| token.stands_at(location));
+        let looking = self.rules.iter().enumerate().filter(|(_, rule)| looks(rule));
+        let rules: Arc<[usize]> = looking.map(|(position, _)| position).collect();
+        (self.unreadable || !rules.is_empty()).then(|| token.found_by(rules))
     }
 
     /// Verifies a token that was found. `now`: seconds since 1970.

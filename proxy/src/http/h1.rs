@@ -61,6 +61,21 @@ impl Refused {
     }
 }
 
+/// Why a request does not begin here.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// It goes no further.
+    Refused(Refused),
+    /// It must wait for something before it is decided: not for the relay.
+    Other,
+}
+
+impl From<Refused> for NotBegun {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// There is nowhere to go, whatever the request.
 #[derive(Debug)]
 pub(crate) struct Unprepared {
@@ -90,7 +105,7 @@ pub(crate) trait Service {
         prepared: &Self::Prepared,
         head: &RequestHead<'_, '_>,
         out: &mut Vec<u8>,
-    ) -> Result<(Rc<Exchange>, Self::Ticket), Refused>;
+    ) -> Result<(Rc<Exchange>, Self::Ticket), NotBegun>;
     /// A connection to the upstream; `fresh`: not one that has rested.
     async fn open(
         &self,
@@ -249,7 +264,8 @@ fn plan<S: Service>(
             };
             Plan::Forward(forwarding, half)
         }
-        Err(refused) => Plan::Refuse(refused, meta, head.length.of_request()),
+        Err(NotBegun::Refused(refused)) => Plan::Refuse(refused, meta, head.length.of_request()),
+        Err(NotBegun::Other) => Plan::Other,
     }
 }
 

@@ -1,17 +1,18 @@
 //! Only this module makes a [`Permit`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Reason, Request, StepUp, Verdict};
+use postern_token::answer;
 
 use super::Connection;
 use super::authenticate::Caller;
 use super::fields::Kept;
+use super::user::Look;
 use crate::exchange::{Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
@@ -35,7 +36,7 @@ pub struct Permit {
 struct Facts {
     host: Rc<CanonicalHost>,
     fields: Kept,
-    user: Option<Arc<User>>,
+    user: RefCell<Option<Rc<Look>>>,
 }
 
 /// What is asked for, by a request whose head passed [`super::request::check`].
@@ -45,8 +46,8 @@ pub struct Asked<'a> {
     pub host: &'a Rc<CanonicalHost>,
     /// The other fields of its head, as the app will see them.
     pub fields: &'a dyn Headers,
-    /// The end user, if there is one.
-    pub user: Option<&'a Arc<User>>,
+    /// The end user, where tokens are looked for.
+    pub user: Option<&'a Rc<Look>>,
 }
 
 /// Decides on a request.
@@ -64,6 +65,7 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
     let Some(state) = state.as_ref() else {
         return Err(Failure::ControlUnavailable);
     };
+    let user = asked.and_then(|asked| asked.user);
     let permit = Permit {
         caller: Rc::clone(&connection.caller),
         port: connection.port.number,
@@ -72,11 +74,21 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         http: asked.map(|asked| Facts {
             host: Rc::clone(asked.host),
             fields: Kept::of(&state.compiled.needs().headers, asked.fields),
-            user: asked.user.map(Arc::clone),
+            user: RefCell::new(asked.user.map(Rc::clone)),
         }),
-        generation: Cell::new(state.generation),
+        // What its token was verified under may have gone meanwhile: the next look at it will see.
+        generation: Cell::new(user.map_or(state.generation, |look| look.generation())),
     };
-    let Err((failure, decision)) = permit.decide(state, exchange) else {
+    let outcome = match user.and_then(|look| look.refusal()) {
+        None => permit.decide(state, exchange),
+        Some((failure, challenge)) => {
+            if let Some(challenge) = challenge {
+                exchange.challenged(challenge);
+            }
+            Err((failure, None))
+        }
+    };
+    let Err((failure, decision)) = outcome else {
         return Ok(permit);
     };
     let monitor_only = match state.workload.mode {
@@ -91,6 +103,26 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
     } else {
         Err(failure)
     }
+}
+
+/// What a login would change of a denial (RFC 6750, RFC 9470).
+fn denied(state: &PolicyState, request: &Request<'_>, reason: Reason, exchange: &Exchange) -> Failure {
+    let (failure, answer) = match state.compiled.step_up(request) {
+        None => return Failure::Denied(reason),
+        Some(StepUp::Token) => (Failure::NeedsLogin(reason), answer::no_token()),
+        Some(StepUp::Login { acr_values, max_age }) => {
+            let acr_values = acr_values.iter().map(String::as_str);
+            (Failure::NeedsLogin(reason), answer::stronger_login(acr_values, max_age))
+        }
+        Some(StepUp::Scope(scopes)) => (
+            Failure::NeedsScope(reason),
+            answer::more_scope(scopes.iter().map(String::as_str)),
+        ),
+    };
+    if let Some(challenge) = answer.challenge {
+        exchange.challenged(challenge);
+    }
+    failure
 }
 
 /// Only on a denial: names, counts, and leaves the trace that the access log line is made of.
@@ -111,7 +143,7 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
     });
 }
 
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -129,6 +161,7 @@ fn decision_id(worker: usize) -> String {
 
 impl Permit {
     fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
+        let look = self.http.as_ref().and_then(|facts| facts.user.borrow().clone());
         let http = match (&self.http, exchange.head()) {
             (Some(facts), Some(head)) => {
                 // `request::check` made it so: the path is a fixed point.
@@ -142,7 +175,7 @@ impl Permit {
                     host: &facts.host,
                     path,
                     headers: &facts.fields,
-                    user: facts.user.as_deref(),
+                    user: look.as_ref().and_then(|look| look.user()),
                 })
             }
             _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
@@ -157,7 +190,7 @@ impl Permit {
             Some(_) | None => [Labels::Unknown; 2],
         };
         let address = self.caller.address().map(|address| address.ip());
-        let decision = state.compiled.decide(&Request {
+        let request = Request {
             peer: peer.map(postern_identity::VerifiedPeer::id),
             peer_labels,
             peer_namespace_labels,
@@ -170,10 +203,18 @@ impl Permit {
             doubt: Doubt::Closed,
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
-        });
+        };
+        let decision = state.compiled.decide(&request);
         match decision.verdict {
             Verdict::Allow => Ok(()),
-            Verdict::Deny => Err((Failure::Denied(decision.reason), Some(decision))),
+            Verdict::Deny => {
+                let failure = match look {
+                    // No token is looked for: none would change it.
+                    None => Failure::Denied(decision.reason),
+                    Some(_) => denied(state, &request, decision.reason, exchange),
+                };
+                Err((failure, Some(decision)))
+            }
         }
     }
 
@@ -183,17 +224,39 @@ impl Permit {
         let Some(state) = state.as_ref() else {
             return Err(Failure::ControlUnavailable);
         };
-        if self.generation.replace(state.generation) == state.generation {
+        let is_new = self.generation.replace(state.generation) != state.generation;
+        if !is_new && !self.user_has_expired() {
             return Ok(());
         }
         match state.workload.mode {
             Mode::Discover | Mode::Monitor => Ok(()),
             // Plaintext has no place in `protect`, whatever the rules say.
             Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
-            Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
-                report(worker, exchange, failure, decision.as_ref(), false);
-                failure
-            }),
+            Mode::Protect => {
+                let outcome = match self.user_again(state, worker) {
+                    Some(failure) => Err((failure, None)),
+                    None => self.decide(state, exchange),
+                };
+                outcome.map_err(|(failure, decision)| {
+                    report(worker, exchange, failure, decision.as_ref(), false);
+                    failure
+                })
+            }
         }
+    }
+
+    fn user_has_expired(&self) -> bool {
+        let look = self.http.as_ref().map(|facts| facts.user.borrow());
+        look.is_some_and(|look| look.as_ref().is_some_and(|look| look.has_expired(unix_seconds())))
+    }
+
+    /// Verifies the user's token under the documents and keys of now; why it is not believed any more.
+    fn user_again(&self, state: &PolicyState, worker: &Worker) -> Option<Failure> {
+        let facts = self.http.as_ref()?;
+        let mut user = facts.user.borrow_mut();
+        let look = user.as_ref()?.again(state, worker, &self.caller);
+        let refusal = look.refusal();
+        *user = Some(look);
+        refusal.map(|(failure, _)| failure)
     }
 }

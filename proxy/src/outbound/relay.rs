@@ -15,7 +15,7 @@ use super::resolve::Route;
 use crate::exchange::{Exchange, Head, Target};
 use crate::http::h1::head::RequestHead;
 use crate::http::h1::resting::{Lease, Upstream};
-use crate::http::h1::{Refused, Service, Unprepared, fields};
+use crate::http::h1::{NotBegun, Refused, Service, Unprepared, fields};
 use crate::limits::MAX_TRIES;
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::Target as Destination;
@@ -75,7 +75,7 @@ impl Service for Relay<'_> {
         route: &Rc<Route>,
         head: &RequestHead<'_, '_>,
         out: &mut Vec<u8>,
-    ) -> Result<(Rc<Exchange>, ()), Refused> {
+    ) -> Result<(Rc<Exchange>, ()), NotBegun> {
         let method = Method::from_bytes(head.method.as_bytes())
             .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {

@@ -5,6 +5,11 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+#[path = "../../../crates/token/tests/token/mint/mod.rs"]
+// The token crate's tests use other parts of it.
+#[allow(dead_code)]
+mod mint;
+
 mod bounds;
 mod deadlines;
 mod drain;
@@ -26,3 +31,4 @@ mod smuggling;
 mod tls;
 mod translation;
 mod upgrades;
+mod users;

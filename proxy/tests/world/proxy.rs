@@ -32,6 +32,7 @@ pub struct Proxy {
     known: RefCell<HashMap<Target, Arc<Destination>>>,
     generation: Cell<u64>,
     authenticator: RefCell<Arc<Authenticator>>,
+    answered: RefCell<HashMap<String, u64>>,
     /// Connections that are being served now.
     serving: Rc<Cell<usize>>,
 }
@@ -71,6 +72,7 @@ impl Proxy {
             known: RefCell::default(),
             generation: Cell::new(0),
             authenticator: RefCell::default(),
+            answered: RefCell::default(),
             serving: Rc::default(),
         }
     }
@@ -160,7 +162,7 @@ impl Proxy {
             compiled: Arc::new(Compiled::new(policies)),
             peers: Arc::default(),
             authenticator: Arc::clone(&self.authenticator.borrow()),
-            answered: Arc::default(),
+            answered: Arc::new(self.answered.borrow().clone()),
         })));
         self.shared.changed();
     }
@@ -176,6 +178,11 @@ impl Proxy {
             })
             .collect();
         *self.authenticator.borrow_mut() = Arc::new(Authenticator::new(&documents, |_| keys.cloned()));
+    }
+
+    /// What was asked about keys is answered by those of the next policy.
+    pub fn answered(&self, provider: &str, question: u64) {
+        self.answered.borrow_mut().insert(provider.to_owned(), question);
     }
 
     /// What control says of a target.

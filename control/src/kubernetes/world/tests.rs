@@ -33,6 +33,15 @@ fn item(kind: Kind, object: &Value) -> Option<Item> {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             PolicyItem::keep(object, version).map(|policy| Item::Policy(Box::new(policy)))
         }
+        Kind::Authentications | Kind::IstioAuthentications => {
+            let version = if kind == Kind::Authentications {
+                "postern.dev/v1alpha1"
+            } else {
+                "security.istio.io/v1"
+            };
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            AuthenticationItem::keep(&object, version).map(Item::Authentication)
+        }
     }
 }
 
@@ -84,6 +93,16 @@ fn object(kind: Kind, which: u8, state: u8) -> (Name, Option<Value>) {
             ];
             played::policy(namespace, "p", specs[usize::from(state % 4)].clone())
         }
+        Kind::Authentications | Kind::IstioAuthentications => {
+            let rule = json!({ "issuer": "https://sso.test", "audiences": ["cart"] });
+            let specs = [
+                json!({ "jwtRules": [rule] }),
+                json!({}),
+                json!({ "jwtRules": [{ "issuer": "" }] }),
+                json!({ "selector": { "matchLabels": { "app": "x1" } }, "jwtRules": [rule] }),
+            ];
+            played::authentication(namespace, "a", specs[usize::from(state % 4)].clone())
+        }
     };
     let text = |field: &str| value["metadata"][field].as_str().unwrap().to_owned();
     let key = (text("namespace"), text("name"));
@@ -107,9 +126,9 @@ proptest! {
     /// What is in force follows from the objects, whatever was heard of them on the way and in which order of kinds.
     #[test]
     fn a_world_of_watch_events_is_the_world_of_a_fresh_list(
-        events in proptest::collection::vec((0..6usize, any::<u8>(), 0..8u8), 0..80),
+        events in proptest::collection::vec((0..8usize, any::<u8>(), 0..8u8), 0..80),
         lists in proptest::collection::vec(0..80usize, 0..4),
-        order in Just([0, 1, 2, 3, 4, 5usize]).prop_shuffle(),
+        order in Just([0, 1, 2, 3, 4, 5, 6, 7usize]).prop_shuffle(),
     ) {
         // What the API server has at each moment.
         let mut objects: BTreeMap<(Kind, Name), Value> = BTreeMap::new();

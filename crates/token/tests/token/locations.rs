@@ -2,10 +2,10 @@
 
 use postern_policy::RequestAuthentication;
 use postern_policy::document::parse;
-use postern_token::{Authenticator, Refusal, Spot, locate::is_preflight};
-use serde_json::json;
+use postern_token::{Authenticator, Refusal, Spot};
+use serde_json::{Value, json};
 
-use crate::mint::{Head, NOW, P256, believing, claims, document, documents, full_set, good_token, header};
+use crate::mint::{Head, ISSUER, NOW, P256, believing, claims, document, documents, full_set, good_token, header};
 
 fn spot(authenticator: &Authenticator, head: &Head, query: Option<&str>) -> Result<Option<Spot>, Refusal> {
     Ok(authenticator.find(head, query)?.map(|token| token.spot().clone()))
@@ -133,13 +133,16 @@ fn a_rule_looks_only_where_it_says_and_believes_only_what_stands_there() {
     assert!(authenticator.verify(&token, NOW).is_ok());
 }
 
-#[test]
-fn a_document_that_cannot_be_read_refuses_every_token_and_takes_back_what_others_believe() {
+fn unreadable() -> RequestAuthentication {
     let text = "apiVersion: postern.dev/v1alpha1\nkind: RequestAuthentication\nmetadata: {name: sso, namespace: shop}\nspec:\n  \
                 jwtRules: [{isuer: x, outputPayloadToHeader: X-Told}]";
     let object = parse("sso.yaml", text).unwrap().remove(0);
-    let broken = RequestAuthentication::refusing_tokens_for(&object, "shop");
-    let authenticator = Authenticator::new(&[document(&json!({})), broken], |_| None);
+    RequestAuthentication::refusing_tokens_for(&object, "shop")
+}
+
+#[test]
+fn a_document_that_cannot_be_read_refuses_every_token_and_takes_back_what_others_believe() {
+    let authenticator = Authenticator::new(&[document(&json!({})), unreadable()], |_| None);
     assert!(!authenticator.is_idle());
     for (head, query) in [
         (Head::bearer(&good_token()), None),
@@ -169,10 +172,60 @@ fn a_workload_without_documents_looks_for_nothing() {
     );
 }
 
+/// Of a document that has been replaced while its request goes on.
 #[test]
-fn only_a_browsers_question_is_a_preflight() {
-    let asks = Head::of(&[("Origin", "https://a.test"), ("Access-Control-Request-Method", "PUT")]);
-    assert!(is_preflight("OPTIONS", &asks));
-    assert!(!is_preflight("GET", &asks) && !is_preflight("options", &asks));
-    assert!(!is_preflight("OPTIONS", &Head::of(&[("origin", "https://a.test")])));
+fn a_token_is_found_again_where_another_document_looks_and_nowhere_else() {
+    let of = |places: &Value| believing(document(places));
+    let before = of(&json!({"fromHeaders": [{"name": "x-jwt", "prefix": "JWT "}], "fromCookies": ["session"]}));
+    let good = good_token();
+    let in_header = Head::of(&[("x-jwt", &format!("JWT {good}"))]);
+    let in_cookie = Head::of(&[("cookie", &format!("session={good}"))]);
+    for (head, again, lost) in [
+        (
+            &in_header,
+            json!({"fromHeaders": [{"name": "X_JWT", "prefix": "JWT "}]}),
+            json!({"fromHeaders": [{"name": "x-jwt"}], "fromCookies": ["session"]}),
+        ),
+        (
+            &in_cookie,
+            json!({"fromCookies": ["session"]}),
+            json!({"fromParams": ["session"]}),
+        ),
+    ] {
+        let token = before.find(head, None).unwrap().unwrap();
+        let now = of(&again);
+        let found = now.found_again(&token).unwrap();
+        assert!(now.verify(&found, NOW).is_ok());
+        assert!(of(&lost).found_again(&token).is_none());
+        assert!(Authenticator::default().found_again(&token).is_none());
+        let unreadable = Authenticator::new(&[unreadable()], |_| None);
+        let refused = unreadable
+            .found_again(&token)
+            .map(|token| unreadable.verify(&token, NOW).err());
+        assert_eq!(refused, Some(Some(Refusal::Unreadable)));
+    }
+}
+
+#[test]
+fn what_a_verification_depends_on_is_in_a_tokens_fingerprint() {
+    let rules = |first: &str, second: &str| {
+        let rule = |issuer: &str, place: &str| json!({"issuer": issuer, "audiences": ["shop"], "jwks": full_set().to_string(), "fromParams": [place]});
+        believing(documents(&json!([
+            rule(ISSUER, first),
+            rule("https://other.test", second)
+        ])))
+    };
+    let (one, both) = (rules("a", "b"), rules("a", "a"));
+    let at = |authenticator: &Authenticator, query: &str| {
+        authenticator
+            .find(&Head::of(&[]), Some(query))
+            .unwrap()
+            .unwrap()
+            .fingerprint()
+    };
+    assert_eq!(at(&one, "a=x"), at(&one, "z=1&a=x"));
+    let all = [at(&one, "a=x"), at(&one, "a=y"), at(&one, "b=x"), at(&both, "a=x")];
+    for (position, fingerprint) in all.iter().enumerate() {
+        assert!(!all[..position].contains(fingerprint), "{position}");
+    }
 }
