@@ -74,7 +74,7 @@ fn without_a_rule_that_is_unreachable_or_shadowed_every_verdict_is_the_same() {
         Ok(())
     });
     outcome.unwrap();
-    assert!(seen.iter().all(|count| count.get() > CASES / 100), "{seen:?}");
+    assert!(seen.iter().all(|count| count.get() > CASES / 500), "{seen:?}");
 }
 
 #[test]
