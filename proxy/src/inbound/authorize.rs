@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Matched, Mode, Request, User, Verdict};
 
 use super::Connection;
 use super::authenticate::Caller;
 use super::fields::Kept;
-use crate::exchange::{Denial, Exchange};
+use crate::exchange::{Audited, Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
@@ -29,6 +29,9 @@ pub struct Permit {
     http: Option<Facts>,
     generation: Cell<u64>,
 }
+
+/// Yes, or why not.
+type Outcome<'a> = Result<(), (Failure, Option<Decision<'a>>)>;
 
 /// What is kept of a request that its exchange does not keep.
 #[derive(Debug)]
@@ -76,7 +79,11 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         }),
         generation: Cell::new(state.generation),
     };
-    let Err((failure, decision)) = permit.decide(state, exchange) else {
+    let (outcome, audit) = permit.decide(state, exchange);
+    if let Some(audit) = audit {
+        mark(&connection.worker, exchange, audit);
+    }
+    let Err((failure, decision)) = outcome else {
         return Ok(permit);
     };
     let monitor_only = match state.workload.mode {
@@ -108,6 +115,17 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
         rule: rule.map(Into::into),
+        reason,
+    });
+}
+
+/// Only where an AUDIT rule matches.
+fn mark(worker: &Worker, exchange: &Exchange, audit: Matched<'_>) {
+    let policy = format!("{}/{}", audit.policy.namespace, audit.policy.name);
+    worker.metrics.audited(&policy);
+    exchange.audited(Audited {
+        policy: policy.into(),
+        rule: audit.place().map_or_else(Box::default, |place| place.line_of().into()),
     });
 }
 
@@ -128,14 +146,15 @@ fn decision_id(worker: usize) -> String {
 }
 
 impl Permit {
-    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
+    /// And what an AUDIT rule marks.
+    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> (Outcome<'a>, Option<Matched<'a>>) {
         let http = match (&self.http, exchange.head()) {
             (Some(facts), Some(head)) => {
                 // `request::check` made it so: the path is a fixed point.
                 let path = match CanonicalPathRef::check(head.path()) {
                     Ok(Some(path)) => path,
-                    Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
-                    Err(error) => return Err((Failure::BadPath(error), None)),
+                    Ok(None) => return (Err((Failure::BadRequest(BadRequest::Target), None)), None),
+                    Err(error) => return (Err((Failure::BadPath(error), None)), None),
                 };
                 Some(Http {
                     method: head.method.as_str(),
@@ -146,7 +165,7 @@ impl Permit {
                 })
             }
             _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
-                return Err((Failure::NotHttp, None));
+                return (Err((Failure::NotHttp, None)), None);
             }
             _ => None,
         };
@@ -171,10 +190,11 @@ impl Permit {
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
         });
-        match decision.verdict {
+        let outcome = match decision.verdict {
             Verdict::Allow => Ok(()),
             Verdict::Deny => Err((Failure::Denied(decision.reason), Some(decision))),
-        }
+        };
+        (outcome, decision.audit)
     }
 
     /// Decides the same facts under the policy of now; cheap while that has not changed.
@@ -190,7 +210,7 @@ impl Permit {
             Mode::Discover | Mode::Monitor => Ok(()),
             // Plaintext has no place in `protect`, whatever the rules say.
             Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
-            Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
+            Mode::Protect => self.decide(state, exchange).0.map_err(|(failure, decision)| {
                 report(worker, exchange, failure, decision.as_ref(), false);
                 failure
             }),
