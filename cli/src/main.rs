@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod cluster;
 mod demo;
 mod explain;
+mod lint;
 mod tether;
 
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Args),
     /// Would this request be allowed, and by which rule? Exit status 0: allowed, 1: denied, 2: it cannot be told
     Explain(explain::Args),
+    /// Looks policies over: what is wrong, and what is hardly meant. Exit status 0: nothing, 1: warnings, 2: errors
+    Lint(lint::Args),
     /// The workload CA (the same as postern-ca)
     Ca(postern_ca::Args),
     /// Streams policy and destinations to proxies (the same as postern-control)
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Lint(args) => lint::run(&args),
         Command::Ca(args) => postern_ca::run(args),
         Command::Control(args) => postern_control::run(args),
         Command::Proxy(args) => postern_proxy::run(args),

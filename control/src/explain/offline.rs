@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use postern_identity::TrustDomain;
-use postern_policy::document::{Object, parse_those};
+use postern_policy::AuthorizationPolicy;
+use postern_policy::document::{DocumentError, Object, Place, parse_those};
+use postern_policy::lint::{Code, Finding, Level, opaque_port};
 
 use super::{Answer, Question, Unanswerable, answer};
 use crate::directory::scan::{Found, scan};
 use crate::documents::{Document, KINDS, decode};
-use crate::model::Model;
+use crate::model::{Model, Workload};
+use crate::protocol::Protocol;
 use crate::source::Load;
 
 /// The documents of files.
@@ -20,12 +23,27 @@ pub struct Offline {
 
 /// Files that cannot be read as they are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct OfflineError(pub Vec<String>);
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct OfflineError(pub Vec<DocumentError>);
 
 impl Offline {
     /// Reads files, and the YAML files below directories. What is no kind of ours (a Deployment) is passed over.
     pub fn read(paths: &[PathBuf], root_namespace: &str, trust_domain: &TrustDomain) -> Result<Self, OfflineError> {
+        let (read, errors) = Self::read_what_can_be(paths, root_namespace, trust_domain);
+        if errors.is_empty() {
+            Ok(read)
+        } else {
+            Err(OfflineError(errors))
+        }
+    }
+
+    /// The same, with what is wrong beside what is not.
+    #[must_use]
+    pub fn read_what_can_be(
+        paths: &[PathBuf],
+        root_namespace: &str,
+        trust_domain: &TrustDomain,
+    ) -> (Self, Vec<DocumentError>) {
         let (objects, mut errors) = objects(paths);
         let mut load = Load::default();
         let mut keys = BTreeMap::new();
@@ -33,24 +51,60 @@ impl Offline {
             let document = match decode(object, trust_domain) {
                 Ok(document) => document,
                 Err(found) => {
-                    errors.extend(found.iter().map(ToString::to_string));
+                    errors.extend(found);
                     continue;
                 }
             };
-            let key = document.key();
             match keys.insert(document.key(), document.place().clone()) {
-                Some(first) => errors.push(format!("{}: {key} is defined already, at {first}", document.place())),
+                Some(first) => {
+                    let what = format!("{} is defined already, at {first}", document.key());
+                    errors.push(object.error("metadata.name", what));
+                }
                 None => load.documents.push(document),
             }
         }
         load.documents.sort_by_cached_key(Document::key);
-        if errors.is_empty() {
-            Ok(Self {
-                model: Model::build(root_namespace, &load),
-            })
-        } else {
-            Err(OfflineError(errors))
+        let model = Model::build(root_namespace, &load);
+        (Self { model }, errors)
+    }
+
+    /// What is valid and yet hardly what was meant.
+    #[must_use]
+    pub fn lint(&self) -> Vec<Finding> {
+        let model = &self.model;
+        let mut findings = postern_policy::lint::lint(&model.policies, &model.root_namespace);
+        for workload in model.workloads.values() {
+            let selected: Vec<&AuthorizationPolicy> = model.policies_of(workload).collect();
+            let name = format!("{}/{}", workload.document.namespace, workload.document.name);
+            for port in workload.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+                findings.extend(opaque_port(&selected, &name, port.number));
+            }
         }
+        // Where no workload is described nobody knows whom a policy selects.
+        for policy in model.policies.iter().filter(|policy| !policy.foreign_target) {
+            let described = |workload: &Workload| {
+                workload.document.namespace == policy.namespace || policy.namespace == model.root_namespace
+            };
+            let mut nearby = model
+                .workloads
+                .values()
+                .filter(|workload| described(workload))
+                .peekable();
+            let selects = |workload: &Workload| {
+                let document = &workload.document;
+                policy.selects(&model.root_namespace, &document.namespace, &document.labels)
+            };
+            if nearby.peek().is_some() && !nearby.any(|workload| selects(workload)) {
+                findings.push(Finding {
+                    code: Code::AppliesToNothing,
+                    level: Level::Note,
+                    place: policy.place.clone(),
+                    policy: format!("{}/{}", policy.namespace, policy.name),
+                    says: "it selects none of the workloads that are described".to_owned(),
+                });
+            }
+        }
+        findings
     }
 
     /// Answers a question over them.
@@ -60,12 +114,12 @@ impl Offline {
 }
 
 /// The objects of all files that policy is about, and what is wrong with the files.
-pub(super) fn objects(paths: &[PathBuf]) -> (Vec<Object>, Vec<String>) {
+fn objects(paths: &[PathBuf]) -> (Vec<Object>, Vec<DocumentError>) {
     let (mut objects, mut errors) = (Vec::new(), Vec::new());
     for (name, text) in files(paths, &mut errors) {
         match parse_those(&name, &text, is_ours) {
             Ok(found) => objects.extend(found),
-            Err(found) => errors.extend(found.iter().map(ToString::to_string)),
+            Err(found) => errors.extend(found),
         }
     }
     (objects, errors)
@@ -79,25 +133,38 @@ fn is_ours(api_version: &str, kind: &str) -> bool {
 }
 
 /// Names and texts.
-fn files(paths: &[PathBuf], errors: &mut Vec<String>) -> Vec<(String, String)> {
+fn files(paths: &[PathBuf], errors: &mut Vec<DocumentError>) -> Vec<(String, String)> {
     let mut files = Vec::new();
     for path in paths {
+        let shown = path.display().to_string();
         if path.is_dir() {
             let found = scan(path);
-            errors.extend(found.errors);
+            errors.extend(found.errors.into_iter().map(|why| of_file(&shown, why)));
             for (name, found) in found.files {
                 let name = path.join(&*name).display().to_string();
                 match found {
                     Found::Text(text) => files.push((name, text)),
-                    Found::Unreadable(why) => errors.push(format!("{name}: {why}")),
+                    Found::Unreadable(why) => errors.push(of_file(&name, why)),
                 }
             }
             continue;
         }
         match std::fs::read_to_string(path) {
-            Ok(text) => files.push((path.display().to_string(), text)),
-            Err(error) => errors.push(format!("{}: {error}", path.display())),
+            Ok(text) => files.push((shown, text)),
+            Err(error) => errors.push(of_file(&shown, error.to_string())),
         }
     }
     files
+}
+
+fn of_file(name: &str, what: String) -> DocumentError {
+    DocumentError {
+        place: Place {
+            file: name.into(),
+            ..Place::default()
+        },
+        path: String::new(),
+        what,
+        nearest: None,
+    }
 }

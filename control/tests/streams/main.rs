@@ -9,8 +9,9 @@ mod bundle;
 mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
-#[cfg(feature = "kubernetes")]
 mod keys;
+mod labels;
+#[cfg(feature = "kubernetes")]
 mod pod_identity;
 mod replicas;
 mod reports;

@@ -18,6 +18,7 @@ pub mod decide;
 pub mod document;
 pub mod explain;
 pub mod feature;
+pub mod lint;
 pub mod model;
 pub mod request;
 pub mod schema;

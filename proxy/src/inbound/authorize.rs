@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Reason, Request, StepUp, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Matched, Mode, Reason, Request, StepUp, Verdict};
 use postern_token::answer;
 
 use super::Connection;
 use super::authenticate::Caller;
 use super::fields::Kept;
 use super::user::Look;
-use crate::exchange::{Denial, Exchange};
+use crate::exchange::{Audited, Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
@@ -30,6 +30,9 @@ pub struct Permit {
     http: Option<Facts>,
     generation: Cell<u64>,
 }
+
+/// Yes, or why not.
+type Outcome<'a> = Result<(), (Failure, Option<Decision<'a>>)>;
 
 /// What is kept of a request that its exchange does not keep.
 #[derive(Debug)]
@@ -80,7 +83,13 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         generation: Cell::new(user.map_or(state.generation, |look| look.generation())),
     };
     let outcome = match user.and_then(|look| look.refusal()) {
-        None => permit.decide(state, exchange),
+        None => {
+            let (outcome, audit) = permit.decide(state, exchange);
+            if let Some(audit) = audit {
+                mark(&connection.worker, exchange, audit);
+            }
+            outcome
+        }
         Some((failure, challenge)) => {
             if let Some(challenge) = challenge {
                 exchange.challenged(challenge);
@@ -140,6 +149,17 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
         rule: rule.map(Into::into),
+        reason,
+    });
+}
+
+/// Only where an AUDIT rule matches.
+fn mark(worker: &Worker, exchange: &Exchange, audit: Matched<'_>) {
+    let policy = format!("{}/{}", audit.policy.namespace, audit.policy.name);
+    worker.metrics.audited(&policy);
+    exchange.audited(Audited {
+        policy: policy.into(),
+        rule: audit.place().map_or_else(Box::default, |place| place.line_of().into()),
     });
 }
 
@@ -160,15 +180,16 @@ fn decision_id(worker: usize) -> String {
 }
 
 impl Permit {
-    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
+    /// And what an AUDIT rule marks.
+    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> (Outcome<'a>, Option<Matched<'a>>) {
         let look = self.http.as_ref().and_then(|facts| facts.user.borrow().clone());
         let http = match (&self.http, exchange.head()) {
             (Some(facts), Some(head)) => {
                 // `request::check` made it so: the path is a fixed point.
                 let path = match CanonicalPathRef::check(head.path()) {
                     Ok(Some(path)) => path,
-                    Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
-                    Err(error) => return Err((Failure::BadPath(error), None)),
+                    Ok(None) => return (Err((Failure::BadRequest(BadRequest::Target), None)), None),
+                    Err(error) => return (Err((Failure::BadPath(error), None)), None),
                 };
                 Some(Http {
                     method: head.method.as_str(),
@@ -179,7 +200,7 @@ impl Permit {
                 })
             }
             _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
-                return Err((Failure::NotHttp, None));
+                return (Err((Failure::NotHttp, None)), None);
             }
             _ => None,
         };
@@ -205,7 +226,7 @@ impl Permit {
             http,
         };
         let decision = state.compiled.decide(&request);
-        match decision.verdict {
+        let outcome = match decision.verdict {
             Verdict::Allow => Ok(()),
             Verdict::Deny => {
                 let failure = match look {
@@ -215,7 +236,8 @@ impl Permit {
                 };
                 Err((failure, Some(decision)))
             }
-        }
+        };
+        (outcome, decision.audit)
     }
 
     /// Decides the same facts under the policy of now; cheap while that has not changed.
@@ -235,7 +257,7 @@ impl Permit {
             Mode::Protect => {
                 let outcome = match self.user_again(state, worker) {
                     Some(failure) => Err((failure, None)),
-                    None => self.decide(state, exchange),
+                    None => self.decide(state, exchange).0,
                 };
                 outcome.map_err(|(failure, decision)| {
                     report(worker, exchange, failure, decision.as_ref(), false);

@@ -11,6 +11,7 @@ mod world;
 mod mint;
 
 mod bounds;
+mod conditions;
 mod deadlines;
 mod drain;
 mod floods;

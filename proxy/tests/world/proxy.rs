@@ -12,7 +12,7 @@ use postern_policy::{AuthorizationPolicy, Compiled, Mode, RequestAuthentication}
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
 use postern_proxy::snapshot::{
-    Destination, Door, Endpoint, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
+    Destination, Door, Endpoint, Peers, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
 };
 use postern_proxy::stream::Stream;
 use postern_proxy::worker::Worker;
@@ -30,6 +30,7 @@ pub struct Proxy {
     pub id: String,
     ports: RefCell<Vec<Port>>,
     known: RefCell<HashMap<Target, Arc<Destination>>>,
+    peers: RefCell<Arc<Peers>>,
     generation: Cell<u64>,
     authenticator: RefCell<Arc<Authenticator>>,
     answered: RefCell<HashMap<String, u64>>,
@@ -70,6 +71,7 @@ impl Proxy {
             id: id.to_owned(),
             ports: RefCell::default(),
             known: RefCell::default(),
+            peers: RefCell::default(),
             generation: Cell::new(0),
             authenticator: RefCell::default(),
             answered: RefCell::default(),
@@ -160,7 +162,7 @@ impl Proxy {
                 ports: self.ports.borrow().clone(),
             },
             compiled: Arc::new(Compiled::new(policies)),
-            peers: Arc::default(),
+            peers: Arc::clone(&self.peers.borrow()),
             authenticator: Arc::clone(&self.authenticator.borrow()),
             answered: Arc::new(self.answered.borrow().clone()),
         })));
@@ -183,6 +185,11 @@ impl Proxy {
     /// What was asked about keys is answered by those of the next policy.
     pub fn answered(&self, provider: &str, question: u64) {
         self.answered.borrow_mut().insert(provider.to_owned(), question);
+    }
+
+    /// What control says of peers; in force with the next policy.
+    pub fn peers(&self, peers: Peers) {
+        *self.peers.borrow_mut() = Arc::new(peers);
     }
 
     /// What control says of a target.
