@@ -450,15 +450,12 @@ fn resource_definitions_are_upgraded_and_taken_away_and_kept_if_asked() {
         return;
     }
     let kept = |objects: &[Value]| {
-        let [crd] = of_kind(objects, "CustomResourceDefinition")
-            .cloned()
+        let all = of_kind(objects, "CustomResourceDefinition");
+        all.map(|crd| crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep")
             .collect::<Vec<_>>()
-            .try_into()
-            .unwrap();
-        crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     };
-    assert!(!kept(&render("defaults")));
-    assert!(kept(&render("everything")));
+    assert_eq!(kept(&render("defaults")), [false, false]);
+    assert_eq!(kept(&render("everything")), [true, true]);
     assert!(
         !chart::directory().join("crds").exists(),
         "Helm neither upgrades nor removes what is in crds/"

@@ -11,8 +11,11 @@ const BY_LABEL: &str = "{selector: {matchLabels: {app: cart}}, rules: [{when: [{
                         {key: 'source.namespace.labels[region]', values: [eu]}]}]}";
 const EUROPE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {region: eu, team: a}}\n";
 
+/// Two names, and labels.
+type Told = (String, String, Vec<(String, String)>);
+
 /// Of each instance, with the ID that it must have.
-fn told(proxy: &Proxy) -> Vec<(String, String, Vec<(String, String)>)> {
+fn told(proxy: &Proxy) -> Vec<Told> {
     let labels = proxy.held.peer_labels.as_ref().unwrap();
     let sorted = |labels: &std::collections::HashMap<String, String>| {
         let mut labels: Vec<_> = labels.clone().into_iter().collect();

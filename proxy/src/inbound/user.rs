@@ -174,7 +174,6 @@ pub(super) async fn settled(connection: &Connection, parts: &request::Parts) -> 
         .missed_keys
         .send_modify(|missed| question = missed.ask(provider));
     loop {
-        let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
         let now = again()?;
         if now.awaited().is_none() {
             return Some(now);
@@ -184,7 +183,7 @@ pub(super) async fn settled(connection: &Connection, parts: &request::Parts) -> 
             worker.tokens.remember_absent(*fingerprint);
             return again();
         }
-        if !matches!(waited, Ok(Ok(()))) {
+        if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
             return Some(now);
         }
     }
@@ -488,3 +487,6 @@ impl Remembered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
