@@ -7,6 +7,7 @@ mod world;
 
 mod bounds;
 mod deadlines;
+mod denied_fields;
 mod drain;
 mod floods;
 mod framing;
