@@ -183,6 +183,7 @@ fn print_text(answer: &Answer) {
     }
     match answer.mode {
         postern_policy::Mode::Protect => {}
+        mode if answer.at_the_door => println!("  also in mode {}: no rule is asked", mode.as_str()),
         mode => println!("  mode {}: what is denied is let through all the same", mode.as_str()),
     }
 }
@@ -197,7 +198,10 @@ fn as_json(answer: &Answer) -> Value {
         }),
         "because": answer.because,
         "mode": answer.mode.as_str(),
-        "reason": explanation.map(|explanation| explanation.reason.as_str()),
+        "reason": match explanation {
+            Some(explanation) => Some(explanation.reason.as_str()),
+            None => answer.at_the_door.then_some("plaintext"),
+        },
         "rule": explanation.and_then(|explanation| explanation.by.as_ref()).map(rule),
         "nearest": explanation.and_then(|explanation| explanation.nearest.as_ref()).map(missing),
         "asks": explanation.map_or_else(Vec::new, |explanation| {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_identity::TrustDomain;
+use postern_policy::Action;
 use postern_policy::document::{DocumentError, parse};
-use postern_policy::{Action, AuthorizationPolicy};
 
-use crate::documents::{Document, Key, decode, deny_what_it_selects};
+use crate::documents::{Document, Key, decode, deny_what_it_selects, strict_for_what_it_selects};
 use crate::source::Load;
 
 mod pieces;
@@ -115,16 +115,8 @@ impl Directory {
                         let errors = load.bad.entry(name.to_string()).or_default();
                         errors.push(error);
                     }
-                    // Of two policies that deny, neither is dropped.
-                    if matches!(
-                        document,
-                        Document::Policy(AuthorizationPolicy {
-                            action: Action::Deny | Action::Custom,
-                            ..
-                        })
-                    ) {
-                        load.documents.push((*document).clone());
-                    }
+                    // Of two documents that deny, neither is dropped.
+                    load.documents.extend(what_denies((*document).clone()));
                     continue;
                 }
                 first.insert(key.clone(), (document.place().clone(), file.missing_since.is_some()));
@@ -148,6 +140,15 @@ impl Directory {
                 .extend(self.errors.iter().cloned());
         }
         load
+    }
+}
+
+/// What of a document takes something away, whatever else is there.
+fn what_denies(document: Document) -> Option<Document> {
+    match &document {
+        Document::Policy(policy) => matches!(policy.action, Action::Deny | Action::Custom).then_some(document),
+        Document::PeerAuthentication(peer) => peer.only_strict().map(|it| Document::PeerAuthentication(Arc::new(it))),
+        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) => None,
     }
 }
 
@@ -184,8 +185,8 @@ impl File {
 
 struct Read {
     documents: Vec<Document>,
-    /// What stands in for policies that cannot be decoded.
-    instead: Vec<AuthorizationPolicy>,
+    /// What stands in for documents that cannot be decoded and would deny.
+    instead: Vec<Document>,
     errors: Vec<DocumentError>,
 }
 
@@ -215,23 +216,20 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
             }
             Err(errors) => {
                 read.errors.extend(errors);
-                read.instead.extend(deny_what_it_selects(object));
+                read.instead.extend(deny_what_it_selects(object).map(Document::Policy));
+                read.instead
+                    .extend(strict_for_what_it_selects(object).map(Document::PeerAuthentication));
             }
         }
     }
     read
 }
 
-/// Of a file that was never good only what denies is in force: its own denials, and one for each policy that nobody
-/// understands.
+/// Of a file that was never good only what denies is in force: its own denials, and one for each document that nobody
+/// understands and that might deny.
 fn denials(read: Read) -> Vec<Document> {
-    let own = read
-        .documents
-        .into_iter()
-        .filter(|document| {
-            matches!(document, Document::Policy(policy) if matches!(policy.action, Action::Deny | Action::Custom))
-        });
-    own.chain(read.instead.into_iter().map(Document::Policy)).collect()
+    let own = read.documents.into_iter().filter_map(what_denies);
+    own.chain(read.instead).collect()
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use postern_identity::TrustDomain;
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
+use postern_policy::{AuthorizationPolicy, PeerAuthentication};
 
 mod namespace;
+mod peer_authentication;
 mod refused_policy;
 mod service;
 mod workload;
 
 pub(crate) use namespace::Namespace;
+pub(crate) use peer_authentication::strict_for_what_it_selects;
 pub(crate) use refused_policy::deny_what_it_selects;
 pub(crate) use service::{Backend, Service, ServicePort, TargetPort};
 #[cfg(feature = "kubernetes")]
@@ -35,6 +37,7 @@ pub(crate) enum Document {
     Service(Arc<Service>),
     Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
+    PeerAuthentication(Arc<PeerAuthentication>),
 }
 
 /// What makes a document unique.
@@ -46,7 +49,7 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-pub(crate) const KINDS: [(&str, &str); 6] = [
+pub(crate) const KINDS: [(&str, &str); 9] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
@@ -54,6 +57,9 @@ pub(crate) const KINDS: [(&str, &str); 6] = [
     ("security.istio.io/v1", "AuthorizationPolicy"),
     // The same document: what most policy sets still say.
     ("security.istio.io/v1beta1", "AuthorizationPolicy"),
+    ("postern.dev/v1alpha1", "PeerAuthentication"),
+    ("security.istio.io/v1", "PeerAuthentication"),
+    ("security.istio.io/v1beta1", "PeerAuthentication"),
 ];
 
 /// Decodes one object; all of its errors at once.
@@ -66,6 +72,9 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
             AuthorizationPolicy::from_object(object).map(Document::Policy)
+        }
+        ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+            PeerAuthentication::from_object(object).map(|document| Document::PeerAuthentication(Arc::new(document)))
         }
         (version, kind) => Err(vec![unknown_kind(object, version, kind)]),
     }
@@ -160,6 +169,11 @@ impl Document {
             Self::Service(service) => ("Service", service.namespace.as_str(), service.name.as_str()),
             Self::Workload(workload) => ("Workload", workload.namespace.as_str(), workload.name.as_str()),
             Self::Policy(policy) => ("AuthorizationPolicy", policy.namespace.as_str(), policy.name.as_str()),
+            Self::PeerAuthentication(document) => (
+                "PeerAuthentication",
+                document.namespace.as_str(),
+                document.name.as_str(),
+            ),
         };
         Key {
             kind,
@@ -175,6 +189,7 @@ impl Document {
             Self::Service(service) => &service.place,
             Self::Workload(workload) => &workload.place,
             Self::Policy(policy) => &policy.place,
+            Self::PeerAuthentication(document) => &document.place,
         }
     }
 }

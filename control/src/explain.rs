@@ -9,12 +9,13 @@ use postern_policy::document::nearest;
 use postern_policy::request::is_same_field;
 use postern_policy::{
     Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Explanation, Headers, Http, Labels,
-    Mode, Request, User, Verdict,
+    Mode, MtlsMode, Request, User, Verdict,
 };
 
 use crate::model::{Model, Workload};
 use crate::protocol::Protocol;
 
+mod door;
 mod offline;
 
 pub use offline::{Offline, OfflineError};
@@ -68,6 +69,8 @@ pub struct Answer {
     pub because: String,
     /// In `monitor` a denial is only reported; in `discover` nobody asks.
     pub mode: Mode,
+    /// Denied before any rule, and in every mode: the port takes mutual TLS alone.
+    pub at_the_door: bool,
     /// The parts, where policies decided.
     pub explanation: Option<Explanation>,
 }
@@ -109,6 +112,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         verdict,
         because,
         mode,
+        at_the_door: false,
         explanation: None,
     };
     let pools = Pools::of(model, &called);
@@ -125,10 +129,19 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
             None => 0,
         },
     };
-    if caller.id.is_none() && mode == Mode::Protect {
-        let because = "denied: in protect nobody is served without mutual TLS".to_owned();
-        return Ok(simple(Some(Verdict::Deny), because));
+    let door = match door::of(model, &called, mode, port) {
+        Ok(door) => door,
+        Err(undecided) => return Ok(simple(None, undecided)),
+    };
+    if caller.id.is_none() && door.taken == MtlsMode::Strict {
+        return Ok(Answer {
+            at_the_door: true,
+            ..simple(Some(Verdict::Deny), format!("denied: {}", door.says))
+        });
     }
+    // Where plaintext alone is taken nobody has an identity, whoever it is.
+    let in_clear = door.taken == MtlsMode::Disable;
+    let caller = if in_clear { Caller::default() } else { caller };
     let http = question.http.as_ref().map(Parsed::of).transpose()?;
     if let Some(Parsed { host: None, .. }) = &http
         && let Some(rule) = pools.rule_with(|rule| rule.looks_at_hosts())
@@ -163,7 +176,11 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         let because = format!("denied: rules for port {port} read HTTP, and what is not HTTP is refused there");
         return Ok(simple(Some(Verdict::Deny), because));
     }
-    Ok(pools.explain(&request, mode))
+    let mut answer = pools.explain(&request, mode);
+    if in_clear {
+        answer.because = format!("{} ({}: nobody has an identity there)", answer.because, door.says);
+    }
+    Ok(answer)
 }
 
 fn known(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
@@ -197,6 +214,7 @@ impl<'q> Parsed<'q> {
     }
 }
 
+#[derive(Default)]
 struct Caller<'m> {
     id: Option<SpiffeId>,
     labels: Option<BTreeMap<String, String>>,
@@ -205,11 +223,7 @@ struct Caller<'m> {
 
 fn caller<'m>(model: &'m Model, question: &Question) -> Result<Caller<'m>, Unanswerable> {
     if question.from == "plaintext" {
-        return Ok(Caller {
-            id: None,
-            labels: None,
-            namespace_labels: None,
-        });
+        return Ok(Caller::default());
     }
     let (id, workload) = match split(&question.from) {
         None => {
@@ -408,6 +422,7 @@ impl Pools {
             verdict,
             because,
             mode,
+            at_the_door: false,
             explanation: Some(explanation),
         };
         let chosen = match (closed.verdict, open.verdict) {
@@ -444,3 +459,6 @@ impl Pools {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

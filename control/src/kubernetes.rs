@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! follow (list, watch; per kind) -> world (what was heard) -> Load, at most every 20 ms -> hub
-//! istio (are its policies there?) -> follow
+//! istio (are its kinds there?) -> follow
 //! hub: a proxy has something newer than we -> follow: list again
 //! ```
 //!
@@ -31,6 +31,7 @@ mod complaint;
 mod follow;
 mod istio;
 mod namespaces;
+mod peer_authentications;
 mod pods;
 mod policies;
 mod services;
@@ -212,22 +213,27 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
     }));
-    tasks.spawn(keep_on(policies(
-        "postern.dev",
-        "v1alpha1",
-        Kind::Policies,
-        hub,
-        client,
-        out.clone(),
-    )));
-    let (hub, client) = (Arc::clone(hub), client.clone());
-    tasks.spawn(async move { istio::follow(hub, client, out).await });
+    for kind in [Kind::Policies, Kind::PeerAuthentications] {
+        tasks.spawn(keep_on(rules(
+            "postern.dev",
+            "v1alpha1",
+            kind,
+            hub,
+            client,
+            out.clone(),
+        )));
+    }
+    for kind in [Kind::IstioPolicies, Kind::IstioPeerAuthentications] {
+        let (hub, client, out) = (Arc::clone(hub), client.clone(), out.clone());
+        tasks.spawn(async move { istio::follow(kind, hub, client, out).await });
+    }
     tasks
 }
 
 type Keep = Box<dyn Fn(DynamicObject) -> Option<Item> + Send + Sync>;
 
-fn policies(
+/// AuthorizationPolicies or PeerAuthentications.
+fn rules(
     group: &str,
     version: &str,
     kind: Kind,
@@ -235,15 +241,31 @@ fn policies(
     client: &Client,
     out: mpsc::Sender<Change>,
 ) -> Follower<DynamicObject, Keep> {
-    let resource = resource(group, version);
+    let resource = match kind {
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let kind = GroupVersionKind::gvk(group, version, "PeerAuthentication");
+            ApiResource::from_gvk_with_plural(&kind, "peerauthentications")
+        }
+        Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
+            resource(group, version)
+        }
+    };
     let api_version = format!("{group}/{version}");
+    let keep: Keep = match kind {
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => Box::new(move |object| {
+            peer_authentications::PeerAuthenticationItem::keep(&object, &api_version).map(Item::PeerAuthentication)
+        }),
+        Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
+            Box::new(move |object| {
+                policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
+            })
+        }
+    };
     Follower {
         api: Api::all_with(client.clone(), &resource),
         kind,
         fields: "",
-        keep: Box::new(move |object| {
-            policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
-        }),
+        keep,
         hub: Arc::clone(hub),
         wanted: hub.watch_wanted(),
         out,

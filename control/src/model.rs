@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
-use postern_policy::{AuthorizationPolicy, Mode};
+use postern_policy::peer_authentication::PortModes;
+use postern_policy::{AuthorizationPolicy, Mode, PeerAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -14,9 +15,11 @@ use crate::source::Load;
 
 mod backends;
 mod conditions;
+mod doors;
 mod ranges;
 mod resolve;
 
+pub(crate) use doors::{Fault, FaultKind};
 pub(crate) use ranges::Range;
 pub(crate) use resolve::octets;
 
@@ -31,7 +34,8 @@ pub(crate) struct Model {
     pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
-    /// Where in them those of a namespace are.
+    pub(crate) peer_authentications: Vec<Arc<PeerAuthentication>>,
+    /// Where in the policies those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
@@ -56,6 +60,8 @@ pub(crate) struct Workload {
     pub(crate) document: Arc<documents::Workload>,
     /// After the namespace had its say.
     pub(crate) mode: Mode,
+    /// What its ports take.
+    pub(crate) mtls: PortModes,
     pub(crate) standing: Standing,
     pub(crate) ports: Vec<Port>,
     /// Ports of its own that its proxy does not stand before.
@@ -107,6 +113,7 @@ impl Model {
                     of_namespace.push(model.policies.len());
                     model.policies.push(policy.clone());
                 }
+                Document::PeerAuthentication(document) => model.peer_authentications.push(Arc::clone(document)),
             }
         }
         let meshed: HashSet<&str> = workloads
@@ -179,6 +186,7 @@ impl Model {
         Workload {
             document: Arc::clone(document),
             mode,
+            mtls: self.port_modes(document, mode),
             standing,
             ports,
             skipped_ports: if loosening { skipped.clone() } else { Vec::new() },

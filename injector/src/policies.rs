@@ -1,22 +1,48 @@
 //! Policies before they are stored: what cannot be understood is refused, with the JSON path and the nearest name.
 
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object};
+use postern_policy::{AuthorizationPolicy, PeerAuthentication};
 use serde_json::{Value, json};
 
-use crate::review::Verdict;
+use crate::review::{Request, Verdict};
 
 /// The API group of our kinds.
-pub const GROUP: &str = "postern.dev";
+const GROUP: &str = "postern.dev";
 /// The resource of authorization policies.
-pub const RESOURCE: &str = "authorizationpolicies";
+const AUTHORIZATIONS: &str = "authorizationpolicies";
+/// The resource of peer authentications.
+const PEER_AUTHENTICATIONS: &str = "peerauthentications";
 /// Faults that one refusal names; the rest are counted.
 const MAX_NAMED: usize = 8;
 
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Who may do what.
+    Authorization,
+    /// What ports take.
+    PeerAuthentication,
+}
+
+impl Kind {
+    /// `None`: neither.
+    #[must_use]
+    pub fn of(request: &Request) -> Option<Self> {
+        let kinds = [
+            (AUTHORIZATIONS, Self::Authorization),
+            (PEER_AUTHENTICATIONS, Self::PeerAuthentication),
+        ];
+        let kind = kinds
+            .into_iter()
+            .find(|(resource, _)| request.is(GROUP, resource, None))?;
+        Some(kind.1)
+    }
+}
+
 /// Can the mesh enforce this policy?
 #[must_use]
-pub fn verdict(policy: Value, namespace: &str) -> Verdict {
-    match check(policy, namespace) {
+pub fn verdict(kind: Kind, policy: Value, namespace: &str) -> Verdict {
+    match check(kind, policy, namespace) {
         Ok(()) => Verdict::allowed(),
         Err(errors) => Verdict::Refused {
             message: message(&errors),
@@ -24,7 +50,7 @@ pub fn verdict(policy: Value, namespace: &str) -> Verdict {
     }
 }
 
-fn check(mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
+fn check(kind: Kind, mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
     if let Some(metadata) = policy.get_mut("metadata").and_then(Value::as_object_mut) {
         // A new object need not say where it is, nor have its name yet.
         metadata.entry("namespace").or_insert_with(|| json!(namespace));
@@ -34,7 +60,10 @@ fn check(mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
     let part = |pointer: &str| policy.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let origin = format!("{}/{namespace}/{}", part("/kind"), part("/metadata/name"));
     let object = Object::from_json(&policy, &origin)?;
-    AuthorizationPolicy::from_object(&object).map(drop)
+    match kind {
+        Kind::Authorization => AuthorizationPolicy::from_object(&object).map(drop),
+        Kind::PeerAuthentication => PeerAuthentication::from_object(&object).map(drop),
+    }
 }
 
 fn message(errors: &[DocumentError]) -> String {
@@ -55,7 +84,11 @@ mod tests {
             "apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy",
             "metadata": { "name": "cart" }, "spec": { "action": "ALLOW", "rules": rules },
         });
-        match verdict(policy, "shop") {
+        refused(Kind::Authorization, policy)
+    }
+
+    fn refused(kind: Kind, object: Value) -> Option<String> {
+        match verdict(kind, object, "shop") {
             Verdict::Refused { message } => Some(message),
             Verdict::Allowed { .. } | Verdict::Later { .. } => None,
         }
@@ -91,7 +124,7 @@ mod tests {
             "apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy",
             "metadata": { "generateName": "cart-" }, "spec": {},
         });
-        assert_eq!(verdict(policy, "shop"), Verdict::allowed());
+        assert_eq!(verdict(Kind::Authorization, policy, "shop"), Verdict::allowed());
     }
 
     #[test]
@@ -102,7 +135,44 @@ mod tests {
             json!(null),
             json!({ "kind": "Pod", "metadata": 7 }),
         ] {
-            assert!(matches!(verdict(other, "shop"), Verdict::Refused { .. }));
+            for kind in [Kind::Authorization, Kind::PeerAuthentication] {
+                assert!(refused(kind, other.clone()).is_some());
+            }
         }
+    }
+
+    #[test]
+    fn what_ports_take_is_checked_the_same() {
+        let document = |spec: Value| {
+            json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "PeerAuthentication",
+                "metadata": { "name": "door" }, "spec": spec,
+            })
+        };
+        let good = json!({ "mtls": { "mode": "STRICT" } });
+        assert_eq!(refused(Kind::PeerAuthentication, document(good.clone())), None);
+        for (spec, says) in [
+            (
+                json!({ "mtls": { "mode": "STRIKT" } }),
+                "spec.mtls.mode: `STRIKT` is not one of",
+            ),
+            (json!({ "mtls": null }), "spec.mtls: must be a map, not nothing"),
+            (
+                json!({ "mtls": { "modus": "STRICT" } }),
+                "unknown field `modus`; did you mean `mode`?",
+            ),
+            (
+                json!({ "portLevelMtls": { "80": { "mode": "STRICT" } } }),
+                "needs `selector.matchLabels`",
+            ),
+        ] {
+            let message = refused(Kind::PeerAuthentication, document(spec)).unwrap_or_default();
+            assert!(
+                message.contains(says) && message.contains("PeerAuthentication/shop/door"),
+                "{message}"
+            );
+        }
+        // Neither is the other.
+        assert!(refused(Kind::Authorization, document(good)).is_some());
     }
 }

@@ -29,43 +29,18 @@ pub(super) struct PolicyItem {
 
 impl PolicyItem {
     pub(super) fn keep(object: DynamicObject, api_version: &str) -> Option<Self> {
-        // Ours is the kind's plain name; Istio's may have one of the same name beside it.
-        let kind = match api_version.split_once('/') {
-            Some(("postern.dev", _)) | None => "AuthorizationPolicy".to_owned(),
-            Some((group, _)) => format!("AuthorizationPolicy.{group}"),
-        };
         let generation = object.metadata.generation.unwrap_or(0);
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let status = object.data.get("status").cloned().unwrap_or_default();
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        let name = object.metadata.name.clone().unwrap_or_default();
-        let mut document = json!({
-            "apiVersion": api_version,
-            "kind": "AuthorizationPolicy",
-            "metadata": { "name": name, "namespace": namespace },
-        });
-        if let (Some(spec), Value::Object(document)) = (object.data.get("spec"), &mut document) {
-            document.insert("spec".to_owned(), spec.clone());
-        }
-        let origin = format!("{kind}/{namespace}/{name}");
-        let (in_force, errors) = match read(&origin, &document) {
-            Ok(read) => match AuthorizationPolicy::from_object(&read) {
-                Ok(policy) => (policy, Vec::new()),
-                Err(errors) => (deny_what_it_selects(&read)?, errors),
-            },
-            Err(errors) => {
-                document.as_object_mut()?.remove("spec");
-                (deny_what_it_selects(&read(&origin, &document).ok()?)?, errors)
-            }
+        let (object, errors) = read(&object, api_version, "AuthorizationPolicy")?;
+        let (in_force, errors) = match AuthorizationPolicy::from_object(&object) {
+            Ok(policy) if errors.is_empty() => (policy, errors),
+            Ok(_) => (deny_what_it_selects(&object)?, errors),
+            Err(more) => (deny_what_it_selects(&object)?, [errors, more].concat()),
         };
-        let more = errors.len().saturating_sub(MAX_ERRORS);
-        let mut errors: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
-        if more > 0 {
-            errors.push(format!("and {more} more"));
-        }
         Some(Self {
             in_force,
-            errors,
+            errors: told(&errors),
             generation,
             uid,
             status,
@@ -78,6 +53,39 @@ impl PolicyItem {
     }
 }
 
-fn read(origin: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {
-    Object::from_json(document, origin)
+/// What can be read of an object, and why that is not all: then it is left without its spec.
+pub(super) fn read(object: &DynamicObject, api_version: &str, kind: &str) -> Option<(Object, Vec<DocumentError>)> {
+    // Ours is the kind's plain name; Istio's may have one of the same name beside it.
+    let shown = match api_version.split_once('/') {
+        Some(("postern.dev", _)) | None => kind.to_owned(),
+        Some((group, _)) => format!("{kind}.{group}"),
+    };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let origin = format!("{shown}/{namespace}/{name}");
+    let mut document = json!({
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": { "name": name, "namespace": namespace },
+    });
+    if let (Some(spec), Value::Object(document)) = (object.data.get("spec"), &mut document) {
+        document.insert("spec".to_owned(), spec.clone());
+    }
+    match Object::from_json(&document, &origin) {
+        Ok(read) => Some((read, Vec::new())),
+        Err(errors) => {
+            document.as_object_mut()?.remove("spec");
+            Some((Object::from_json(&document, &origin).ok()?, errors))
+        }
+    }
+}
+
+/// The first of them.
+pub(super) fn told(errors: &[DocumentError]) -> Vec<String> {
+    let more = errors.len().saturating_sub(MAX_ERRORS);
+    let mut told: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::namespaces::NamespaceItem;
+use super::peer_authentications::PeerAuthenticationItem;
 use super::pods::PodItem;
 use super::policies::PolicyItem;
 use super::services::{ServiceItem, SliceItem};
@@ -24,6 +25,8 @@ pub(super) enum Kind {
     Slices,
     Policies,
     IstioPolicies,
+    PeerAuthentications,
+    IstioPeerAuthentications,
 }
 
 /// What is kept of an object.
@@ -34,6 +37,7 @@ pub(super) enum Item {
     Service(ServiceItem),
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
+    PeerAuthentication(PeerAuthenticationItem),
     /// Of a kind that may be missing: it is served. In no world.
     Definition,
 }
@@ -116,13 +120,15 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
         Self::Slices,
         Self::Policies,
         Self::IstioPolicies,
+        Self::PeerAuthentications,
+        Self::IstioPeerAuthentications,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -133,12 +139,16 @@ impl Kind {
             Self::Slices => "endpointslices.discovery.k8s.io",
             Self::Policies => "authorizationpolicies.postern.dev",
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
+            Self::PeerAuthentications => "peerauthentications.postern.dev",
+            Self::IstioPeerAuthentications => "peerauthentications.security.istio.io",
         }
     }
 
     fn is_policy(self) -> bool {
         match self {
             Self::Policies | Self::IstioPolicies => true,
+            // What ports take is told with workloads and destinations.
+            Self::PeerAuthentications | Self::IstioPeerAuthentications => false,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
@@ -234,7 +244,12 @@ impl World {
         }
         let policies = self.items(Kind::Policies).filter_map(|(name, item)| match item {
             Item::Policy(policy) => Some((name.clone(), PolicyItem::clone(policy))),
-            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) | Item::Definition => None,
+            Item::Namespace(_)
+            | Item::Pod(_)
+            | Item::Service(_)
+            | Item::Slice(_)
+            | Item::PeerAuthentication(_)
+            | Item::Definition => None,
         });
         Some(policies)
     }
@@ -264,6 +279,18 @@ impl World {
                 }
             }
         }
+        for kind in [Kind::PeerAuthentications, Kind::IstioPeerAuthentications] {
+            for (_, item) in self.items(kind) {
+                if let Item::PeerAuthentication(peer) = item {
+                    load.documents
+                        .push(Document::PeerAuthentication(Arc::clone(&peer.in_force)));
+                    if !peer.errors.is_empty() {
+                        let place = peer.in_force.place.file.to_string();
+                        load.bad.insert(place, peer.errors.clone());
+                    }
+                }
+            }
+        }
         let Revisions { policies, others } = self.revisions();
         if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
@@ -279,7 +306,12 @@ impl World {
         let pods = || {
             self.items(Kind::Pods).filter_map(|(_, item)| match item {
                 Item::Pod(pod) => Some(pod),
-                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) | Item::Definition => None,
+                Item::Namespace(_)
+                | Item::Service(_)
+                | Item::Slice(_)
+                | Item::Policy(_)
+                | Item::PeerAuthentication(_)
+                | Item::Definition => None,
             })
         };
         let mut owners: HashMap<IpAddr, &PodItem> = HashMap::new();

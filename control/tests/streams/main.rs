@@ -9,6 +9,7 @@ mod bundle;
 mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod doors;
 #[cfg(feature = "kubernetes")]
 mod pod_identity;
 mod replicas;

@@ -9,6 +9,7 @@ mod address;
 mod condition;
 mod decode;
 mod mask;
+pub mod peer_authentication;
 mod resolve;
 mod text;
 mod user_match;

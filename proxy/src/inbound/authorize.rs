@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, MtlsMode, Request, User, Verdict};
 
 use super::Connection;
 use super::authenticate::Caller;
@@ -76,6 +76,11 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         }),
         generation: Cell::new(state.generation),
     };
+    if let Err(failure) = permit.passes_door(state) {
+        // It came in before that was so. Whatever the mode: nothing of plaintext is only monitored.
+        report(&connection.worker, exchange, failure, None, false);
+        return Err(failure);
+    }
     let Err((failure, decision)) = permit.decide(state, exchange) else {
         return Ok(permit);
     };
@@ -177,6 +182,14 @@ impl Permit {
         }
     }
 
+    /// Nobody who proves nothing goes on where mutual TLS alone is taken, whatever the rules say.
+    fn passes_door(&self, state: &PolicyState) -> Result<(), Failure> {
+        match (self.caller.peer(), state.workload.mtls.of(self.port)) {
+            (None, MtlsMode::Strict) => Err(Failure::Plaintext),
+            (Some(_), _) | (None, MtlsMode::Permissive | MtlsMode::Disable) => Ok(()),
+        }
+    }
+
     /// Decides the same facts under the policy of now; cheap while that has not changed.
     pub(crate) fn still_holds(&self, worker: &Worker, exchange: &Exchange) -> Result<(), Failure> {
         let state = worker.shared.policy.load();
@@ -186,10 +199,10 @@ impl Permit {
         if self.generation.replace(state.generation) == state.generation {
             return Ok(());
         }
+        self.passes_door(state)
+            .inspect_err(|failure| report(worker, exchange, *failure, None, false))?;
         match state.workload.mode {
             Mode::Discover | Mode::Monitor => Ok(()),
-            // Plaintext has no place in `protect`, whatever the rules say.
-            Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
             Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
                 report(worker, exchange, failure, decision.as_ref(), false);
                 failure

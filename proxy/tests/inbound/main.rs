@@ -7,6 +7,7 @@ mod world;
 
 mod bounds;
 mod deadlines;
+mod doors;
 mod drain;
 mod floods;
 mod framing;

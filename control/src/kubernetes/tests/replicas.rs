@@ -126,6 +126,7 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
         (SERVICES, false),
         (SLICES, false),
         (POLICIES, true),
+        (played::PEER_AUTHENTICATIONS, false),
         (played::CRDS, true),
     ] {
         let etcd = shop();
@@ -140,6 +141,10 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
             SERVICES => etcd.put(SERVICES, service("shop", "web", "10.96.0.9")),
             SLICES => etcd.put(SLICES, slice("shop", "web", &[])),
             POLICIES => etcd.put(POLICIES, policy("shop", "no", deny_all())),
+            played::PEER_AUTHENTICATIONS => etcd.put(
+                played::PEER_AUTHENTICATIONS,
+                played::peer_authentication("shop", "no", json!({})),
+            ),
             _ => {
                 etcd.install_istio(true);
                 etcd.pass()

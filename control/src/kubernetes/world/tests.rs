@@ -33,6 +33,15 @@ fn item(kind: Kind, object: &Value) -> Option<Item> {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             PolicyItem::keep(object, version).map(|policy| Item::Policy(Box::new(policy)))
         }
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let version = if kind == Kind::PeerAuthentications {
+                "postern.dev/v1alpha1"
+            } else {
+                "security.istio.io/v1"
+            };
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            PeerAuthenticationItem::keep(&object, version).map(Item::PeerAuthentication)
+        }
     }
 }
 
@@ -84,6 +93,15 @@ fn object(kind: Kind, which: u8, state: u8) -> (Name, Option<Value>) {
             ];
             played::policy(namespace, "p", specs[usize::from(state % 4)].clone())
         }
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let specs = [
+                json!({ "mtls": { "mode": "STRICT" } }),
+                json!({}),
+                json!({ "mtls": { "mode": "STRIKT" } }),
+                json!({ "selector": { "matchLabels": { "app": "x1" } }, "portLevelMtls": { "80": { "mode": "DISABLE" } } }),
+            ];
+            played::peer_authentication(namespace, "d", specs[usize::from(state % 4)].clone())
+        }
     };
     let text = |field: &str| value["metadata"][field].as_str().unwrap().to_owned();
     let key = (text("namespace"), text("name"));
@@ -107,9 +125,9 @@ proptest! {
     /// What is in force follows from the objects, whatever was heard of them on the way and in which order of kinds.
     #[test]
     fn a_world_of_watch_events_is_the_world_of_a_fresh_list(
-        events in proptest::collection::vec((0..6usize, any::<u8>(), 0..8u8), 0..80),
+        events in proptest::collection::vec((0..8usize, any::<u8>(), 0..8u8), 0..80),
         lists in proptest::collection::vec(0..80usize, 0..4),
-        order in Just([0, 1, 2, 3, 4, 5usize]).prop_shuffle(),
+        order in Just([0, 1, 2, 3, 4, 5, 6, 7usize]).prop_shuffle(),
     ) {
         // What the API server has at each moment.
         let mut objects: BTreeMap<(Kind, Name), Value> = BTreeMap::new();
@@ -238,7 +256,12 @@ fn measure_a_change_among_2000_pods() {
     );
     let ask = |state: &State| {
         for workload in state.model.workloads.values() {
-            std::hint::black_box(crate::snapshot::workload(&state.model, workload, 0));
+            std::hint::black_box(crate::snapshot::workload(
+                &state.model,
+                workload,
+                postern_policy::FeatureSet::all(),
+                0,
+            ));
             let all = postern_policy::FeatureSet::all();
             std::hint::black_box(crate::snapshot::policies(&state.model, workload, all, 0));
             for s in 0..5 {
