@@ -3,25 +3,31 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use postern_identity::SpiffeId;
 use postern_policy::document::nearest;
 use postern_policy::request::is_same_field;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Explanation, Headers, Http, Labels,
-    Mode, MtlsMode, Request, User, Verdict,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Headers, Http, Labels, Mode, MtlsMode,
+    Request, User, Verdict,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, Workload};
 use crate::protocol::Protocol;
+use crate::state::unix_ms;
 
+mod answer;
 mod door;
 mod offline;
 
+pub use answer::{Answer, Asks, Missed, Rule};
 pub use offline::{Offline, OfflineError};
 
 /// One request, as far as it is told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Question {
     /// Who calls: an ID, `NAMESPACE/WORKLOAD` of the documents, or `plaintext`.
     pub from: String,
@@ -41,12 +47,13 @@ pub struct Question {
     pub destination_ip: Option<IpAddr>,
     /// The server name of the handshake.
     pub sni: Option<String>,
-    /// Seconds since 1970.
-    pub now: u64,
+    /// Seconds since 1970; without it: now.
+    pub now: Option<u64>,
 }
 
 /// The HTTP part of a question.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Asked {
     /// Case-sensitive.
     pub method: String,
@@ -56,23 +63,8 @@ pub struct Asked {
     pub host: Option<String>,
     /// Name and value, in order.
     pub headers: Vec<(String, String)>,
-    /// The claims of the end user's token, verified.
-    pub user: Option<User>,
-}
-
-/// What is said of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// `None`: it cannot be told; `because` says what is missing.
-    pub verdict: Option<Verdict>,
-    /// One line.
-    pub because: String,
-    /// In `monitor` a denial is only reported; in `discover` nobody asks.
-    pub mode: Mode,
-    /// Denied before any rule, and in every mode: the port takes mutual TLS alone.
-    pub at_the_door: bool,
-    /// The parts, where policies decided.
-    pub explanation: Option<Explanation>,
+    /// The claims of the end user's token, taken as verified.
+    pub claims: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A question that has no answer.
@@ -108,13 +100,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
     let mode = called
         .workload
         .map_or_else(|| model.mode_of(called.namespace), |workload| workload.mode);
-    let simple = |verdict, because: String| Answer {
-        verdict,
-        because,
-        mode,
-        at_the_door: false,
-        explanation: None,
-    };
+    let simple = |verdict, because: String| Answer::simple(verdict, because, mode);
     let pools = Pools::of(model, &called);
     let port = match (question.port, called.workload.map(|workload| &workload.ports[..])) {
         (Some(port), _) => port,
@@ -135,7 +121,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
     };
     if caller.id.is_none() && door.taken == MtlsMode::Strict {
         return Ok(Answer {
-            at_the_door: true,
+            reason: Some(answer::AT_THE_DOOR.to_owned()),
             ..simple(Some(Verdict::Deny), format!("denied: {}", door.says))
         });
     }
@@ -162,14 +148,14 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         destination_ip: question.destination_ip,
         port,
         sni: question.sni.as_deref(),
-        now: question.now,
+        now: question.now.unwrap_or_else(|| unix_ms(SystemTime::now()) / 1_000),
         doubt: Doubt::Closed,
         http: http.as_ref().map(|http| Http {
             method: http.method,
             host: http.host.as_ref().unwrap_or(&unnamed),
             path: http.path.as_ref(),
             headers: &given,
-            user: http.user,
+            user: http.user.as_ref(),
         }),
     };
     if http.is_none() && !called.speaks_bytes(port) && pools.closed.needs_http(port) {
@@ -192,7 +178,7 @@ struct Parsed<'q> {
     method: &'q str,
     host: Option<CanonicalHost>,
     path: CanonicalPath,
-    user: Option<&'q User>,
+    user: Option<User>,
 }
 
 impl<'q> Parsed<'q> {
@@ -205,11 +191,12 @@ impl<'q> Parsed<'q> {
             .host
             .as_deref()
             .map(|host| CanonicalHost::parse(host).map_err(|error| wrong("host", host, error.to_string())));
+        let user = asked.claims.clone().map(User::of_verified).transpose();
         Ok(Self {
             method: &asked.method,
             host: host.transpose()?,
             path,
-            user: asked.user.as_ref(),
+            user: user.map_err(|error| Unanswerable(format!("the claims: {error}")))?,
         })
     }
 }
@@ -323,7 +310,11 @@ fn described<'m>(
         let known: Vec<String> = model.workloads.keys().map(|(n, w)| format!("{n}/{w}")).collect();
         let near = nearest(&given, known.iter().map(String::as_str));
         let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-        Unanswerable(format!("{option}: no document describes workload {given}{hint}"))
+        let or = match option {
+            "--to" => "; one that is not described is told by its labels, with --to-label",
+            _ => "",
+        };
+        Unanswerable(format!("{option}: no document describes workload {given}{hint}{or}"))
     })
 }
 
@@ -418,13 +409,7 @@ impl Pools {
 
     fn explain(&self, request: &Request<'_>, mode: Mode) -> Answer {
         let (closed, open) = (self.closed.explain(request), self.open.explain(request));
-        let told = |explanation: Explanation, verdict, because: String| Answer {
-            verdict,
-            because,
-            mode,
-            at_the_door: false,
-            explanation: Some(explanation),
-        };
+        let told = |explanation, verdict, because| Answer::of(explanation, verdict, because, mode);
         let chosen = match (closed.verdict, open.verdict) {
             (Some(Verdict::Allow), Some(Verdict::Allow)) => closed,
             (Some(Verdict::Deny), Some(Verdict::Deny)) => open,

@@ -97,6 +97,17 @@ pub struct Denial {
     pub policy: Option<Box<str>>,
     /// `file:line` of its rule.
     pub rule: Option<Box<str>>,
+    /// As for metrics; also where it was let through all the same.
+    pub reason: &'static str,
+}
+
+/// What an AUDIT rule marked, for the log; made only then.
+#[derive(Debug)]
+pub struct Audited {
+    /// `namespace/name`.
+    pub policy: Box<str>,
+    /// `file:line` of its rule.
+    pub rule: Box<str>,
 }
 
 /// Which half of an exchange moves.
@@ -132,6 +143,7 @@ pub struct Exchange {
     failure: Cell<Option<Failure>>,
     would_deny: Cell<bool>,
     denial: OnceCell<Denial>,
+    audited: OnceCell<Audited>,
     permit: OnceCell<Permit>,
     riding: RefCell<Option<Rc<Riding>>>,
     in_clear_to: OnceCell<snapshot::Target>,
@@ -158,6 +170,7 @@ impl Exchange {
             failure: Cell::new(None),
             would_deny: Cell::new(false),
             denial: OnceCell::new(),
+            audited: OnceCell::new(),
             permit: OnceCell::new(),
             riding: RefCell::new(None),
             in_clear_to: OnceCell::new(),
@@ -202,6 +215,11 @@ impl Exchange {
     /// For the log.
     pub fn denied(&self, denial: Denial) {
         let _ = self.denial.set(denial);
+    }
+
+    /// For the log.
+    pub fn audited(&self, audited: Audited) {
+        let _ = self.audited.set(audited);
     }
 
     /// Of the denial, if it was one.
@@ -370,7 +388,7 @@ impl Drop for Exchange {
         };
         self.way.route.finished(&finished);
         let log = &self.way.log;
-        if log.wants(&finished) {
+        if log.wants(&finished) || self.audited.get().is_some() {
             let (head, denial) = (self.head.as_ref(), self.denial.get());
             log.write(&Entry {
                 route: &self.way.key,
@@ -381,6 +399,8 @@ impl Drop for Exchange {
                 decision_id: denial.map(|denial| &*denial.decision_id),
                 policy: denial.and_then(|denial| denial.policy.as_deref()),
                 rule: denial.and_then(|denial| denial.rule.as_deref()),
+                would_deny: denial.map(|denial| denial.reason),
+                audited: self.audited.get(),
                 finished: &finished,
             });
         }

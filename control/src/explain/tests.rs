@@ -70,7 +70,7 @@ fn plaintext_is_refused_before_any_rule_where_mutual_tls_alone_is_taken() {
         let answer = ask(&documents, "plaintext", "shop/cart", Some(80));
         assert_eq!(answer.verdict, Some(verdict), "{documents}: {}", answer.because);
         assert!(answer.because.contains(says), "{documents}: {}", answer.because);
-        assert_eq!(answer.at_the_door, verdict == Verdict::Deny);
+        assert_eq!(answer.is_at_the_door(), verdict == Verdict::Deny);
         // Whoever proves itself is decided by rules.
         let web = ask(
             &documents,
@@ -79,7 +79,7 @@ fn plaintext_is_refused_before_any_rule_where_mutual_tls_alone_is_taken() {
             Some(80),
         );
         assert_eq!(
-            (web.verdict, web.at_the_door),
+            (web.verdict, web.is_at_the_door()),
             (Some(Verdict::Allow), false),
             "{documents}"
         );

@@ -10,6 +10,7 @@ mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod doors;
+mod labels;
 #[cfg(feature = "kubernetes")]
 mod pod_identity;
 mod replicas;

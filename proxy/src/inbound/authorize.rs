@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, MtlsMode, Request, User, Verdict};
+use postern_policy::{Decision, Doubt, Headers, Http, Labels, Matched, Mode, MtlsMode, Request, User, Verdict};
 
 use super::Connection;
 use super::authenticate::Caller;
 use super::fields::Kept;
-use crate::exchange::{Denial, Exchange};
+use crate::exchange::{Audited, Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
@@ -29,6 +29,9 @@ pub struct Permit {
     http: Option<Facts>,
     generation: Cell<u64>,
 }
+
+/// Yes, or why not.
+type Outcome<'a> = Result<(), (Failure, Option<Decision<'a>>)>;
 
 /// What is kept of a request that its exchange does not keep.
 #[derive(Debug)]
@@ -81,7 +84,11 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         report(&connection.worker, exchange, failure, None, false);
         return Err(failure);
     }
-    let Err((failure, decision)) = permit.decide(state, exchange) else {
+    let (outcome, audit) = permit.decide(state, exchange);
+    if let Some(audit) = audit {
+        mark(&connection.worker, exchange, audit);
+    }
+    let Err((failure, decision)) = outcome else {
         return Ok(permit);
     };
     let monitor_only = match state.workload.mode {
@@ -113,6 +120,17 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Opti
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
         rule: rule.map(Into::into),
+        reason,
+    });
+}
+
+/// Only where an AUDIT rule matches.
+fn mark(worker: &Worker, exchange: &Exchange, audit: Matched<'_>) {
+    let policy = format!("{}/{}", audit.policy.namespace, audit.policy.name);
+    worker.metrics.audited(&policy);
+    exchange.audited(Audited {
+        policy: policy.into(),
+        rule: audit.place().map_or_else(Box::default, |place| place.line_of().into()),
     });
 }
 
@@ -133,14 +151,15 @@ fn decision_id(worker: usize) -> String {
 }
 
 impl Permit {
-    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
+    /// And what an AUDIT rule marks.
+    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> (Outcome<'a>, Option<Matched<'a>>) {
         let http = match (&self.http, exchange.head()) {
             (Some(facts), Some(head)) => {
                 // `request::check` made it so: the path is a fixed point.
                 let path = match CanonicalPathRef::check(head.path()) {
                     Ok(Some(path)) => path,
-                    Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
-                    Err(error) => return Err((Failure::BadPath(error), None)),
+                    Ok(None) => return (Err((Failure::BadRequest(BadRequest::Target), None)), None),
+                    Err(error) => return (Err((Failure::BadPath(error), None)), None),
                 };
                 Some(Http {
                     method: head.method.as_str(),
@@ -151,7 +170,7 @@ impl Permit {
                 })
             }
             _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
-                return Err((Failure::NotHttp, None));
+                return (Err((Failure::NotHttp, None)), None);
             }
             _ => None,
         };
@@ -176,10 +195,11 @@ impl Permit {
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
         });
-        match decision.verdict {
+        let outcome = match decision.verdict {
             Verdict::Allow => Ok(()),
             Verdict::Deny => Err((Failure::Denied(decision.reason), Some(decision))),
-        }
+        };
+        (outcome, decision.audit)
     }
 
     /// Nobody who proves nothing goes on where mutual TLS alone is taken, whatever the rules say.
@@ -203,7 +223,7 @@ impl Permit {
             .inspect_err(|failure| report(worker, exchange, *failure, None, false))?;
         match state.workload.mode {
             Mode::Discover | Mode::Monitor => Ok(()),
-            Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
+            Mode::Protect => self.decide(state, exchange).0.map_err(|(failure, decision)| {
                 report(worker, exchange, failure, decision.as_ref(), false);
                 failure
             }),

@@ -6,6 +6,7 @@
 mod world;
 
 mod bounds;
+mod conditions;
 mod deadlines;
 mod doors;
 mod drain;

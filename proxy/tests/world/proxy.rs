@@ -13,7 +13,7 @@ use postern_policy::{AuthorizationPolicy, Compiled, Mode};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
 use postern_proxy::snapshot::{
-    Destination, Door, Endpoint, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
+    Destination, Door, Endpoint, Peers, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
 };
 use postern_proxy::stream::Stream;
 use postern_proxy::worker::Worker;
@@ -30,6 +30,7 @@ pub struct Proxy {
     pub id: String,
     ports: RefCell<Vec<Port>>,
     known: RefCell<HashMap<Target, Arc<Destination>>>,
+    peers: RefCell<Arc<Peers>>,
     generation: Cell<u64>,
     /// Connections that are being served now.
     serving: Rc<Cell<usize>>,
@@ -68,6 +69,7 @@ impl Proxy {
             id: id.to_owned(),
             ports: RefCell::default(),
             known: RefCell::default(),
+            peers: RefCell::default(),
             generation: Cell::new(0),
             serving: Rc::default(),
         }
@@ -162,9 +164,14 @@ impl Proxy {
                 mtls,
             },
             compiled: Arc::new(Compiled::new(policies)),
-            peers: Arc::default(),
+            peers: Arc::clone(&self.peers.borrow()),
         })));
         self.shared.changed();
+    }
+
+    /// What control says of peers; in force with the next policy.
+    pub fn peers(&self, peers: Peers) {
+        *self.peers.borrow_mut() = Arc::new(peers);
     }
 
     /// What control says of a target.
