@@ -216,6 +216,7 @@ fn print_text(answer: &Answer) {
     }
     match answer.mode {
         postern_policy::Mode::Protect => {}
+        mode if answer.is_at_the_door() => println!("  also in mode {}: no rule is asked", mode.as_str()),
         mode => println!("  mode {}: what is denied is let through all the same", mode.as_str()),
     }
 }

@@ -16,7 +16,8 @@ use postern_policy::document::{DocumentError, parse};
 use postern_token::KeySet;
 
 use crate::documents::{
-    Document, Key, believe_nobody, decode, deny_what_it_selects, refuse_tokens_of_what_it_selects, with_files,
+    Document, Key, believe_nobody, decode, deny_what_it_selects, refuse_tokens_of_what_it_selects,
+    strict_for_what_it_selects, with_files,
 };
 use crate::source::Load;
 
@@ -138,9 +139,7 @@ impl Directory {
                         errors.push(error);
                     }
                     // Of two documents that deny, neither is dropped.
-                    if denies(document) {
-                        load.documents.push((*document).clone());
-                    }
+                    load.documents.extend(what_denies((*document).clone()));
                     continue;
                 }
                 first.insert(key.clone(), (document.place().clone(), file.missing_since.is_some()));
@@ -213,12 +212,13 @@ impl KeyFile {
     }
 }
 
-/// Does it take something away, whatever else is there?
-fn denies(document: &Document) -> bool {
-    match document {
-        Document::Policy(policy) => matches!(policy.action, Action::Deny | Action::Custom),
-        Document::Authentication(document) => matches!(document.content, Content::Unreadable { .. }),
-        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) => false,
+/// What of a document takes something away, whatever else is there.
+fn what_denies(document: Document) -> Option<Document> {
+    match &document {
+        Document::Policy(policy) => matches!(policy.action, Action::Deny | Action::Custom).then_some(document),
+        Document::Authentication(it) => matches!(it.content, Content::Unreadable { .. }).then_some(document),
+        Document::PeerAuthentication(peer) => peer.only_strict().map(|it| Document::PeerAuthentication(Arc::new(it))),
+        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) => None,
     }
 }
 
@@ -289,6 +289,8 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
                 read.instead.extend(deny_what_it_selects(object).map(Document::Policy));
                 let refusing = refuse_tokens_of_what_it_selects(object).map(Arc::new);
                 read.instead.extend(refusing.map(Document::Authentication));
+                read.instead
+                    .extend(strict_for_what_it_selects(object).map(Document::PeerAuthentication));
             }
         }
     }
@@ -302,7 +304,7 @@ fn denials(read: Read) -> Vec<Document> {
         Document::Authentication(document) => Document::Authentication(Arc::new(believe_nobody(&document))),
         other => other,
     });
-    own.filter(denies).chain(read.instead).collect()
+    own.filter_map(what_denies).chain(read.instead).collect()
 }
 
 #[cfg(test)]

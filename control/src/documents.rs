@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use postern_identity::TrustDomain;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
-use postern_policy::{AuthorizationPolicy, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 
 mod authentication;
 mod namespace;
+mod peer_authentication;
 mod refused_policy;
 mod service;
 mod workload;
 
 pub(crate) use authentication::{believe_nobody, refuse_tokens_of_what_it_selects, with_files};
 pub(crate) use namespace::Namespace;
+pub(crate) use peer_authentication::strict_for_what_it_selects;
 pub(crate) use refused_policy::deny_what_it_selects;
 pub(crate) use service::{Backend, Service, ServicePort, TargetPort};
 #[cfg(feature = "kubernetes")]
@@ -38,6 +40,7 @@ pub(crate) enum Document {
     Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
     Authentication(Arc<RequestAuthentication>),
+    PeerAuthentication(Arc<PeerAuthentication>),
 }
 
 /// What makes a document unique.
@@ -49,7 +52,7 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-pub(crate) const KINDS: [(&str, &str); 9] = [
+pub(crate) const KINDS: [(&str, &str); 12] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
@@ -60,6 +63,9 @@ pub(crate) const KINDS: [(&str, &str); 9] = [
     ("postern.dev/v1alpha1", "RequestAuthentication"),
     ("security.istio.io/v1", "RequestAuthentication"),
     ("security.istio.io/v1beta1", "RequestAuthentication"),
+    ("postern.dev/v1alpha1", "PeerAuthentication"),
+    ("security.istio.io/v1", "PeerAuthentication"),
+    ("security.istio.io/v1beta1", "PeerAuthentication"),
 ];
 
 /// Decodes one object; all of its errors at once.
@@ -75,6 +81,9 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "RequestAuthentication") => {
             authentication::decode(object).map(|document| Document::Authentication(Arc::new(document)))
+        }
+        ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+            PeerAuthentication::from_object(object).map(|document| Document::PeerAuthentication(Arc::new(document)))
         }
         (version, kind) => Err(vec![unknown_kind(object, version, kind)]),
     }
@@ -174,6 +183,11 @@ impl Document {
                 document.namespace.as_str(),
                 document.name.as_str(),
             ),
+            Self::PeerAuthentication(document) => (
+                "PeerAuthentication",
+                document.namespace.as_str(),
+                document.name.as_str(),
+            ),
         };
         Key {
             kind,
@@ -190,6 +204,7 @@ impl Document {
             Self::Workload(workload) => &workload.place,
             Self::Policy(policy) => &policy.place,
             Self::Authentication(document) => &document.place,
+            Self::PeerAuthentication(document) => &document.place,
         }
     }
 }

@@ -9,8 +9,8 @@ use postern_identity::SpiffeId;
 use postern_policy::document::nearest;
 use postern_policy::request::is_same_field;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Headers, Http, Labels, Mode, Request,
-    User, Verdict,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Headers, Http, Labels, Mode, MtlsMode,
+    Request, User, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::protocol::Protocol;
 use crate::state::unix_ms;
 
 mod answer;
+mod door;
 mod offline;
 
 pub use answer::{Answer, Asks, Missed, Rule};
@@ -114,10 +115,19 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
             None => 0,
         },
     };
-    if caller.id.is_none() && mode == Mode::Protect {
-        let because = "denied: in protect nobody is served without mutual TLS".to_owned();
-        return Ok(simple(Some(Verdict::Deny), because));
+    let door = match door::of(model, &called, mode, port) {
+        Ok(door) => door,
+        Err(undecided) => return Ok(simple(None, undecided)),
+    };
+    if caller.id.is_none() && door.taken == MtlsMode::Strict {
+        return Ok(Answer {
+            reason: Some(answer::AT_THE_DOOR.to_owned()),
+            ..simple(Some(Verdict::Deny), format!("denied: {}", door.says))
+        });
     }
+    // Where plaintext alone is taken nobody has an identity, whoever it is.
+    let in_clear = door.taken == MtlsMode::Disable;
+    let caller = if in_clear { Caller::default() } else { caller };
     let http = question.http.as_ref().map(Parsed::of).transpose()?;
     if let Some(Parsed { host: None, .. }) = &http
         && let Some(rule) = pools.rule_with(|rule| rule.looks_at_hosts())
@@ -152,7 +162,11 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         let because = format!("denied: rules for port {port} read HTTP, and what is not HTTP is refused there");
         return Ok(simple(Some(Verdict::Deny), because));
     }
-    Ok(pools.explain(&request, mode))
+    let mut answer = pools.explain(&request, mode);
+    if in_clear {
+        answer.because = format!("{} ({}: nobody has an identity there)", answer.because, door.says);
+    }
+    Ok(answer)
 }
 
 fn known(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
@@ -187,6 +201,7 @@ impl<'q> Parsed<'q> {
     }
 }
 
+#[derive(Default)]
 struct Caller<'m> {
     id: Option<SpiffeId>,
     labels: Option<BTreeMap<String, String>>,
@@ -195,11 +210,7 @@ struct Caller<'m> {
 
 fn caller<'m>(model: &'m Model, question: &Question) -> Result<Caller<'m>, Unanswerable> {
     if question.from == "plaintext" {
-        return Ok(Caller {
-            id: None,
-            labels: None,
-            namespace_labels: None,
-        });
+        return Ok(Caller::default());
     }
     let (id, workload) = match split(&question.from) {
         None => {
@@ -433,3 +444,6 @@ impl Pools {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ mod complaint;
 mod follow;
 mod istio;
 mod namespaces;
+mod peer_authentications;
 mod pods;
 mod policies;
 mod services;
@@ -213,7 +214,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
     }));
-    for kind in [Kind::Policies, Kind::Authentications] {
+    for kind in [Kind::Policies, Kind::Authentications, Kind::PeerAuthentications] {
         tasks.spawn(keep_on(rules(
             "postern.dev",
             "v1alpha1",
@@ -223,7 +224,11 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
             out.clone(),
         )));
     }
-    for kind in [Kind::IstioPolicies, Kind::IstioAuthentications] {
+    for kind in [
+        Kind::IstioPolicies,
+        Kind::IstioAuthentications,
+        Kind::IstioPeerAuthentications,
+    ] {
         let (hub, client, out) = (Arc::clone(hub), client.clone(), out.clone());
         tasks.spawn(async move { istio::follow(kind, hub, client, out).await });
     }
@@ -232,7 +237,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
 
 type Keep = Box<dyn Fn(DynamicObject) -> Option<Item> + Send + Sync>;
 
-/// AuthorizationPolicies or RequestAuthentications.
+/// AuthorizationPolicies, RequestAuthentications or PeerAuthentications.
 fn rules(
     group: &str,
     version: &str,
@@ -246,6 +251,10 @@ fn rules(
             let kind = GroupVersionKind::gvk(group, version, "RequestAuthentication");
             ApiResource::from_gvk_with_plural(&kind, "requestauthentications")
         }
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let kind = GroupVersionKind::gvk(group, version, "PeerAuthentication");
+            ApiResource::from_gvk_with_plural(&kind, "peerauthentications")
+        }
         Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
             resource(group, version)
         }
@@ -254,6 +263,9 @@ fn rules(
     let keep: Keep = match kind {
         Kind::Authentications | Kind::IstioAuthentications => Box::new(move |object| {
             authentications::AuthenticationItem::keep(&object, &api_version).map(Item::Authentication)
+        }),
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => Box::new(move |object| {
+            peer_authentications::PeerAuthenticationItem::keep(&object, &api_version).map(Item::PeerAuthentication)
         }),
         Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
             Box::new(move |object| {

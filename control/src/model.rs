@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
-use postern_policy::{AuthorizationPolicy, Mode, RequestAuthentication};
+use postern_policy::peer_authentication::PortModes;
+use postern_policy::{AuthorizationPolicy, Mode, PeerAuthentication, RequestAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -14,9 +15,11 @@ use crate::source::Load;
 
 mod backends;
 mod conditions;
+mod doors;
 mod ranges;
 mod resolve;
 
+pub(crate) use doors::{Fault, FaultKind};
 pub(crate) use ranges::Range;
 pub(crate) use resolve::octets;
 
@@ -32,6 +35,7 @@ pub(crate) struct Model {
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
     pub(crate) authentications: Vec<Arc<RequestAuthentication>>,
+    pub(crate) peer_authentications: Vec<Arc<PeerAuthentication>>,
     /// Where in the policies those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
@@ -57,6 +61,8 @@ pub(crate) struct Workload {
     pub(crate) document: Arc<documents::Workload>,
     /// After the namespace had its say.
     pub(crate) mode: Mode,
+    /// What its ports take.
+    pub(crate) mtls: PortModes,
     pub(crate) standing: Standing,
     pub(crate) ports: Vec<Port>,
     /// Ports of its own that its proxy does not stand before.
@@ -109,6 +115,7 @@ impl Model {
                     model.policies.push(policy.clone());
                 }
                 Document::Authentication(document) => model.authentications.push(Arc::clone(document)),
+                Document::PeerAuthentication(document) => model.peer_authentications.push(Arc::clone(document)),
             }
         }
         let meshed: HashSet<&str> = workloads
@@ -181,6 +188,7 @@ impl Model {
         Workload {
             document: Arc::clone(document),
             mode,
+            mtls: self.port_modes(document, mode),
             standing,
             ports,
             skipped_ports: if loosening { skipped.clone() } else { Vec::new() },

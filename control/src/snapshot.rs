@@ -7,16 +7,18 @@ use std::net::IpAddr;
 use postern_api::authentication_wire;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
+use postern_api::mtls_wire;
 use postern_api::policy_wire::{mode_to_wire, to_wire};
 use postern_policy::authentication::JwtRule;
-use postern_policy::{Feature, FeatureSet};
+use postern_policy::{Feature, FeatureSet, Mode};
 
 use crate::documents::Capture;
 use crate::model::{Model, Workload, octets};
 use crate::state::Bundles;
 
-/// Its own workload.
-pub(crate) fn workload(model: &Model, workload: &Workload, version: u64) -> wire::WorkloadConfig {
+/// Its own workload. A proxy that knows no PeerAuthentication goes by the mode: where one is stricter than that, it is told the
+/// strictest, which denies more than it must.
+pub(crate) fn workload(model: &Model, workload: &Workload, features: FeatureSet, version: u64) -> wire::WorkloadConfig {
     let document = &workload.document;
     let explicit = document.capture == Capture::Explicit;
     let address = document
@@ -34,15 +36,25 @@ pub(crate) fn workload(model: &Model, workload: &Workload, version: u64) -> wire
         address: address.clone(),
         spiffe: false,
     });
-    wire::WorkloadConfig {
+    let knows_doors = features.has(Feature::PeerAuthentication);
+    let mode = match workload.mode {
+        mode if !knows_doors && workload.mtls.is_stricter_than(mode) => Mode::Protect,
+        mode => mode,
+    };
+    let mut config = wire::WorkloadConfig {
         version,
         namespace: document.namespace.clone(),
         name: document.name.clone(),
         labels: document.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        mode: mode_to_wire(workload.mode) as i32,
+        mode: mode_to_wire(mode) as i32,
         ports: ports.collect(),
         root_namespace: model.root_namespace.clone(),
+        ..wire::WorkloadConfig::default()
+    };
+    if knows_doors {
+        mtls_wire::to_wire(&workload.mtls, &mut config);
     }
+    config
 }
 
 /// The policies that select it, without what it cannot evaluate.

@@ -324,7 +324,7 @@ fn i_5_no_webhook_sees_the_meshs_own_namespace_or_the_clusters() {
                     .iter()
                     .flat_map(|r| strings(&r["resources"]))
                     .collect();
-                if resources == ["authorizationpolicies", "requestauthentications"] {
+                if resources == ["authorizationpolicies", "requestauthentications", "peerauthentications"] {
                     // Holds up policies, never pods.
                     continue;
                 }

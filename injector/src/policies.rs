@@ -1,7 +1,7 @@
 //! Policies before they are stored: what cannot be understood is refused, with the JSON path and the nearest name.
 
 use postern_policy::document::{DocumentError, Object};
-use postern_policy::{AuthorizationPolicy, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use serde_json::{Value, json};
 
 use crate::review::{Request, Verdict};
@@ -12,6 +12,8 @@ const GROUP: &str = "postern.dev";
 const AUTHORIZATIONS: &str = "authorizationpolicies";
 /// The resource of request authentications.
 const AUTHENTICATIONS: &str = "requestauthentications";
+/// The resource of peer authentications.
+const PEER_AUTHENTICATIONS: &str = "peerauthentications";
 /// Faults that one refusal names; the rest are counted.
 const MAX_NAMED: usize = 8;
 
@@ -22,6 +24,8 @@ pub enum Kind {
     Authorization,
     /// Whose tokens are believed.
     Authentication,
+    /// What ports take.
+    PeerAuthentication,
 }
 
 impl Kind {
@@ -31,6 +35,7 @@ impl Kind {
         let kinds = [
             (AUTHORIZATIONS, Self::Authorization),
             (AUTHENTICATIONS, Self::Authentication),
+            (PEER_AUTHENTICATIONS, Self::PeerAuthentication),
         ];
         let kind = kinds
             .into_iter()
@@ -67,6 +72,7 @@ fn check(kind: Kind, mut policy: Value, namespace: &str) -> Result<(), Vec<Docum
             let errors = postern_token::key_set::errors_in_cluster(&document);
             if errors.is_empty() { Ok(()) } else { Err(errors) }
         }
+        Kind::PeerAuthentication => PeerAuthentication::from_object(&object).map(drop),
     }
 }
 
@@ -139,7 +145,7 @@ mod tests {
             json!(null),
             json!({ "kind": "Pod", "metadata": 7 }),
         ] {
-            for kind in [Kind::Authorization, Kind::Authentication] {
+            for kind in [Kind::Authorization, Kind::Authentication, Kind::PeerAuthentication] {
                 assert!(refused(kind, other.clone()).is_some());
             }
         }
@@ -169,6 +175,39 @@ mod tests {
             let message = refused(Kind::Authentication, document(rule)).unwrap_or_default();
             assert!(
                 message.contains(says) && message.contains("RequestAuthentication/shop/sso"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_ports_take_is_checked_the_same() {
+        let document = |spec: Value| {
+            json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "PeerAuthentication",
+                "metadata": { "name": "door" }, "spec": spec,
+            })
+        };
+        let good = json!({ "mtls": { "mode": "STRICT" } });
+        assert_eq!(refused(Kind::PeerAuthentication, document(good.clone())), None);
+        for (spec, says) in [
+            (
+                json!({ "mtls": { "mode": "STRIKT" } }),
+                "spec.mtls.mode: `STRIKT` is not one of",
+            ),
+            (json!({ "mtls": null }), "spec.mtls: must be a map, not nothing"),
+            (
+                json!({ "mtls": { "modus": "STRICT" } }),
+                "unknown field `modus`; did you mean `mode`?",
+            ),
+            (
+                json!({ "portLevelMtls": { "80": { "mode": "STRICT" } } }),
+                "needs `selector.matchLabels`",
+            ),
+        ] {
+            let message = refused(Kind::PeerAuthentication, document(spec)).unwrap_or_default();
+            assert!(
+                message.contains(says) && message.contains("PeerAuthentication/shop/door"),
                 "{message}"
             );
         }

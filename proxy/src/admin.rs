@@ -1,6 +1,7 @@
 //! The admin socket: what this proxy is, holds and enforces, as JSON. A Unix socket of mode 0600 that app containers do not
 //! mount; it shows no key, token or header, and changes nothing.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -107,7 +108,7 @@ impl Admin {
         let ports = workload.map(|workload| {
             let port = |port: &crate::snapshot::Port| {
                 json!({"name": &*port.name, "number": port.number, "protocol": port.protocol.as_str(),
-                       "listen": port.listen, "app": port.app})
+                       "listen": port.listen, "app": port.app, "mtls": workload.mtls.of(port.number).as_str()})
             };
             workload.ports.iter().map(port).collect::<Vec<_>>()
         });
@@ -121,7 +122,9 @@ impl Admin {
             "workers": self.args.worker_count(),
             "ready": self.status.readiness().err().map_or(json!(true), |why| json!({"not": why})),
             "workload": workload.map(|w| json!({"namespace": w.namespace, "name": w.name,
-                "mode": format!("{:?}", w.mode).to_lowercase(), "ports": ports})),
+                "mode": format!("{:?}", w.mode).to_lowercase(), "mtls": w.mtls.usual.as_str(),
+                "mtls_by_port": w.mtls.ports.iter().map(|(port, mode)| (port.to_string(), mode.as_str())).collect::<BTreeMap<_, _>>(),
+                "ports": ports})),
             "destinations": destinations.iter().map(|(t, d)| destination(t, d)).collect::<Vec<_>>(),
         })
     }

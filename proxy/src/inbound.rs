@@ -21,9 +21,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use postern_identity::tls::alpn;
-use postern_policy::Mode;
+use postern_policy::MtlsMode;
 
 use self::authenticate::Caller;
+use self::terminate::Found;
 use crate::detect::{self, First};
 use crate::exchange::{Exchange, Way};
 use crate::http::Version;
@@ -33,7 +34,7 @@ use crate::opaque;
 use crate::outcome::Failure;
 use crate::snapshot::{Port, Protocol};
 use crate::stream::{Rewound, Stream, Transport};
-use crate::supervise::{Speaks, Supervisor};
+use crate::supervise::{Control, Speaks, Supervisor};
 use crate::worker::Worker;
 
 /// One accepted connection: who calls, at which port.
@@ -66,19 +67,25 @@ pub async fn serve(worker: Rc<Worker>, stream: Stream, port: Port) {
 
 /// An error is a connection that ended before any route was known.
 async fn admit(worker: Rc<Worker>, stream: Stream, port: Port) -> Result<(), Failure> {
-    let Some(mode) = worker.shared.policy.load().as_ref().map(|state| state.workload.mode) else {
+    let taken = worker.shared.policy.load();
+    let Some(taken) = taken.as_ref().map(|state| state.workload.mtls.of(port.number)) else {
         stream.reset();
         return Err(Failure::ControlUnavailable);
     };
     let address = stream.peer_addr();
-    let (transport, caller, offered) = match mode {
-        Mode::Protect => terminate::required(&worker, stream).await?,
-        Mode::Discover | Mode::Monitor => match terminate::permissive(&worker, stream).await? {
-            terminate::Found::Mesh(transport, caller, offered) => (transport, caller, offered),
-            terminate::Found::Plain(transport, caller, first) => {
-                return serve_plain(worker, port, transport, caller, first).await;
-            }
-        },
+    let found = match taken {
+        MtlsMode::Strict => {
+            let (transport, caller, offered) = terminate::required(&worker, stream).await?;
+            Found::Mesh(transport, caller, offered)
+        }
+        MtlsMode::Permissive => terminate::permissive(&worker, stream).await?,
+        MtlsMode::Disable => terminate::untouched(stream, port.protocol).await?,
+    };
+    let (transport, caller, offered) = match found {
+        Found::Mesh(transport, caller, offered) => (transport, caller, offered),
+        Found::Plain(transport, caller, first) => {
+            return serve_plain(worker, port, transport, caller, first).await;
+        }
     };
     let connection = Rc::new(Connection {
         worker,
@@ -89,7 +96,7 @@ async fn admit(worker: Rc<Worker>, stream: Stream, port: Port) -> Result<(), Fai
     run(connection, transport, served).await
 }
 
-/// On a permissive port: plaintext, or TLS of the app's own.
+/// On a port that takes plaintext: it, or TLS of the app's own.
 async fn serve_plain(
     worker: Rc<Worker>,
     port: Port,
@@ -165,6 +172,7 @@ async fn serve_opaque(connection: Rc<Connection>, transport: Rewound<Transport>)
         Ok(permit) => {
             let peer = connection.caller.peer().cloned();
             let control = Supervisor::watch(&connection.worker, Speaks::Opaque, peer);
+            connection.is_watched_by(&control);
             control.carries(&exchange);
             let relaying = async {
                 let app = exchange
@@ -189,6 +197,13 @@ async fn serve_opaque(connection: Rc<Connection>, transport: Rewound<Transport>)
 }
 
 impl Connection {
+    /// A connection of nobody in particular lives as long as its port takes plaintext.
+    fn is_watched_by(&self, control: &Control) {
+        if self.caller.peer().is_none() {
+            control.is_in_clear_on(self.port.number);
+        }
+    }
+
     /// Labels of this connection's traffic.
     pub(crate) fn way(&self, protocol: Protocol) -> Rc<Way> {
         let peer = self.caller.peer();

@@ -23,7 +23,7 @@ pub enum Blame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     // -- peer
-    /// Not TLS where only mTLS is spoken.
+    /// Not TLS where only mTLS is taken: by the workload's mode, or a PeerAuthentication.
     Plaintext,
     /// The TLS handshake failed; the word is the verifier's or `tls`.
     Handshake(&'static str),

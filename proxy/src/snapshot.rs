@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_identity::{Expected, Instance, SharedTrust, SpiffeId, Svid, TrustDomain, VerifiedPeer};
+use postern_policy::peer_authentication::PortModes;
 use postern_policy::{Compiled, Labels, Mode};
 use postern_token::Authenticator;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -140,6 +141,8 @@ pub struct Workload {
     pub mode: Mode,
     /// Its ports.
     pub ports: Vec<Port>,
+    /// What each port takes, declared or not: mutual TLS, plaintext, or either.
+    pub mtls: PortModes,
 }
 
 /// One port of our workload.
@@ -260,7 +263,7 @@ pub enum Door {
     Sidecar,
     /// Mutual TLS of another make (Envoy, a program with an SVID): `h2`, `http/1.1` or no ALPN.
     Spiffe,
-    /// Nothing: plain bytes.
+    /// Nobody who proves anything: plain bytes.
     Open,
 }
 

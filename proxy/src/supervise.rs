@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use postern_identity::VerifiedPeer;
+use postern_policy::MtlsMode;
 use rustls_pki_types::UnixTime;
 // The system's monotonic clock, which tests may move.
 use tokio::time::Instant;
@@ -50,6 +51,8 @@ pub enum Signal {
 pub struct Control {
     speaks: Cell<Speaks>,
     peer: Option<VerifiedPeer>,
+    /// The port that took it in clear.
+    in_clear_on: Cell<Option<u16>>,
     trust_revision: Cell<u64>,
     signal: Cell<Signal>,
     /// Why it was told to end gracefully.
@@ -98,6 +101,7 @@ impl Supervisor {
         let control = Rc::new(Control {
             speaks: Cell::new(speaks),
             peer,
+            in_clear_on: Cell::new(None),
             // Looked at once at the first pass: trust may have moved since the handshake.
             trust_revision: Cell::new(u64::MAX),
             signal: Cell::new(Signal::Run),
@@ -205,6 +209,11 @@ impl Control {
         .await
     }
 
+    /// Nobody proved anything on it: it ends once this port takes mutual TLS alone.
+    pub(crate) fn is_in_clear_on(&self, port: u16) {
+        self.in_clear_on.set(Some(port));
+    }
+
     /// Its answer is 101: what follows is opaque.
     pub fn upgrade(&self) {
         self.upgraded.set(true);
@@ -304,7 +313,20 @@ impl Control {
             any = true;
             self.look_at(exchange, pass);
         }
+        self.look_at_door(pass);
         self.look_at_transport(any, pass);
+    }
+
+    /// After its exchanges, which say why they end.
+    fn look_at_door(&self, pass: &Pass<'_>) {
+        let Some(port) = self.in_clear_on.get() else { return };
+        let policy = pass.worker.shared.policy.load();
+        if policy
+            .as_ref()
+            .is_some_and(|state| state.workload.mtls.of(port) == MtlsMode::Strict)
+        {
+            self.close(Failure::Plaintext);
+        }
     }
 
     fn look_at_peer(&self, pass: &Pass<'_>) {

@@ -1,8 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use postern_policy::Rule;
-
-use postern_policy::AuthorizationPolicy;
+use postern_policy::{AuthorizationPolicy, MtlsMode, Rule};
 
 use super::*;
 
@@ -77,7 +75,11 @@ fn policies(load: &Load) -> Vec<&AuthorizationPolicy> {
         .iter()
         .filter_map(|document| match document {
             Document::Policy(policy) => Some(policy),
-            Document::Namespace(_) | Document::Service(_) | Document::Workload(_) | Document::Authentication(_) => None,
+            Document::Namespace(_)
+            | Document::Service(_)
+            | Document::Workload(_)
+            | Document::Authentication(_)
+            | Document::PeerAuthentication(_) => None,
         })
         .collect()
 }
@@ -387,4 +389,70 @@ fn the_same_files_again_are_no_change() {
     let mut watched = Watched::new();
     assert!(watched.takes(scan_of(&[("a.yaml", CART), ("b.yaml", BROKEN)])));
     assert!(!watched.takes(scan_of(&[("a.yaml", CART), ("b.yaml", BROKEN)])));
+}
+
+fn door(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {spec}\n"
+    )
+}
+
+/// Name, mode, and is it a stand-in?
+fn doors(load: &Load) -> Vec<(&str, Option<MtlsMode>, bool)> {
+    let doors = load.documents.iter().filter_map(|document| match document {
+        Document::PeerAuthentication(door) => Some((door.name.as_str(), door.mode, door.unreadable)),
+        _ => None,
+    });
+    doors.collect()
+}
+
+#[test]
+fn of_a_file_that_never_was_good_no_document_takes_plaintext_and_one_that_nobody_understands_takes_none() {
+    let good = [
+        door("loose", "{mtls: {mode: PERMISSIVE}}"),
+        door("strict", "{mtls: {mode: STRICT}}"),
+        door(
+            "mixed",
+            "{selector: {matchLabels: {app: a}}, mtls: {mode: DISABLE}, portLevelMtls: {80: {mode: STRICT}}}",
+        ),
+    ]
+    .concat();
+    let mut watched = Watched::new();
+    let broken = [good.clone(), door("broken", "{mtls: {mode: OFF}}")].concat();
+    let load = watched.sees(&[("a.yaml", &broken)]);
+    assert_eq!(
+        doors(&load),
+        [
+            ("broken", Some(MtlsMode::Strict), true),
+            ("mixed", None, false),
+            ("strict", Some(MtlsMode::Strict), false)
+        ]
+    );
+    assert!(
+        load.bad["a.yaml"][0].contains("`OFF` is not one of STRICT"),
+        "{:?}",
+        load.bad
+    );
+    let load = watched.sees(&[("a.yaml", &good)]);
+    let loose = Some(MtlsMode::Permissive);
+    assert_eq!(doors(&load)[0], ("loose", loose, false));
+    // It was good: what it said last stays.
+    let load = watched.sees(&[("a.yaml", &broken)]);
+    assert_eq!(doors(&load).len(), 3);
+    assert_eq!(doors(&load)[0], ("loose", loose, false));
+}
+
+#[test]
+fn of_two_documents_of_one_name_what_the_newcomer_has_that_is_strict_counts_and_nothing_else() {
+    let mut watched = Watched::new();
+    let first = door("door", "{mtls: {mode: PERMISSIVE}}");
+    watched.sees(&[("a.yaml", &first)]);
+    let loose = door("door", "{mtls: {mode: DISABLE}}");
+    let load = watched.sees(&[("a.yaml", &first), ("b.yaml", &loose)]);
+    assert_eq!(doors(&load), [("door", Some(MtlsMode::Permissive), false)]);
+    assert!(load.bad["b.yaml"][0].contains("PeerAuthentication shop/door is defined already"));
+    let strict = door("door", "{mtls: {mode: STRICT}}");
+    let load = watched.sees(&[("a.yaml", &first), ("b.yaml", &strict)]);
+    assert_eq!(doors(&load).len(), 2);
 }

@@ -6,6 +6,9 @@ use std::fmt;
 use postern_policy::{Explanation, Missing, Mode, NamedRule, Verdict};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// The reason where the port takes mutual TLS alone and the caller has none: no rule is asked, whatever the mode.
+pub(super) const AT_THE_DOOR: &str = "plaintext";
+
 /// What is said of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +70,12 @@ pub struct Asks {
 }
 
 impl Answer {
+    /// Denied before any rule, and in every mode.
+    #[must_use]
+    pub fn is_at_the_door(&self) -> bool {
+        self.reason.as_deref() == Some(AT_THE_DOOR)
+    }
+
     /// Where policies were not asked.
     pub(super) fn simple(verdict: Option<Verdict>, because: String, mode: Mode) -> Self {
         Self {

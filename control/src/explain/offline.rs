@@ -11,7 +11,7 @@ use postern_policy::lint::{Code, Finding, Level, opaque_port};
 use super::{Answer, Question, Unanswerable, answer};
 use crate::directory::scan::{Found, scan};
 use crate::documents::{Document, KINDS, decode};
-use crate::model::{Model, Workload};
+use crate::model::{Fault, FaultKind, Model, Workload};
 use crate::protocol::Protocol;
 use crate::source::Load;
 
@@ -104,7 +104,30 @@ impl Offline {
                 });
             }
         }
+        findings.extend(self.doors());
         findings
+    }
+
+    /// PeerAuthentications that do not do what they say.
+    fn doors(&self) -> Vec<Finding> {
+        let model = &self.model;
+        let faults = model.idle_doors().into_iter();
+        // Where no workload is described nobody knows whom a document selects.
+        let known = faults.filter(|fault| fault.kind == FaultKind::NotInForce || !model.workloads.is_empty());
+        let finding = |fault: Fault<'_>| {
+            let (code, level) = match fault.kind {
+                FaultKind::Idle => (Code::AppliesToNothing, Level::Note),
+                FaultKind::NotInForce => (Code::NotInForce, Level::Warning),
+            };
+            Finding {
+                code,
+                level,
+                place: fault.document.place.clone(),
+                policy: format!("{}/{}", fault.document.namespace, fault.document.name),
+                says: format!("it {}", fault.says),
+            }
+        };
+        known.map(finding).collect()
     }
 
     /// Answers a question over them.

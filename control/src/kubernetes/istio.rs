@@ -1,5 +1,5 @@
-//! Istio's AuthorizationPolicies and RequestAuthentications, where the API server has them: the definition of each kind is
-//! watched, so that all replicas hear of it at once, and know up to when there is none.
+//! Istio's AuthorizationPolicies, RequestAuthentications and PeerAuthentications, where the API server has them: the definition
+//! of each kind is watched, so that all replicas hear of it at once, and know up to when there is none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,12 @@ use super::follow::{Follower, NoSuchKind};
 use super::world::{Change, Item, Kind};
 use crate::hub::Hub;
 
-/// Control may read these two definitions alone: RBAC by name holds for lists and watches of exactly such a selector.
+/// Control may read these definitions alone: RBAC by name holds for lists and watches of exactly such a selector.
 const POLICIES: &str = "metadata.name=authorizationpolicies.security.istio.io";
 /// See [`POLICIES`].
 const AUTHENTICATIONS: &str = "metadata.name=requestauthentications.security.istio.io";
+/// See [`POLICIES`].
+const PEER_AUTHENTICATIONS: &str = "metadata.name=peerauthentications.security.istio.io";
 const VERSION: &str = "v1";
 /// A definition is there a moment before its kind is served, and gone a moment after: until the next try.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -35,6 +37,7 @@ pub(super) async fn follow(kind: Kind, hub: Arc<Hub>, client: Client, out: mpsc:
         kind,
         fields: match kind {
             Kind::IstioAuthentications => AUTHENTICATIONS,
+            Kind::IstioPeerAuthentications => PEER_AUTHENTICATIONS,
             _ => POLICIES,
         },
         keep: |definition| serves(&definition).then_some(Item::Definition),

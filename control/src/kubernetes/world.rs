@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::authentications::AuthenticationItem;
 use super::namespaces::NamespaceItem;
+use super::peer_authentications::PeerAuthenticationItem;
 use super::pods::PodItem;
 use super::policies::PolicyItem;
 use super::services::{ServiceItem, SliceItem};
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     IstioPolicies,
     Authentications,
     IstioAuthentications,
+    PeerAuthentications,
+    IstioPeerAuthentications,
 }
 
 /// What is kept of an object.
@@ -38,6 +41,7 @@ pub(super) enum Item {
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
     Authentication(AuthenticationItem),
+    PeerAuthentication(PeerAuthenticationItem),
     /// Of a kind that may be missing: it is served. In no world.
     Definition,
 }
@@ -120,7 +124,7 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
@@ -129,6 +133,8 @@ impl Kind {
         Self::IstioPolicies,
         Self::Authentications,
         Self::IstioAuthentications,
+        Self::PeerAuthentications,
+        Self::IstioPeerAuthentications,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -141,12 +147,16 @@ impl Kind {
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
             Self::Authentications => "requestauthentications.postern.dev",
             Self::IstioAuthentications => "requestauthentications.security.istio.io",
+            Self::PeerAuthentications => "peerauthentications.postern.dev",
+            Self::IstioPeerAuthentications => "peerauthentications.security.istio.io",
         }
     }
 
     fn is_policy(self) -> bool {
         match self {
             Self::Policies | Self::IstioPolicies | Self::Authentications | Self::IstioAuthentications => true,
+            // What ports take is told with workloads and destinations.
+            Self::PeerAuthentications | Self::IstioPeerAuthentications => false,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
@@ -247,6 +257,7 @@ impl World {
             | Item::Service(_)
             | Item::Slice(_)
             | Item::Authentication(_)
+            | Item::PeerAuthentication(_)
             | Item::Definition => None,
         });
         Some(policies)
@@ -289,6 +300,18 @@ impl World {
                 }
             }
         }
+        for kind in [Kind::PeerAuthentications, Kind::IstioPeerAuthentications] {
+            for (_, item) in self.items(kind) {
+                if let Item::PeerAuthentication(peer) = item {
+                    load.documents
+                        .push(Document::PeerAuthentication(Arc::clone(&peer.in_force)));
+                    if !peer.errors.is_empty() {
+                        let place = peer.in_force.place.file.to_string();
+                        load.bad.insert(place, peer.errors.clone());
+                    }
+                }
+            }
+        }
         let Revisions { policies, others } = self.revisions();
         if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
@@ -309,6 +332,7 @@ impl World {
                 | Item::Slice(_)
                 | Item::Policy(_)
                 | Item::Authentication(_)
+                | Item::PeerAuthentication(_)
                 | Item::Definition => None,
             })
         };

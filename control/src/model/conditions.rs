@@ -19,6 +19,7 @@ impl Model {
         }
         self.check_policies(&mut found);
         self.check_authentications(&mut found);
+        self.check_peer_authentications(&mut found);
         self.check_addresses(&mut found);
         self.conditions.append(&mut found);
         self.conditions.sort();
@@ -135,6 +136,14 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn check_peer_authentications(&self, found: &mut Vec<String>) {
+        found.extend(self.idle_doors().into_iter().map(|fault| {
+            let (document, says) = (fault.document, fault.says);
+            let (place, namespace, name) = (&document.place, &document.namespace, &document.name);
+            format!("{place}: PeerAuthentication {namespace}/{name} {says}")
+        }));
     }
 
     /// Two proxies cannot listen at one place, and an address that two workloads claim belongs to neither for sure.

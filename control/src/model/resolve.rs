@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State;
 use postern_api::policy_wire::mode_to_wire;
-use postern_policy::Mode;
 use postern_policy::document::nearest;
+use postern_policy::{Mode, MtlsMode};
 
 use super::backends::Behind;
 use super::{Model, Name, Port, Standing, Workload};
@@ -234,6 +234,9 @@ fn endpoint(behind: &Behind<'_>) -> Option<wire::Endpoint> {
         // Explicit: the proxy's own port. Captured: the app's, and the proxy is in between. (Both are `listen`.)
         (Standing::Meshed(id), Some(workload)) => {
             let capture = workload.document.capture;
+            if capture != Capture::Foreign && workload.mtls.of(port.number) == MtlsMode::Disable {
+                return Some(in_clear(behind, workload));
+            }
             let alpn = match capture {
                 Capture::Explicit | Capture::Redirect => port.protocol.alpn(),
                 Capture::Foreign => port.protocol.foreign_alpn(),
@@ -264,6 +267,23 @@ fn endpoint(behind: &Behind<'_>) -> Option<wire::Endpoint> {
         workload,
         namespace,
     })
+}
+
+/// A PeerAuthentication has it that nobody proves anything there. Its proxy stands before it all the same, and is called.
+fn in_clear(behind: &Behind<'_>, workload: &Workload) -> wire::Endpoint {
+    let port = &behind.port;
+    let (namespace, name) = workload.key();
+    wire::Endpoint {
+        ip: octets(behind.ip),
+        port: port.listen.into(),
+        workload_port: port.number.into(),
+        spiffe_ids: Vec::new(),
+        instance: workload.document.instance.clone(),
+        protocol: port.protocol.to_wire() as i32,
+        alpn: Vec::new(),
+        workload: name,
+        namespace,
+    }
 }
 
 /// 4 or 16 bytes, as on the wire.

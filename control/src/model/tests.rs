@@ -10,6 +10,7 @@ use postern_policy::document::parse;
 use super::*;
 use crate::documents::decode;
 
+mod doors;
 mod resolution;
 
 /// A model of these documents.

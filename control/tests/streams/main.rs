@@ -9,6 +9,7 @@ mod bundle;
 mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod doors;
 mod keys;
 mod labels;
 #[cfg(feature = "kubernetes")]

@@ -6,6 +6,7 @@
 pub mod authentication_wire;
 pub mod ca_client;
 pub mod flow;
+pub mod mtls_wire;
 pub mod policy_wire;
 pub mod refusal;
 pub mod transport;

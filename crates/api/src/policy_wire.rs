@@ -299,6 +299,7 @@ fn feature_from_wire(feature: wire::PolicyFeature) -> Option<Feature> {
         wire::PolicyFeature::SourceLabels => Feature::SourceLabels,
         wire::PolicyFeature::Audit => Feature::Audit,
         wire::PolicyFeature::Custom => Feature::Custom,
+        wire::PolicyFeature::PeerAuthentication => Feature::PeerAuthentication,
     })
 }
 
@@ -322,6 +323,7 @@ pub fn features_to_wire(features: FeatureSet) -> Vec<i32> {
         Feature::SourceLabels => wire::PolicyFeature::SourceLabels,
         Feature::Audit => wire::PolicyFeature::Audit,
         Feature::Custom => wire::PolicyFeature::Custom,
+        Feature::PeerAuthentication => wire::PolicyFeature::PeerAuthentication,
     };
     Feature::ALL
         .into_iter()

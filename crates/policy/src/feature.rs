@@ -35,11 +35,13 @@ pub enum Feature {
     Audit,
     /// The action CUSTOM.
     Custom,
+    /// What each port takes, by PeerAuthentication: mutual TLS, plaintext, or either.
+    PeerAuthentication,
 }
 
 impl Feature {
     /// All, in wire order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Principals,
         Self::Namespaces,
         Self::ServiceAccounts,
@@ -56,6 +58,7 @@ impl Feature {
         Self::SourceLabels,
         Self::Audit,
         Self::Custom,
+        Self::PeerAuthentication,
     ];
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! YAML --document--> Object (kind, name, labels, spec; every node knows its line) --model--> AuthorizationPolicy
+//! [PeerAuthentication] + one workload --effective--> what each port takes (mutual TLS, plaintext, either)
 //! [AuthorizationPolicy] + one workload --compile--> Compiled (an index over identity, port, path)
 //! raw target, Host --canonical--> CanonicalPath, CanonicalHost   (the bytes matched are the bytes forwarded)
 //! Compiled + Request --decide--> Decision (verdict, reason, policy, rule, place)   no lock, no allocation
@@ -31,6 +32,7 @@ pub use decide::{Decision, Matched, Reason, Verdict};
 pub use explain::{Explanation, Missing, NamedRule};
 pub use feature::{Feature, FeatureSet};
 pub use model::authentication::{self, RequestAuthentication};
+pub use model::peer_authentication::{self, MtlsMode, PeerAuthentication};
 pub use model::{
     Action, AddressKey, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch, TextKey,
     UserMatch, Values,

@@ -37,6 +37,8 @@ pub enum Code {
     OpaquePort,
     /// A policy that is for no sidecar, or selects no workload.
     AppliesToNothing,
+    /// What a document says does not hold.
+    NotInForce,
 }
 
 /// One finding.
@@ -123,6 +125,7 @@ impl Code {
             Self::NarrowDeny => "narrow-deny",
             Self::OpaquePort => "opaque-port",
             Self::AppliesToNothing => "applies-to-nothing",
+            Self::NotInForce => "not-in-force",
         }
     }
 }

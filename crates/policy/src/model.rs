@@ -10,6 +10,7 @@ pub mod authentication;
 mod condition;
 mod decode;
 mod mask;
+pub mod peer_authentication;
 mod resolve;
 mod text;
 mod user_match;

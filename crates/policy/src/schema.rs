@@ -1,4 +1,5 @@
-//! The CustomResourceDefinitions of our AuthorizationPolicy and RequestAuthentication, from one table of fields each.
+//! The CustomResourceDefinitions of our AuthorizationPolicy, RequestAuthentication and PeerAuthentication, from one table of
+//! fields each.
 //!
 //! An API server drops what a schema does not name, before any webhook sees it: a misspelled `notPrincipals` would be gone, and
 //! the policy would allow more than it says. So every map of `spec` keeps unknown fields, and every field may be null (a list
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{AuthorizationPolicy, Operation, Rule, Source};
 
 mod authentication;
+mod peer_authentication;
 
 /// A field of a policy.
 struct Field {
@@ -27,6 +29,8 @@ enum Shape {
     Ports,
     /// A map of text to text.
     Labels,
+    /// A map of port numbers to the same fields each.
+    ByPort(&'static [Field]),
     Object(&'static [Field]),
     Objects(&'static [Field]),
 }
@@ -232,7 +236,7 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
 
 /// All definitions, by their full names.
 #[must_use]
-pub fn definitions() -> [(&'static str, Value); 2] {
+pub fn definitions() -> [(&'static str, Value); 3] {
     [
         (
             "authorizationpolicies.postern.dev",
@@ -261,6 +265,7 @@ pub fn definitions() -> [(&'static str, Value); 2] {
             ),
         ),
         ("requestauthentications.postern.dev", authentication::definition()),
+        ("peerauthentications.postern.dev", peer_authentication::definition()),
     ]
 }
 
@@ -308,11 +313,16 @@ fn node(shape: &Shape, says: &str) -> Value {
         Shape::Ports => json!({ "type": "array", "items": { "x-kubernetes-int-or-string": true } }),
         // Every key is known: nothing is dropped.
         Shape::Labels => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Shape::ByPort(fields) => json!({ "type": "object", "additionalProperties": nullable(object(fields)) }),
         Shape::Object(fields) => object(fields),
         Shape::Objects(fields) => json!({ "type": "array", "items": object(fields) }),
     };
-    node["nullable"] = json!(true);
     node["description"] = json!(says);
+    nullable(node)
+}
+
+fn nullable(mut node: Value) -> Value {
+    node["nullable"] = json!(true);
     node
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use postern_api::control::v1 as wire;
+use postern_api::mtls_wire;
 use postern_api::policy_wire::mode_from_wire;
 use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
 use postern_policy::{AuthorizationPolicy, RequestAuthentication};
@@ -22,11 +23,13 @@ pub(super) fn workload(config: &wire::WorkloadConfig) -> Result<Workload, Wrong>
     if let Some(twice) = ports.iter().find(|port| !listens.insert(port.listen)) {
         return Err(format!("two ports listen on {}", twice.listen));
     }
+    let mode = mode_from_wire(config.mode()).map_err(|e| e.to_string())?;
     Ok(Workload {
         namespace: config.namespace.clone(),
         name: config.name.clone(),
-        mode: mode_from_wire(config.mode()).map_err(|e| e.to_string())?,
+        mode,
         ports,
+        mtls: mtls_wire::from_wire(config, mode).map_err(|e| e.to_string())?,
     })
 }
 

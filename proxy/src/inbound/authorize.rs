@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Matched, Mode, Reason, Request, StepUp, Verdict};
+use postern_policy::{
+    Decision, Doubt, Headers, Http, Labels, Matched, Mode, MtlsMode, Reason, Request, StepUp, Verdict,
+};
 use postern_token::answer;
 
 use super::Connection;
@@ -82,6 +84,11 @@ fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange)
         // What its token was verified under may have gone meanwhile: the next look at it will see.
         generation: Cell::new(user.map_or(state.generation, |look| look.generation())),
     };
+    if let Err(failure) = permit.passes_door(state) {
+        // It came in before that was so. Whatever the mode: nothing of plaintext is only monitored.
+        report(&connection.worker, exchange, failure, None, false);
+        return Err(failure);
+    }
     let outcome = match user.and_then(|look| look.refusal()) {
         None => {
             let (outcome, audit) = permit.decide(state, exchange);
@@ -240,6 +247,14 @@ impl Permit {
         (outcome, decision.audit)
     }
 
+    /// Nobody who proves nothing goes on where mutual TLS alone is taken, whatever the rules say.
+    fn passes_door(&self, state: &PolicyState) -> Result<(), Failure> {
+        match (self.caller.peer(), state.workload.mtls.of(self.port)) {
+            (None, MtlsMode::Strict) => Err(Failure::Plaintext),
+            (Some(_), _) | (None, MtlsMode::Permissive | MtlsMode::Disable) => Ok(()),
+        }
+    }
+
     /// Decides the same facts under the policy of now; cheap while that has not changed.
     pub(crate) fn still_holds(&self, worker: &Worker, exchange: &Exchange) -> Result<(), Failure> {
         let state = worker.shared.policy.load();
@@ -250,10 +265,10 @@ impl Permit {
         if !is_new && !self.user_has_expired() {
             return Ok(());
         }
+        self.passes_door(state)
+            .inspect_err(|failure| report(worker, exchange, *failure, None, false))?;
         match state.workload.mode {
             Mode::Discover | Mode::Monitor => Ok(()),
-            // Plaintext has no place in `protect`, whatever the rules say.
-            Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
             Mode::Protect => {
                 let outcome = match self.user_again(state, worker) {
                     Some(failure) => Err((failure, None)),

@@ -41,6 +41,7 @@ pub async fn serve(connection: Rc<Connection>, transport: Rewound<Transport>, ve
     };
     let peer = connection.caller.peer().cloned();
     let control = Supervisor::watch(&connection.worker, speaks, peer);
+    connection.is_watched_by(&control);
     let serving = Rc::new(Serving {
         connection,
         control: Rc::clone(&control),

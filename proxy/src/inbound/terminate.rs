@@ -14,10 +14,11 @@ use crate::detect::{self, First};
 use crate::limits::{DETECT_DEADLINE, HANDSHAKE_DEADLINE};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
+use crate::snapshot::Protocol;
 use crate::stream::{Rewound, Stream, Transport};
 use crate::worker::Worker;
 
-/// What a permissive port found.
+/// What a port found that does not ask for mutual TLS alone.
 #[derive(Debug)]
 pub enum Found {
     /// mTLS of the mesh, with the ALPN agreed on.
@@ -26,7 +27,7 @@ pub enum Found {
     Plain(Transport, Caller, First),
 }
 
-/// In `protect`: mTLS or a reset.
+/// Where mutual TLS alone is taken: mTLS or a reset.
 pub async fn required(worker: &Rc<Worker>, stream: Stream) -> Result<(Transport, Caller, Option<Vec<u8>>), Failure> {
     let mut first = [0; 1];
     if let Stream::Tcp(tcp) = &stream {
@@ -47,7 +48,22 @@ pub async fn required(worker: &Rc<Worker>, stream: Stream) -> Result<(Transport,
     handshake(worker, Rewound::new(Bytes::new(), stream)).await
 }
 
-/// In `discover` and `monitor`: only what offers one of our own ALPNs is for us; the app's own TLS passes as bytes.
+/// Where plaintext alone is taken: nothing is for us, and the app's own TLS passes as bytes. In bytes nobody looks for anything:
+/// the server may speak first.
+pub async fn untouched(mut stream: Stream, declared: Protocol) -> Result<Found, Failure> {
+    let address = stream.peer_addr();
+    let mut buf = BytesMut::new();
+    let first = match declared {
+        Protocol::Tcp => First::Other,
+        Protocol::Detect | Protocol::Http1 | Protocol::Http2 => detect::first(&mut stream, &mut buf, DETECT_DEADLINE)
+            .await
+            .map_err(|_| Failure::PeerGone)?,
+    };
+    let transport = Transport::Plain(Rewound::new(buf.freeze(), stream));
+    Ok(Found::Plain(transport, Caller::anonymous(address), first))
+}
+
+/// Where either is taken: only what offers one of our own ALPNs is for us; the app's own TLS passes as bytes.
 pub async fn permissive(worker: &Rc<Worker>, mut stream: Stream) -> Result<Found, Failure> {
     let address = stream.peer_addr();
     let mut buf = BytesMut::new();

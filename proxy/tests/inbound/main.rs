@@ -14,6 +14,7 @@ mod bounds;
 mod conditions;
 mod deadlines;
 mod denied_fields;
+mod doors;
 mod drain;
 mod floods;
 mod framing;

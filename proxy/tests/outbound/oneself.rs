@@ -1,5 +1,7 @@
 //! An app that calls its own service goes through its own inbound, and is authorized like anybody else.
 
+use postern_policy::peer_authentication::PortModes;
+use postern_policy::{Mode, MtlsMode};
 use postern_proxy::snapshot::{Door, Endpoint, Protocol, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -134,5 +136,52 @@ fn another_instance_or_identity_at_ones_own_address_is_not_oneself() {
             assert_eq!(conn.answer().await.status, 502);
         }
         assert_eq!((app.connections(), app.count()), (2, 0));
+    });
+}
+
+#[test]
+fn where_we_take_plaintext_alone_a_call_to_oneself_passes_our_own_inbound_all_the_same() {
+    run(async {
+        let app = Canary::start().await;
+        let (_authority, web) = web(&app, Protocol::Http1, POLICY).await;
+        let anybody = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all, namespace: shop}
+spec: {action: ALLOW, rules: [{to: [{operation: {paths: [/a]}}]}]}
+";
+        let modes = PortModes {
+            usual: MtlsMode::Strict,
+            ports: [(80, MtlsMode::Disable)].into(),
+        };
+        web.policy_at(Mode::Protect, modes, anybody);
+        // Redirect capture: the endpoint is the app's own address, which our packets would reach directly.
+        let own = |workload: &str, instance: &str| {
+            let mut end = endpoint(app.address, WEB, Some(instance), Protocol::Http1, Door::Open);
+            end.expected.ids.clear();
+            end.workload = workload.into();
+            end
+        };
+        let original = "10.96.0.1:80".parse().unwrap();
+        web.knows(
+            Target::Address(original),
+            meshed(Protocol::Http1, vec![own("shop/w", "web-1")]),
+        );
+        let mut conn = Conn::plain(web.captured(original).await).await;
+        for (path, status) in [("/a", 200), ("/b", 403)] {
+            conn.send(format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n")).await;
+            assert_eq!(conn.answer().await.status, status, "{path}");
+        }
+        assert!(app.only().all("x-postern-source").is_empty(), "nobody proved anything");
+        // Of another instance, or another namespace's, it is not ourselves: it is called where it is.
+        for (workload, instance) in [("shop/w", "web-2"), ("other/w", "web-3")] {
+            web.knows(
+                Target::Address(original),
+                meshed(Protocol::Http1, vec![own(workload, instance)]),
+            );
+            let mut conn = Conn::plain(web.captured(original).await).await;
+            conn.send("GET /b HTTP/1.1\r\nHost: web\r\n\r\n").await;
+            assert_eq!(conn.answer().await.status, 200);
+        }
     });
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::document;
+use postern_policy::peer_authentication::PortModes;
 use postern_policy::{AuthorizationPolicy, Compiled, Mode, RequestAuthentication};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
@@ -146,6 +147,11 @@ impl Proxy {
     }
 
     pub fn policy_in(&self, mode: Mode, yaml: &str) {
+        self.policy_at(mode, PortModes::usual(mode), yaml);
+    }
+
+    /// With what ports take.
+    pub fn policy_at(&self, mode: Mode, mtls: PortModes, yaml: &str) {
         let objects = document::parse("policy.yaml", yaml).unwrap();
         let policies = objects
             .iter()
@@ -160,6 +166,7 @@ impl Proxy {
                 name: "w".to_owned(),
                 mode,
                 ports: self.ports.borrow().clone(),
+                mtls,
             },
             compiled: Arc::new(Compiled::new(policies)),
             peers: Arc::clone(&self.peers.borrow()),

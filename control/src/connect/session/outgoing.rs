@@ -59,7 +59,7 @@ impl Session {
 
     fn workload(&mut self, state: &State) -> Option<Message> {
         let workload = state.model.workloads.get(&self.name)?;
-        let mut config = snapshot::workload(&state.model, workload, 0);
+        let mut config = snapshot::workload(&state.model, workload, self.features, 0);
         if !self.again(wire::Kind::Workload, state) && self.sent.workload.as_ref() == Some(&config) {
             return None;
         }

@@ -1,5 +1,7 @@
 //! Lists and watches that break.
 
+use postern_policy::MtlsMode;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -224,4 +226,57 @@ async fn whose_tokens_are_believed_is_read_from_our_kind_and_from_istios() {
     replica.until(|state| issuers(state) == ["https://ours.test"]).await;
     etcd.delete(played::AUTHENTICATIONS, ours);
     replica.until(|state| state.model.authentications.is_empty()).await;
+}
+
+/// What port 80 and what all others of the web take.
+fn taken(state: &State) -> Option<(MtlsMode, MtlsMode)> {
+    let web = state
+        .model
+        .workloads
+        .values()
+        .find(|workload| workload.document.name == "web-1")?;
+    Some((web.mtls.of(80), web.mtls.usual))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ports_take_is_read_from_our_kind_and_from_istios_and_a_mistake_is_strict() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    replica.until(|state| taken(state) == Some((Strict, Strict))).await;
+    let of_web = |spec: serde_json::Value| {
+        let mut spec = spec;
+        spec["selector"] = json!({ "matchLabels": { "app": "web" } });
+        spec
+    };
+    let ours = played::peer_authentication("shop", "door", of_web(json!({ "mtls": { "mode": "PERMISSIVE" } })));
+    etcd.put(played::PEER_AUTHENTICATIONS, ours.clone());
+    replica
+        .until(|state| taken(state) == Some((Permissive, Permissive)))
+        .await;
+    // Istio's beside it: the stricter of the two holds at each port.
+    let by_port = json!({ "mtls": { "mode": "DISABLE" }, "portLevelMtls": { "80": { "mode": "STRICT" } } });
+    let mut theirs = played::peer_authentication("shop", "door", of_web(by_port));
+    theirs["apiVersion"] = json!("security.istio.io/v1");
+    etcd.install_istio(true);
+    etcd.put(played::ISTIO_PEER_AUTHENTICATIONS, theirs);
+    replica.until(|state| taken(state) == Some((Strict, Permissive))).await;
+    etcd.delete(played::PEER_AUTHENTICATIONS, ours);
+    replica.until(|state| taken(state) == Some((Strict, Disable))).await;
+    // What cannot be read is strict, whatever others say, and it is told why.
+    let broken = played::peer_authentication("shop", "broken", of_web(json!({ "mtls": { "mod": "DISABLE" } })));
+    etcd.put(played::PEER_AUTHENTICATIONS, broken.clone());
+    let state = replica.until(|state| taken(state) == Some((Strict, Strict))).await;
+    let errors = &state.bad["PeerAuthentication/shop/broken"];
+    assert!(
+        errors[0].contains("unknown field `mod`; did you mean `mode`?"),
+        "{errors:?}"
+    );
+    etcd.delete(played::PEER_AUTHENTICATIONS, broken);
+    etcd.install_istio(false);
+    replica
+        .until(|state| taken(state) == Some((Strict, Strict)) && state.bad.is_empty())
+        .await;
 }

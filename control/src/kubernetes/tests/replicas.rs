@@ -127,6 +127,7 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
         (SLICES, false),
         (POLICIES, true),
         (played::AUTHENTICATIONS, true),
+        (played::PEER_AUTHENTICATIONS, false),
         (played::CRDS, true),
     ] {
         let etcd = shop();
@@ -144,6 +145,10 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
             played::AUTHENTICATIONS => {
                 etcd.put(played::AUTHENTICATIONS, played::authentication("shop", "no", json!({})))
             }
+            played::PEER_AUTHENTICATIONS => etcd.put(
+                played::PEER_AUTHENTICATIONS,
+                played::peer_authentication("shop", "no", json!({})),
+            ),
             _ => {
                 etcd.install_istio(true);
                 etcd.pass()

@@ -42,6 +42,15 @@ fn item(kind: Kind, object: &Value) -> Option<Item> {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             AuthenticationItem::keep(&object, version).map(Item::Authentication)
         }
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let version = if kind == Kind::PeerAuthentications {
+                "postern.dev/v1alpha1"
+            } else {
+                "security.istio.io/v1"
+            };
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            PeerAuthenticationItem::keep(&object, version).map(Item::PeerAuthentication)
+        }
     }
 }
 
@@ -102,6 +111,15 @@ fn object(kind: Kind, which: u8, state: u8) -> (Name, Option<Value>) {
                 json!({ "selector": { "matchLabels": { "app": "x1" } }, "jwtRules": [rule] }),
             ];
             played::authentication(namespace, "a", specs[usize::from(state % 4)].clone())
+        }
+        Kind::PeerAuthentications | Kind::IstioPeerAuthentications => {
+            let specs = [
+                json!({ "mtls": { "mode": "STRICT" } }),
+                json!({}),
+                json!({ "mtls": { "mode": "STRIKT" } }),
+                json!({ "selector": { "matchLabels": { "app": "x1" } }, "portLevelMtls": { "80": { "mode": "DISABLE" } } }),
+            ];
+            played::peer_authentication(namespace, "d", specs[usize::from(state % 4)].clone())
         }
     };
     let text = |field: &str| value["metadata"][field].as_str().unwrap().to_owned();
@@ -257,7 +275,12 @@ fn measure_a_change_among_2000_pods() {
     );
     let ask = |state: &State| {
         for workload in state.model.workloads.values() {
-            std::hint::black_box(crate::snapshot::workload(&state.model, workload, 0));
+            std::hint::black_box(crate::snapshot::workload(
+                &state.model,
+                workload,
+                postern_policy::FeatureSet::all(),
+                0,
+            ));
             let all = postern_policy::FeatureSet::all();
             std::hint::black_box(crate::snapshot::policies(&state.model, workload, all, 0));
             for s in 0..5 {

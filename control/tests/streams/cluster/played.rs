@@ -22,6 +22,8 @@ pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolic
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
 pub(crate) const AUTHENTICATIONS: &str = "/apis/postern.dev/v1alpha1/requestauthentications";
 pub(crate) const ISTIO_AUTHENTICATIONS: &str = "/apis/security.istio.io/v1/requestauthentications";
+pub(crate) const PEER_AUTHENTICATIONS: &str = "/apis/postern.dev/v1alpha1/peerauthentications";
+pub(crate) const ISTIO_PEER_AUTHENTICATIONS: &str = "/apis/security.istio.io/v1/peerauthentications";
 pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// What all API servers of a cluster share.
@@ -112,9 +114,10 @@ impl Etcd {
         if !there {
             inner.objects.remove(ISTIO);
             inner.objects.remove(ISTIO_AUTHENTICATIONS);
+            inner.objects.remove(ISTIO_PEER_AUTHENTICATIONS);
         }
         drop(inner);
-        for plural in ["requestauthentications", "authorizationpolicies"] {
+        for plural in ["requestauthentications", "peerauthentications", "authorizationpolicies"] {
             match there {
                 true => self.put(CRDS, istio_crd(plural)),
                 false => self.delete(CRDS, istio_crd(plural)),
@@ -240,11 +243,13 @@ impl ApiServer {
         let allowed = [
             "authorizationpolicies.security.istio.io",
             "requestauthentications.security.istio.io",
+            "peerauthentications.security.istio.io",
         ];
         if path == CRDS && named.as_deref().is_none_or(|named| !allowed.contains(&named)) {
             return failure(StatusCode::FORBIDDEN, "customresourcedefinitions is forbidden");
         }
-        if (path == ISTIO || path == ISTIO_AUTHENTICATIONS) && !self.etcd.inner.lock().unwrap().istio {
+        let istios = [ISTIO, ISTIO_AUTHENTICATIONS, ISTIO_PEER_AUTHENTICATIONS];
+        if istios.contains(&&*path) && !self.etcd.inner.lock().unwrap().istio {
             return failure(StatusCode::NOT_FOUND, "404 page not found");
         }
         if parameter("watch").is_some() {
@@ -394,6 +399,8 @@ fn is_collection(path: &str) -> bool {
         ISTIO,
         AUTHENTICATIONS,
         ISTIO_AUTHENTICATIONS,
+        PEER_AUTHENTICATIONS,
+        ISTIO_PEER_AUTHENTICATIONS,
         CRDS,
     ]
     .contains(&path)
@@ -523,6 +530,16 @@ pub(crate) fn authentication(namespace: &str, name: &str, spec: Value) -> Value 
     json!({
         "apiVersion": "postern.dev/v1alpha1",
         "kind": "RequestAuthentication",
+        "metadata": { "namespace": namespace, "name": name, "generation": 1, "uid": format!("uid-of-{name}") },
+        "spec": spec,
+    })
+}
+
+/// `spec` of a PeerAuthentication.
+pub(crate) fn peer_authentication(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "postern.dev/v1alpha1",
+        "kind": "PeerAuthentication",
         "metadata": { "namespace": namespace, "name": name, "generation": 1, "uid": format!("uid-of-{name}") },
         "spec": spec,
     })

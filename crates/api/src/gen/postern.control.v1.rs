@@ -219,6 +219,7 @@ pub enum PolicyFeature {
     SourceLabels = 14,
     Audit = 15,
     Custom = 16,
+    PeerAuthentication = 30,
 }
 impl PolicyFeature {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -244,6 +245,7 @@ impl PolicyFeature {
             Self::SourceLabels => "POLICY_FEATURE_SOURCE_LABELS",
             Self::Audit => "POLICY_FEATURE_AUDIT",
             Self::Custom => "POLICY_FEATURE_CUSTOM",
+            Self::PeerAuthentication => "POLICY_FEATURE_PEER_AUTHENTICATION",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -266,6 +268,7 @@ impl PolicyFeature {
             "POLICY_FEATURE_SOURCE_LABELS" => Some(Self::SourceLabels),
             "POLICY_FEATURE_AUDIT" => Some(Self::Audit),
             "POLICY_FEATURE_CUSTOM" => Some(Self::Custom),
+            "POLICY_FEATURE_PEER_AUTHENTICATION" => Some(Self::PeerAuthentication),
             _ => None,
         }
     }
@@ -746,6 +749,19 @@ pub struct WorkloadConfig {
     /// The namespace whose policies apply mesh-wide.
     #[prost(string, tag = "7")]
     pub root_namespace: ::prost::alloc::string::String,
+    /// What ports take that are not in port_mtls. Unspecified, of a control that knows no PeerAuthentication: as `mode` has it.
+    #[prost(enumeration = "MtlsMode", tag = "30")]
+    pub mtls: i32,
+    /// Ports, listed above or not, that take something else.
+    #[prost(message, repeated, tag = "31")]
+    pub port_mtls: ::prost::alloc::vec::Vec<PortMtls>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMtls {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(enumeration = "MtlsMode", tag = "2")]
+    pub mode: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadPort {
@@ -871,13 +887,13 @@ pub struct Endpoint {
     /// Whoever answers must be one of these.
     #[prost(string, repeated, tag = "4")]
     pub spiffe_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// And this instance, if not empty.
+    /// And this instance, if not empty. Of an endpoint in clear it names who stands there, so that the proxy knows itself.
     #[prost(string, tag = "5")]
     pub instance: ::prost::alloc::string::String,
     #[prost(enumeration = "Protocol", tag = "6")]
     pub protocol: i32,
     /// What it agrees to: postern/\* (a proxy of ours), or h2 and http/1.1 (any SPIFFE peer). Empty: the endpoint is not in
-    /// the mesh.
+    /// the mesh, or takes plaintext alone (PeerAuthentication): it is called in clear.
     #[prost(string, repeated, tag = "7")]
     pub alpn: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "8")]
@@ -1304,6 +1320,41 @@ impl Protocol {
             "PROTOCOL_HTTP1" => Some(Self::Http1),
             "PROTOCOL_HTTP2" => Some(Self::Http2),
             "PROTOCOL_TCP" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MtlsMode {
+    Unspecified = 0,
+    /// Plaintext alone; TLS is the app's own.
+    Disable = 1,
+    /// Mutual TLS, and plaintext.
+    Permissive = 2,
+    /// Mutual TLS alone.
+    Strict = 3,
+}
+impl MtlsMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MTLS_MODE_UNSPECIFIED",
+            Self::Disable => "MTLS_MODE_DISABLE",
+            Self::Permissive => "MTLS_MODE_PERMISSIVE",
+            Self::Strict => "MTLS_MODE_STRICT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MTLS_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "MTLS_MODE_DISABLE" => Some(Self::Disable),
+            "MTLS_MODE_PERMISSIVE" => Some(Self::Permissive),
+            "MTLS_MODE_STRICT" => Some(Self::Strict),
             _ => None,
         }
     }

@@ -130,6 +130,9 @@ pub(super) fn healthy() -> Facts {
             established(include_str!(
                 "../../../../../charts/postern/files/crd-requestauthentications.yaml"
             )),
+            established(include_str!(
+                "../../../../../charts/postern/files/crd-peerauthentications.yaml"
+            )),
         ]),
         mutating: Ok(typed(json!([{
             "metadata": { "name": "postern-injector" },
