@@ -13,6 +13,7 @@ mod mint;
 mod bounds;
 mod conditions;
 mod deadlines;
+mod denied_fields;
 mod drain;
 mod floods;
 mod framing;
