@@ -20,7 +20,6 @@ use tokio::time::Instant;
 
 use super::Connection;
 use super::authenticate::Caller;
-use super::authorize::unix_seconds;
 use super::fields::OfMap;
 use crate::http::h1::fields;
 use crate::http::h1::head::RequestHead;
