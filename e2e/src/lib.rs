@@ -28,6 +28,20 @@ pub fn requires(programs: &[&str], root: bool) -> bool {
     if root && !is_root() {
         missing.push("root (network namespaces)".to_owned());
     }
+    nothing_of(&missing)
+}
+
+/// The same for what `e2e/install` puts into `target`.
+#[must_use]
+pub fn requires_installed(files: &[PathBuf]) -> bool {
+    let missing = files.iter().filter(|file| !file.exists());
+    let missing: Vec<String> = missing
+        .map(|file| format!("{} (e2e/install)", file.display()))
+        .collect();
+    nothing_of(&missing)
+}
+
+fn nothing_of(missing: &[String]) -> bool {
     if missing.is_empty() {
         return true;
     }

@@ -90,6 +90,8 @@ impl Mesh {
             .map(ToString::to_string)
             .chain(["--trust-domain".into(), "cluster.local".into()])
             .chain(["--metrics-listen".into(), "127.0.0.1:15022".into()])
+            // Issuers of end users' tokens run in the lab.
+            .chain(["--jwks-allow-cidr".into(), "10.77.0.0/16".into()])
             .chain(["--directory".into(), text(directory.join("documents"))])
             .chain(["--join-token-file".into(), text(directory.join("control.token"))])
             .chain(["--view-socket".into(), text(directory.join("view.sock"))])

@@ -194,6 +194,55 @@ mod tests {
         (key, certificate.der().clone())
     }
 
+    const PROVIDER: &str = "https://sso.test/jwks";
+    /// RFC 8037 appendix A.2.
+    const SET: &str =
+        r#"{"keys":[{"kid":"2","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    fn set(provider: &str, fetched_unix: u64, answers: u64, jwks: &str) -> wire::KeySet {
+        wire::KeySet {
+            provider: provider.to_owned(),
+            fetched_unix,
+            jwks: jwks.as_bytes().to_vec(),
+            answers,
+        }
+    }
+
+    #[test]
+    fn keys_give_way_to_newer_ones_and_to_those_that_answer_a_question() {
+        let yaml = "{apiVersion: postern.dev/v1alpha1, kind: RequestAuthentication, metadata: {name: sso, namespace: shop}, \
+                    spec: {jwtRules: [{issuer: x, audiences: [a], jwksUri: 'https://sso.test/jwks'}]}}";
+        let object = postern_policy::document::parse("sso.yaml", yaml).unwrap().remove(0);
+        let mut users = Users::default();
+        users.believe(vec![RequestAuthentication::from_object(&object).unwrap()]);
+        let fetched = |users: &Users| users.keys[PROVIDER].fetched;
+        assert_eq!(users.take(&set(PROVIDER, 10, 0, SET)), Ok(true));
+        assert_eq!(
+            users.take(&set(PROVIDER, 9, 0, SET)),
+            Ok(false),
+            "of a replica that lags"
+        );
+        assert_eq!(fetched(&users), 10);
+        assert_eq!(users.take(&set(PROVIDER, 9, 1, SET)), Ok(true));
+        assert_eq!((fetched(&users), users.answered[PROVIDER]), (9, 1));
+        // What is no set changes nothing.
+        assert!(users.take(&set(PROVIDER, 11, 2, "{}")).is_err());
+        assert_eq!((fetched(&users), users.answered[PROVIDER]), (9, 1));
+        // Nor does what nobody needs any more stay.
+        users.believe(Vec::new());
+        assert!(users.keys.is_empty() && users.answered.is_empty());
+    }
+
+    #[test]
+    fn keys_of_so_many_providers_are_kept_and_not_of_one_more() {
+        let mut users = Users::default();
+        for n in 0..MAX_PROVIDERS {
+            assert_eq!(users.take(&set(&format!("p{n}"), 1, 0, SET)), Ok(true));
+        }
+        assert!(users.take(&set("one more", 1, 0, SET)).is_err());
+        assert_eq!(users.take(&set("p0", 2, 0, SET)), Ok(true));
+    }
+
     #[test]
     fn a_bundle_that_control_sends_and_the_ca_did_not_sign_changes_nothing() {
         let domain = TrustDomain::parse("cluster.local").unwrap();

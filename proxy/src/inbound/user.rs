@@ -7,12 +7,9 @@
 //!
 //! Where no RequestAuthentication concerns the workload there is no [`Look`], and nothing of this costs anything.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 use postern_policy::request::is_same_field;
@@ -23,16 +20,17 @@ use tokio::time::Instant;
 
 use super::Connection;
 use super::authenticate::Caller;
-use super::authorize::unix_seconds;
 use super::fields::OfMap;
 use crate::http::h1::fields;
 use crate::http::h1::head::RequestHead;
-use crate::limits::{
-    KEYS_DEADLINE, KNOWN_ABSENT, MAX_ABSENT_KEYS, MAX_VERIFIED_BYTES, MAX_VERIFIED_TOKENS, MAX_WAITING_FOR_KEYS,
-};
+use crate::limits::{KEYS_DEADLINE, MAX_WAITING_FOR_KEYS};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::PolicyState;
 use crate::worker::Worker;
+
+mod tokens;
+
+pub use tokens::Tokens;
 
 /// What a request says of its end user, at a workload that looks for tokens.
 #[derive(Debug)]
@@ -64,35 +62,6 @@ struct Refused {
 struct Missing {
     provider: String,
     fingerprint: [u8; 32],
-}
-
-/// Tokens that one worker knows.
-#[derive(Debug, Default)]
-pub struct Tokens {
-    verified: RefCell<Remembered>,
-    /// Tokens whose key control has just looked for in vain.
-    absent: RefCell<HashMap<[u8; 32], Instant>>,
-    waiting: Rc<Cell<usize>>,
-}
-
-/// Verified under one authenticator.
-#[derive(Debug, Default)]
-struct Remembered {
-    authenticator: Option<Arc<Authenticator>>,
-    tokens: HashMap<[u8; 32], Rc<Verified>>,
-    /// The oldest first, with the length of each.
-    order: VecDeque<([u8; 32], usize)>,
-    bytes: usize,
-}
-
-/// Counts one request that waits.
-#[derive(Debug)]
-struct Waiting(Rc<Cell<usize>>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 /// Looks for the end user of a request; `None` if no document concerns the workload.
@@ -407,86 +376,3 @@ impl Headers for Shown<'_> {
         }
     }
 }
-
-impl Tokens {
-    /// Verifies a token, or remembers that it was.
-    fn verify(
-        &self,
-        authenticator: &Arc<Authenticator>,
-        token: &Token,
-        fingerprint: [u8; 32],
-    ) -> Result<Rc<Verified>, Refusal> {
-        let now = unix_seconds();
-        let mut remembered = self.verified.borrow_mut();
-        if !remembered
-            .authenticator
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, authenticator))
-        {
-            *remembered = Remembered {
-                authenticator: Some(Arc::clone(authenticator)),
-                ..Remembered::default()
-            };
-        }
-        if let Some(known) = remembered.tokens.get(&fingerprint)
-            && now < known.until()
-        {
-            return Ok(Rc::clone(known));
-        }
-        let verified = Rc::new(authenticator.verify(token, now)?);
-        remembered.keep(fingerprint, token.text().len(), &verified);
-        Ok(verified)
-    }
-
-    fn is_absent(&self, fingerprint: &[u8; 32]) -> bool {
-        let absent = self.absent.borrow();
-        absent
-            .get(fingerprint)
-            .is_some_and(|since| since.elapsed() < KNOWN_ABSENT)
-    }
-
-    fn remember_absent(&self, fingerprint: [u8; 32]) {
-        let mut absent = self.absent.borrow_mut();
-        if absent.len() >= MAX_ABSENT_KEYS {
-            absent.retain(|_, since| since.elapsed() < KNOWN_ABSENT);
-        }
-        // Past the bound its bearers wait each time.
-        if absent.len() < MAX_ABSENT_KEYS {
-            absent.insert(fingerprint, Instant::now());
-        }
-    }
-
-    /// Requests that wait for keys now.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.get()
-    }
-
-    fn wait(&self) -> Option<Waiting> {
-        if self.waiting.get() >= MAX_WAITING_FOR_KEYS {
-            return None;
-        }
-        self.waiting.set(self.waiting.get() + 1);
-        Some(Waiting(Rc::clone(&self.waiting)))
-    }
-}
-
-impl Remembered {
-    /// The oldest make room.
-    fn keep(&mut self, fingerprint: [u8; 32], length: usize, verified: &Rc<Verified>) {
-        if self.tokens.insert(fingerprint, Rc::clone(verified)).is_none() {
-            self.order.push_back((fingerprint, length));
-            self.bytes += length;
-        }
-        while self.order.len() > MAX_VERIFIED_TOKENS || self.bytes > MAX_VERIFIED_BYTES {
-            let Some((oldest, length)) = self.order.pop_front() else {
-                return;
-            };
-            self.tokens.remove(&oldest);
-            self.bytes -= length;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::mint::{self, OTHER_P256, P256, Signer};
 use crate::world::h2::{Client, get, request};
-use crate::world::{Canary, Conn, MALLORY, POLICY, Received, Shop, WEB, run, soon, until};
+use crate::world::{Canary, Conn, MALLORY, POLICY, Received, Shop, WEB, hostile_client, run, soon, until};
 
 const SSO: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -426,6 +426,42 @@ fn a_token_is_of_no_use_to_a_workload_that_it_was_not_issued_to() {
         assert!(stolen.text.starts_with("token_wrong_caller"), "{}", stolen.text);
         let other = token(&json!({ "azp": "mobile" }));
         assert_eq!(with_token(&shop, "/user", &other).await.status, 401);
+    });
+}
+
+#[test]
+fn a_token_bound_to_a_certificate_is_good_over_that_certificates_connections_alone() {
+    run(async {
+        let shop = shop().await;
+        let card = shop.authority.card(WEB, |_| {});
+        let leaf = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &card.chain[0]);
+        let bound = token(&json!({ "cnf": { "x5t#S256": mint::base64url(leaf) } }));
+        let ask = format!("GET /user HTTP/1.1\r\nHost: cart\r\nAuthorization: Bearer {bound}\r\n\r\n");
+        let its = hostile_client(Some(card), &[b"postern/h1"]);
+        let mut own = Conn::tls(shop.door, its).await.unwrap();
+        own.send(&ask).await;
+        assert_eq!(own.answer().await.status, 200);
+        // Another certificate of the same workload.
+        let mut other = shop.h1().await;
+        other.send(&ask).await;
+        let answer = other.answer().await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.text().starts_with("token_wrong_caller"), "{}", answer.text());
+    });
+}
+
+#[test]
+fn an_issuer_that_is_away_for_an_hour_locks_nobody_out_and_one_for_longer_than_is_allowed_does() {
+    run(async {
+        let shop = shop().await;
+        let alice = token(&json!({}));
+        for (away, status) in [(3_600, 200), (24 * 3_600 + 1, 503)] {
+            let mut keys = keys(&[(&P256, "p256")]);
+            keys.fetched -= away;
+            shop.cart.believes(SSO, Some(&keys));
+            shop.cart.policy(USERS);
+            assert_eq!(with_token(&shop, "/user", &alice).await.status, status, "{away}");
+        }
     });
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-#[path = "../../../../crates/token/tests/token/mint/mod.rs"]
+#[path = "../../../../../crates/token/tests/token/mint/mod.rs"]
 // The token crate's tests use other parts of it.
 #[allow(dead_code)]
 mod mint;
