@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use postern_identity::TrustDomain;
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
+use postern_policy::{AuthorizationPolicy, Authorizer};
 
 mod namespace;
 mod refused_policy;
@@ -35,6 +35,7 @@ pub(crate) enum Document {
     Service(Arc<Service>),
     Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
+    Authorizer(Arc<Authorizer>),
 }
 
 /// What makes a document unique.
@@ -46,11 +47,12 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-pub(crate) const KINDS: [(&str, &str); 6] = [
+pub(crate) const KINDS: [(&str, &str); 7] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
     ("postern.dev/v1alpha1", "AuthorizationPolicy"),
+    ("postern.dev/v1alpha1", "Authorizer"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
     // The same document: what most policy sets still say.
     ("security.istio.io/v1beta1", "AuthorizationPolicy"),
@@ -66,6 +68,9 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
             AuthorizationPolicy::from_object(object).map(Document::Policy)
+        }
+        ("postern.dev/v1alpha1", "Authorizer") => {
+            postern_authorizer::document::read(object).map(|authorizer| Document::Authorizer(Arc::new(authorizer)))
         }
         (version, kind) => Err(vec![unknown_kind(object, version, kind)]),
     }
@@ -160,6 +165,7 @@ impl Document {
             Self::Service(service) => ("Service", service.namespace.as_str(), service.name.as_str()),
             Self::Workload(workload) => ("Workload", workload.namespace.as_str(), workload.name.as_str()),
             Self::Policy(policy) => ("AuthorizationPolicy", policy.namespace.as_str(), policy.name.as_str()),
+            Self::Authorizer(asked) => ("Authorizer", asked.namespace.as_str(), asked.name.as_str()),
         };
         Key {
             kind,
@@ -175,6 +181,7 @@ impl Document {
             Self::Service(service) => &service.place,
             Self::Workload(workload) => &workload.place,
             Self::Policy(policy) => &policy.place,
+            Self::Authorizer(authorizer) => &authorizer.place,
         }
     }
 }

@@ -220,6 +220,17 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         client,
         out.clone(),
     )));
+    tasks.spawn(keep_on(Follower {
+        api: Api::<DynamicObject>::all_with(client.clone(), &authorizers()),
+        kind: Kind::Authorizers,
+        fields: "",
+        keep: |object| Some(Item::Authorizer(policies::AuthorizerItem::keep(object))),
+        hub: Arc::clone(hub),
+        wanted: hub.watch_wanted(),
+        out: out.clone(),
+        complaint: Complaint::default(),
+        deaf_until: Instant::now(),
+    }));
     let (hub, client) = (Arc::clone(hub), client.clone());
     tasks.spawn(async move { istio::follow(hub, client, out).await });
     tasks
@@ -255,6 +266,11 @@ fn policies(
 fn resource(group: &str, version: &str) -> ApiResource {
     let kind = GroupVersionKind::gvk(group, version, "AuthorizationPolicy");
     ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies")
+}
+
+fn authorizers() -> ApiResource {
+    let kind = GroupVersionKind::gvk("postern.dev", "v1alpha1", "Authorizer");
+    ApiResource::from_gvk_with_plural(&kind, "authorizers")
 }
 
 /// A kind that is always there: without it nothing can be served, and what was heard of it stays.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
-use postern_policy::{AuthorizationPolicy, Mode};
+use postern_policy::{AuthorizationPolicy, Authorizer, Mode};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -14,9 +14,11 @@ use crate::source::Load;
 
 mod backends;
 mod conditions;
+mod providers;
 mod ranges;
 mod resolve;
 
+pub(crate) use providers::{Asked, denying};
 pub(crate) use ranges::Range;
 pub(crate) use resolve::octets;
 
@@ -31,6 +33,7 @@ pub(crate) struct Model {
     pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
+    authorizers: BTreeMap<Name, Arc<Authorizer>>,
     /// Where in them those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
@@ -106,6 +109,10 @@ impl Model {
                     let of_namespace = model.policies_in.entry(policy.namespace.clone()).or_default();
                     of_namespace.push(model.policies.len());
                     model.policies.push(policy.clone());
+                }
+                Document::Authorizer(authorizer) => {
+                    let key = (authorizer.namespace.clone(), authorizer.name.clone());
+                    model.authorizers.insert(key, Arc::clone(authorizer));
                 }
             }
         }

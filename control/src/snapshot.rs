@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 use postern_api::policy_wire::{mode_to_wire, to_wire};
-use postern_policy::FeatureSet;
+use postern_policy::{Action, FeatureSet};
 
 use crate::documents::Capture;
-use crate::model::{Model, Workload, octets};
+use crate::model::{Asked, Model, Workload, octets};
 use crate::state::Bundles;
 
 /// Its own workload.
@@ -46,20 +47,32 @@ pub(crate) fn workload(model: &Model, workload: &Workload, version: u64) -> wire
 /// The policies that select it, without what it cannot evaluate.
 pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet, version: u64) -> wire::PolicySet {
     let (own, of_namespace) = (&workload.document.labels, model.labels_of(&workload.document.namespace));
-    let policies = model.policies_of(workload).filter_map(|policy| {
-        let policy = match policy.has_destination_labels() {
-            true => Cow::Owned(policy.resolved(own, of_namespace)),
-            false => Cow::Borrowed(policy),
-        };
-        if features.covers(policy.features()) {
-            Some(to_wire(&policy))
-        } else {
-            policy.masked(features).as_ref().map(to_wire)
+    let mut asked = Asked::default();
+    let mut policies = Vec::new();
+    for policy in model.policies_of(workload) {
+        let mut policy = Cow::Borrowed(policy);
+        if policy.has_destination_labels() {
+            policy = Cow::Owned(policy.resolved(own, of_namespace));
         }
-    });
+        if !features.covers(policy.features()) {
+            match policy.masked(features) {
+                Some(masked) => policy = Cow::Owned(masked),
+                None => continue,
+            }
+        }
+        if policy.action == Action::Custom {
+            policy = Cow::Owned(asked.settle(model, policy.into_owned()));
+        }
+        policies.push(to_wire(&policy));
+    }
     wire::PolicySet {
         version,
-        policies: policies.collect(),
+        policies,
+        authorizers: asked
+            .authorizers
+            .iter()
+            .map(|authorizer| authorizer_wire::to_wire(authorizer))
+            .collect(),
     }
 }
 

@@ -52,7 +52,7 @@ impl State {
                 }
             }
         };
-        let same = previous.is_there() && previous.model.policies == model.policies;
+        let same = previous.is_there() && previous.model.has_same_policies(&model);
         Self {
             revisions,
             // Resource versions may be no numbers, and stand still; a change must be told of all the same.

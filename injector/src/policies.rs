@@ -8,8 +8,8 @@ use crate::review::Verdict;
 
 /// The API group of our kinds.
 pub const GROUP: &str = "postern.dev";
-/// The resource of authorization policies.
-pub const RESOURCE: &str = "authorizationpolicies";
+/// The resources of what is looked at: policies, and whom CUSTOM ones ask.
+pub const RESOURCES: [&str; 2] = ["authorizationpolicies", "authorizers"];
 /// Faults that one refusal names; the rest are counted.
 const MAX_NAMED: usize = 8;
 
@@ -34,7 +34,10 @@ fn check(mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
     let part = |pointer: &str| policy.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let origin = format!("{}/{namespace}/{}", part("/kind"), part("/metadata/name"));
     let object = Object::from_json(&policy, &origin)?;
-    AuthorizationPolicy::from_object(&object).map(drop)
+    match object.kind.as_str() {
+        "Authorizer" => postern_authorizer::document::read(&object).map(drop),
+        _ => AuthorizationPolicy::from_object(&object).map(drop),
+    }
 }
 
 fn message(errors: &[DocumentError]) -> String {
@@ -71,6 +74,31 @@ mod tests {
         assert_eq!(
             refusal(&json!([{ "to": [{ "operation": { "methods": ["GET"] } }] }])),
             None
+        );
+    }
+
+    #[test]
+    fn an_authorizers_fields_and_its_rego_are_looked_at() {
+        let refusal = |spec: Value| {
+            let authorizer = json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
+                "metadata": { "name": "opa" }, "spec": spec,
+            });
+            match verdict(authorizer, "shop") {
+                Verdict::Refused { message } => Some(message),
+                Verdict::Allowed { .. } | Verdict::Later { .. } => None,
+            }
+        };
+        let rego = |text: &str| json!({ "rego": { "modules": [{ "name": "a.rego", "text": text }] } });
+        assert_eq!(refusal(json!({ "extAuthz": { "address": "opa.policy:9191" } })), None);
+        assert_eq!(refusal(rego("package envoy.authz\ndefault allow := false")), None);
+        let message = refusal(json!({ "extAuthz": { "adress": "opa.policy:9191" } })).unwrap_or_default();
+        assert!(message.contains("did you mean `address`?"), "{message}");
+        let message = refusal(rego("package envoy.authz\nallow if http.send({})")).unwrap_or_default();
+        assert!(
+            message.starts_with("Authorizer/shop/opa:spec.rego.modules[0].text: module `a.rego`, line 2,")
+                && message.contains("http.send"),
+            "{message}"
         );
     }
 

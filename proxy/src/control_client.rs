@@ -26,7 +26,7 @@ use postern_api::ca_client::Backoff;
 use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_identity::TrustDomain;
-use postern_policy::FeatureSet;
+use postern_policy::{Feature, FeatureSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status as GrpcStatus;
@@ -202,7 +202,8 @@ impl Client {
         }
         let hello = wire::Hello {
             version: postern_api::VERSION.to_owned(),
-            features: features_to_wire(FeatureSet::all()),
+            // What CUSTOM policies match is denied until this proxy asks.
+            features: features_to_wire(FeatureSet::all().without(Feature::Custom)),
             held: self.versions.held(),
             capture: self.capture.to_wire() as i32,
         };

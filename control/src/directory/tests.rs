@@ -75,7 +75,7 @@ fn policies(load: &Load) -> Vec<&AuthorizationPolicy> {
         .iter()
         .filter_map(|document| match document {
             Document::Policy(policy) => Some(policy),
-            Document::Namespace(_) | Document::Service(_) | Document::Workload(_) => None,
+            Document::Namespace(_) | Document::Service(_) | Document::Workload(_) | Document::Authorizer(_) => None,
         })
         .collect()
 }

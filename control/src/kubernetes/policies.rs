@@ -1,13 +1,15 @@
-//! AuthorizationPolicies, ours and Istio's.
+//! AuthorizationPolicies, ours and Istio's; and whom CUSTOM ones ask.
 //!
 //! One that cannot be decoded denies what it selects, also if an earlier generation of it was good. A directory keeps the last
 //! good state of a file; here that would be a memory that a new replica does not have: two replicas would tell proxies
 //! different things, and a restart would change what is in force. So what is in force follows from the objects alone. (Our
 //! webhook refuses such an object before it is stored; what comes past it is an accident, or an attempt.)
 
+use std::sync::Arc;
+
 use kube::core::DynamicObject;
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object};
+use postern_policy::{AuthorizationPolicy, Authorizer};
 use serde_json::{Value, json};
 
 use crate::documents::deny_what_it_selects;
@@ -58,14 +60,9 @@ impl PolicyItem {
                 (deny_what_it_selects(&read(&origin, &document).ok()?)?, errors)
             }
         };
-        let more = errors.len().saturating_sub(MAX_ERRORS);
-        let mut errors: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
-        if more > 0 {
-            errors.push(format!("and {more} more"));
-        }
         Some(Self {
             in_force,
-            errors,
+            errors: told(&errors),
             generation,
             uid,
             status,
@@ -76,6 +73,48 @@ impl PolicyItem {
     pub(super) fn does_as(&self, other: &Self) -> bool {
         self.in_force == other.in_force && self.errors == other.errors
     }
+}
+
+/// An Authorizer. One that cannot be read is as good as none: policies that name it deny what they match.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AuthorizerItem {
+    pub(super) in_force: Option<Arc<Authorizer>>,
+    /// `Authorizer/namespace/name`.
+    pub(super) place: String,
+    pub(super) errors: Vec<String>,
+}
+
+impl AuthorizerItem {
+    pub(super) fn keep(object: DynamicObject) -> Self {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let place = format!("Authorizer/{namespace}/{name}");
+        let document = json!({
+            "apiVersion": "postern.dev/v1alpha1",
+            "kind": "Authorizer",
+            "metadata": { "name": name, "namespace": namespace },
+            "spec": object.data.get("spec").cloned().unwrap_or_default(),
+        });
+        let read = read(&place, &document).and_then(|object| postern_authorizer::document::read(&object));
+        let (in_force, errors) = match read {
+            Ok(authorizer) => (Some(Arc::new(authorizer)), Vec::new()),
+            Err(errors) => (None, told(&errors)),
+        };
+        Self {
+            in_force,
+            place,
+            errors,
+        }
+    }
+}
+
+fn told(errors: &[DocumentError]) -> Vec<String> {
+    let more = errors.len().saturating_sub(MAX_ERRORS);
+    let mut told: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
 }
 
 fn read(origin: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::namespaces::NamespaceItem;
 use super::pods::PodItem;
-use super::policies::PolicyItem;
+use super::policies::{AuthorizerItem, PolicyItem};
 use super::services::{ServiceItem, SliceItem};
 use crate::documents::{self, Backend, Document};
 use crate::model::Name;
@@ -24,6 +24,7 @@ pub(super) enum Kind {
     Slices,
     Policies,
     IstioPolicies,
+    Authorizers,
 }
 
 /// What is kept of an object.
@@ -34,6 +35,7 @@ pub(super) enum Item {
     Service(ServiceItem),
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
+    Authorizer(AuthorizerItem),
     /// Of a kind that may be missing: it is served. In no world.
     Definition,
 }
@@ -116,13 +118,14 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
         Self::Slices,
         Self::Policies,
         Self::IstioPolicies,
+        Self::Authorizers,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -133,12 +136,18 @@ impl Kind {
             Self::Slices => "endpointslices.discovery.k8s.io",
             Self::Policies => "authorizationpolicies.postern.dev",
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
+            Self::Authorizers => "authorizers.postern.dev",
         }
+    }
+
+    /// Does it show in the status of our policies?
+    fn is_told_of(self) -> bool {
+        matches!(self, Self::Policies | Self::Authorizers)
     }
 
     fn is_policy(self) -> bool {
         match self {
-            Self::Policies | Self::IstioPolicies => true,
+            Self::Policies | Self::IstioPolicies | Self::Authorizers => true,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
@@ -151,7 +160,7 @@ impl World {
                 let store = self.stores.entry(kind).or_default();
                 let items: BTreeMap<Name, Item> = items.into_iter().collect();
                 let same = store.heard.is_some() && all_the_same(&store.items, &items);
-                self.touched |= kind == Kind::Policies;
+                self.touched |= kind.is_told_of();
                 (store.items, store.heard, store.failure) = (items, Some(Heard::UpTo(revision)), None);
                 if same { Effect::Newer } else { Effect::Different }
             }
@@ -168,7 +177,7 @@ impl World {
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
                 };
-                self.touched |= kind == Kind::Policies;
+                self.touched |= kind.is_told_of();
                 match item {
                     Some(item) => store.items.insert(name, item),
                     None => store.items.remove(&name),
@@ -234,7 +243,12 @@ impl World {
         }
         let policies = self.items(Kind::Policies).filter_map(|(name, item)| match item {
             Item::Policy(policy) => Some((name.clone(), PolicyItem::clone(policy))),
-            Item::Namespace(_) | Item::Pod(_) | Item::Service(_) | Item::Slice(_) | Item::Definition => None,
+            Item::Namespace(_)
+            | Item::Pod(_)
+            | Item::Service(_)
+            | Item::Slice(_)
+            | Item::Authorizer(_)
+            | Item::Definition => None,
         });
         Some(policies)
     }
@@ -264,6 +278,15 @@ impl World {
                 }
             }
         }
+        for (_, item) in self.items(Kind::Authorizers) {
+            if let Item::Authorizer(authorizer) = item {
+                load.documents
+                    .extend(authorizer.in_force.iter().map(Arc::clone).map(Document::Authorizer));
+                if !authorizer.errors.is_empty() {
+                    load.bad.insert(authorizer.place.clone(), authorizer.errors.clone());
+                }
+            }
+        }
         let Revisions { policies, others } = self.revisions();
         if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
@@ -279,7 +302,12 @@ impl World {
         let pods = || {
             self.items(Kind::Pods).filter_map(|(_, item)| match item {
                 Item::Pod(pod) => Some(pod),
-                Item::Namespace(_) | Item::Service(_) | Item::Slice(_) | Item::Policy(_) | Item::Definition => None,
+                Item::Namespace(_)
+                | Item::Service(_)
+                | Item::Slice(_)
+                | Item::Policy(_)
+                | Item::Authorizer(_)
+                | Item::Definition => None,
             })
         };
         let mut owners: HashMap<IpAddr, &PodItem> = HashMap::new();

@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod client;
+pub mod document;
 pub mod failure;
 #[cfg(feature = "rego")]
 mod input;
@@ -20,7 +21,6 @@ mod message;
 #[cfg(feature = "rego")]
 pub mod rego;
 pub mod reply;
-#[cfg(feature = "rego")]
 mod target;
 pub mod verdict;
 

@@ -37,6 +37,10 @@ pub enum Code {
     OpaquePort,
     /// A policy that is for no sidecar, or selects no workload.
     AppliesToNothing,
+    /// A CUSTOM policy that asks nobody who is there.
+    NoProvider,
+    /// Rego that this build does not look at.
+    UnreadRego,
 }
 
 /// One finding.
@@ -123,6 +127,8 @@ impl Code {
             Self::NarrowDeny => "narrow-deny",
             Self::OpaquePort => "opaque-port",
             Self::AppliesToNothing => "applies-to-nothing",
+            Self::NoProvider => "no-provider",
+            Self::UnreadRego => "unread-rego",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition of our AuthorizationPolicy, from one table of its fields.
+//! The CustomResourceDefinitions of our AuthorizationPolicy and Authorizer, each from one table of its fields.
 //!
 //! An API server drops what a schema does not name, before any webhook sees it: a misspelled `notPrincipals` would be gone, and
 //! the policy would allow more than it says. So every map of `spec` keeps unknown fields, and every field may be null (a list
@@ -8,6 +8,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::{AuthorizationPolicy, Operation, Rule, Source};
+
+mod authorizer;
+
+pub use authorizer::definition as authorizer_definition;
 
 /// The resource's full name.
 pub const NAME: &str = "authorizationpolicies.postern.dev";
@@ -27,6 +31,8 @@ enum Shape {
     Ports,
     /// A map of text to text.
     Labels,
+    /// A map of anything.
+    Anything,
     Object(&'static [Field]),
     Objects(&'static [Field]),
 }
@@ -47,7 +53,11 @@ const SPEC: &[Field] = &[
         "ALLOW (the default), DENY, AUDIT or CUSTOM. CUSTOM is asked first, then DENY; what no ALLOW matches is denied. \
          AUDIT only marks.",
     ),
-    field("provider", Shape::Object(PROVIDER), "Whom a CUSTOM policy asks."),
+    field(
+        "provider",
+        Shape::Object(PROVIDER),
+        "Whom a CUSTOM policy asks: an Authorizer.",
+    ),
     field(
         "targetRef",
         Shape::Object(TARGET),
@@ -71,7 +81,11 @@ const SELECTOR: &[Field] = &[field(
     "Labels that a workload must all have.",
 )];
 
-const PROVIDER: &[Field] = &[field("name", Shape::Text, "The name of an authorization provider.")];
+const PROVIDER: &[Field] = &[field(
+    "name",
+    Shape::Text,
+    "The name of an Authorizer of the policy's namespace, or of the root namespace.",
+)];
 
 const TARGET: &[Field] = &[
     field("group", Shape::Text, "The API group of the target."),
@@ -289,6 +303,7 @@ fn node(shape: &Shape, says: &str) -> Value {
         Shape::Ports => json!({ "type": "array", "items": { "x-kubernetes-int-or-string": true } }),
         // Every key is known: nothing is dropped.
         Shape::Labels => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Shape::Anything => json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }),
         Shape::Object(fields) => object(fields),
         Shape::Objects(fields) => json!({ "type": "array", "items": object(fields) }),
     };

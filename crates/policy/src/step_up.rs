@@ -41,7 +41,7 @@ impl Compiled {
                 Missed::Condition(condition, _) => condition.is_of_user(),
             };
             clause.missed_by_operation(request, Action::Allow).is_none()
-                && source.is_none_or(|missed| of_user(missed))
+                && source.is_none_or(of_user)
                 && clause
                     .all_missed_conditions(request, Action::Allow)
                     .all(|(condition, _)| condition.is_of_user())

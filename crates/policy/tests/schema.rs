@@ -1,22 +1,29 @@
-//! The chart's CustomResourceDefinition is what the schema says.
+//! The chart's CustomResourceDefinitions are what the schema says.
 #![allow(clippy::unwrap_used)]
 
-const FILE: &str = "../../charts/postern/files/crd-authorizationpolicies.yaml";
+use postern_policy::schema;
+
 const HEAD: &str = "# Generated from crates/policy/src/schema.rs:\n\
                     # POSTERN_REGENERATE=1 cargo test -p postern-policy --test schema\n";
 
-/// `POSTERN_REGENERATE=1 cargo test -p postern-policy --test schema` writes the file anew.
+/// `POSTERN_REGENERATE=1 cargo test -p postern-policy --test schema` writes the files anew.
 #[test]
-fn the_charts_definition_is_generated_from_the_schema() {
-    let text = serde_saphyr::to_string(&postern_policy::schema::definition()).unwrap();
-    let generated = format!("{HEAD}{text}");
-    if std::env::var_os("POSTERN_REGENERATE").is_some() {
-        std::fs::write(FILE, generated).unwrap();
-        return;
+fn the_charts_definitions_are_generated_from_the_schema() {
+    for (kind, definition) in [
+        ("authorizationpolicies", schema::definition()),
+        ("authorizers", schema::authorizer_definition()),
+    ] {
+        let file = format!("../../charts/postern/files/crd-{kind}.yaml");
+        let text = serde_saphyr::to_string(&definition).unwrap();
+        let generated = format!("{HEAD}{text}");
+        if std::env::var_os("POSTERN_REGENERATE").is_some() {
+            std::fs::write(file, generated).unwrap();
+            continue;
+        }
+        let committed = std::fs::read_to_string(&file).unwrap();
+        assert!(
+            committed == generated,
+            "{file} is stale: POSTERN_REGENERATE=1 cargo test -p postern-policy --test schema"
+        );
     }
-    let committed = std::fs::read_to_string(FILE).unwrap();
-    assert!(
-        committed == generated,
-        "{FILE} is stale: POSTERN_REGENERATE=1 cargo test -p postern-policy --test schema"
-    );
 }

@@ -77,7 +77,11 @@ impl Deciding {
         let allowed = || (Verdict::allowed(), Outcome::Allowed);
         let gone = matches!(request.operation, Operation::Delete | Operation::Connect);
         match webhook {
-            Webhook::ValidatePolicy if request.is(policies::GROUP, policies::RESOURCE, None) => {
+            Webhook::ValidatePolicy
+                if policies::RESOURCES
+                    .iter()
+                    .any(|resource| request.is(policies::GROUP, resource, None)) =>
+            {
                 if gone {
                     return Ok(allowed());
                 }

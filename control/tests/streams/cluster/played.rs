@@ -19,6 +19,7 @@ pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolicies";
+pub(crate) const AUTHORIZERS: &str = "/apis/postern.dev/v1alpha1/authorizers";
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
 pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
@@ -371,7 +372,8 @@ impl ApiServer {
 }
 
 fn is_collection(path: &str) -> bool {
-    [PODS, SERVICES, NAMESPACES, SLICES, POLICIES, ISTIO, CRDS].contains(&path) || path.ends_with("/leases")
+    [PODS, SERVICES, NAMESPACES, SLICES, POLICIES, AUTHORIZERS, ISTIO, CRDS].contains(&path)
+        || path.ends_with("/leases")
 }
 
 /// `/apis/g/v/namespaces/n/things/x` is `n/x` of `/apis/g/v/things`; Leases stay in the collection of their namespace.

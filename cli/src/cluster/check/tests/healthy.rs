@@ -123,9 +123,12 @@ pub(super) fn healthy() -> Facts {
             { "metadata": { "name": "shop", "labels": { "postern.dev/inject": "enabled" } } },
             { "metadata": { "name": "other" } },
         ]))),
-        crds: Ok(vec![established(include_str!(
-            "../../../../../charts/postern/files/crd-authorizationpolicies.yaml"
-        ))]),
+        crds: Ok(vec![
+            established(include_str!(
+                "../../../../../charts/postern/files/crd-authorizationpolicies.yaml"
+            )),
+            established(include_str!("../../../../../charts/postern/files/crd-authorizers.yaml")),
+        ]),
         mutating: Ok(typed(json!([{
             "metadata": { "name": "postern-injector" },
             "webhooks": [webhook("namespace.inject.postern.dev", "pods", true)],
