@@ -26,7 +26,7 @@ use postern_api::ca_client::Backoff;
 use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_identity::TrustDomain;
-use postern_policy::{Feature, FeatureSet};
+use postern_policy::FeatureSet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status as GrpcStatus;
@@ -116,6 +116,8 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             workload: None,
             compiled: None,
             peers: Arc::default(),
+            providers: Arc::default(),
+            rules: 0,
         },
         versions: Versions::default(),
         asked: Asked::new(Arc::clone(&parts.shared)),
@@ -202,8 +204,7 @@ impl Client {
         }
         let hello = wire::Hello {
             version: postern_api::VERSION.to_owned(),
-            // What CUSTOM policies match is denied until this proxy asks.
-            features: features_to_wire(FeatureSet::all().without(Feature::Custom)),
+            features: features_to_wire(FeatureSet::all()),
             held: self.versions.held(),
             capture: self.capture.to_wire() as i32,
         };

@@ -44,6 +44,12 @@ pub enum Failure {
     // -- policy
     /// A decision.
     Denied(Reason),
+    /// Whom a CUSTOM policy asks said no.
+    CustomDenied,
+    /// It gave no valid answer, or could not be asked.
+    CustomError,
+    /// It gave none in time.
+    CustomTimeout,
     /// A port with HTTP rules got a stream that is not HTTP.
     NotHttp,
     // -- local
@@ -141,6 +147,9 @@ impl Failure {
             Self::PeerExpired => facts(Blame::Peer, 403, 16, true, "peer_expired", Level::INFO),
             Self::PeerWithdrawn => facts(Blame::Peer, 403, 16, true, "peer_withdrawn", Level::WARN),
             Self::Denied(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
+            Self::CustomDenied => facts(Blame::Policy, 403, 7, false, "custom_denied", Level::INFO),
+            Self::CustomError => facts(Blame::Policy, 403, 7, false, "custom_error", Level::WARN),
+            Self::CustomTimeout => facts(Blame::Policy, 403, 7, false, "custom_timeout", Level::WARN),
             Self::NotHttp => facts(Blame::Policy, 403, 7, true, "not_http", Level::WARN),
             Self::NoIdentity => facts(Blame::Local, 503, 14, false, "no_identity", Level::ERROR),
             Self::IdentityExpired => facts(Blame::Local, 503, 14, false, "identity_expired", Level::ERROR),

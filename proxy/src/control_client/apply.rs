@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::convert;
 use super::versions::Update;
 use crate::metrics::Metrics;
+use crate::providers::{self, Providers};
 use crate::snapshot::{Peers, PolicyState, Shared, Workload};
 use crate::status::error_chain;
 use crate::workload::adopt_bundle;
@@ -28,6 +29,9 @@ pub(super) struct InForce {
     pub(super) workload: Option<Workload>,
     pub(super) compiled: Option<Arc<Compiled>>,
     pub(super) peers: Arc<Peers>,
+    pub(super) providers: Arc<Providers>,
+    /// See [`PolicyState::rules`].
+    pub(super) rules: u64,
 }
 
 impl InForce {
@@ -36,10 +40,14 @@ impl InForce {
         match update {
             Update::Workload(config) => {
                 self.workload = Some(convert::workload(config)?);
+                self.rules += 1;
                 self.publish_policy();
             }
             Update::Policies(set) => {
-                self.compiled = Some(Arc::new(Compiled::new(convert::policies(set.clone())?)));
+                let (policies, authorizers) = convert::policies(set.clone())?;
+                self.compiled = Some(Arc::new(Compiled::new(policies)));
+                self.providers = Arc::new(providers::load(authorizers, &self.providers));
+                self.rules += 1;
                 self.publish_policy();
             }
             Update::Bundle(set) => self.bundle(set)?,
@@ -65,6 +73,8 @@ impl InForce {
             workload: workload.clone(),
             compiled: Arc::clone(compiled),
             peers: Arc::clone(&self.peers),
+            rules: self.rules,
+            providers: Arc::clone(&self.providers),
         })));
         let process = &self.metrics.process;
         process.policy_generation.store(generation, Ordering::Relaxed);
@@ -144,6 +154,8 @@ mod tests {
             workload: None,
             compiled: None,
             peers: Arc::default(),
+            providers: Arc::default(),
+            rules: 0,
         };
         let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();
         let signature = evil_key.sign(&bundle::signing_input(&domain, &document)).unwrap();

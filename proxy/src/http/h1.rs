@@ -71,6 +71,15 @@ pub(crate) struct Unprepared {
     pub(crate) way: Rc<Way>,
 }
 
+/// What becomes of a head that is for the relay by its form.
+#[derive(Debug)]
+pub(crate) enum Begun<Ticket> {
+    /// It goes on.
+    Forward(Rc<Exchange>, Ticket),
+    /// It has to wait for somebody first: that is rare, and hyper's.
+    Other,
+}
+
 /// What a direction does with requests.
 pub(crate) trait Service {
     /// What is settled before a head is looked at (outbound: where it goes).
@@ -90,7 +99,7 @@ pub(crate) trait Service {
         prepared: &Self::Prepared,
         head: &RequestHead<'_, '_>,
         out: &mut Vec<u8>,
-    ) -> Result<(Rc<Exchange>, Self::Ticket), Refused>;
+    ) -> Result<Begun<Self::Ticket>, Refused>;
     /// A connection to the upstream; `fresh`: not one that has rested.
     async fn open(
         &self,
@@ -235,7 +244,8 @@ fn plan<S: Service>(
     };
     let mut out = Vec::with_capacity(bytes.len() + OUR_FIELDS);
     match service.begin(&prepared, &head, &mut out) {
-        Ok((exchange, ticket)) => {
+        Ok(Begun::Other) => Plan::Other,
+        Ok(Begun::Forward(exchange, ticket)) => {
             if head.te_trailers {
                 fields::write(&mut out, b"te", b"trailers");
             }

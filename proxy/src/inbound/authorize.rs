@@ -1,13 +1,19 @@
 //! Only this module makes a [`Permit`].
+//!
+//! What CUSTOM policies match is asked about first ([`custom`]), and their yes is no permit: DENY and ALLOW have their say
+//! after it, under the policy of then. Where there is no CUSTOM policy nothing waits and nothing is allocated for them.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use postern_authorizer::Check;
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
-use postern_policy::{Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict};
+use postern_policy::{
+    AuthorizationPolicy, Compiled, Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict,
+};
 
 use super::Connection;
 use super::authenticate::Caller;
@@ -16,6 +22,12 @@ use crate::exchange::{Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
+
+mod custom;
+mod question;
+
+pub use custom::Question;
+pub(super) use question::Whole;
 
 /// Proof that policy lets one request or stream through. Consumed by `forward`; the exchange keeps it, so that the
 /// same facts can be decided again when policy changes.
@@ -28,6 +40,10 @@ pub struct Permit {
     declared_tcp: bool,
     http: Option<Facts>,
     generation: Cell<u64>,
+    /// The rules under which CUSTOM policies were asked last; see [`PolicyState::rules`].
+    rules: Cell<u64>,
+    /// What they were asked, so that they can be asked again.
+    asked: OnceCell<Rc<Check>>,
 }
 
 /// What is kept of a request that its exchange does not keep.
@@ -49,61 +65,101 @@ pub struct Asked<'a> {
     pub user: Option<&'a Arc<User>>,
 }
 
-/// Decides on a request.
-pub fn request(connection: &Connection, asked: Asked<'_>, exchange: &Exchange) -> Result<Permit, Failure> {
-    admit(connection, Some(asked), exchange)
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Admission {
+    /// It goes on.
+    Permitted(Permit),
+    /// Not before somebody is asked.
+    Asks(Box<Question>),
+}
+
+/// Does a CUSTOM policy match this request? Without one that is quickly said.
+pub(super) fn asks(connection: &Connection, state: &PolicyState, asked: Asked<'_>, method: &str, path: &str) -> bool {
+    if !state.compiled.has_custom() || state.workload.mode == Mode::Discover {
+        return false;
+    }
+    let about = About {
+        caller: &connection.caller,
+        port: connection.port.number,
+        destination: connection.port.app.ip(),
+        declared_tcp: false,
+        http: Some(AboutHttp {
+            method,
+            path,
+            host: asked.host,
+            headers: asked.fields,
+            user: asked.user.map(Arc::as_ref),
+        }),
+    };
+    let matched = about.under(state, |compiled, request| compiled.custom(request).next().is_some());
+    matched.unwrap_or(false)
+}
+
+/// Decides on a request, under `state`.
+pub(super) fn request(
+    connection: &Connection,
+    state: Option<&PolicyState>,
+    asked: Asked<'_>,
+    whole: Option<Whole<'_>>,
+    exchange: &Exchange,
+) -> Result<Admission, Failure> {
+    let state = state.ok_or(Failure::ControlUnavailable)?;
+    let permit = Permit::unproven(connection, state, Some(asked));
+    admit(connection, state, permit, whole, exchange)
 }
 
 /// Decides on an opaque stream.
-pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Permit, Failure> {
-    admit(connection, None, exchange)
+pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Admission, Failure> {
+    let state = connection.worker.shared.policy.load();
+    let state = state.as_ref().ok_or(Failure::ControlUnavailable)?;
+    let permit = Permit::unproven(connection, state, None);
+    admit(connection, state, permit, None, exchange)
 }
 
-fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange) -> Result<Permit, Failure> {
-    let state = connection.worker.shared.policy.load();
-    let Some(state) = state.as_ref() else {
-        return Err(Failure::ControlUnavailable);
-    };
-    let permit = Permit {
-        caller: Rc::clone(&connection.caller),
-        port: connection.port.number,
-        destination: connection.port.app.ip(),
-        declared_tcp: connection.port.protocol == Protocol::Tcp,
-        http: asked.map(|asked| Facts {
-            host: Rc::clone(asked.host),
-            fields: Kept::of(&state.compiled.needs().headers, asked.fields),
-            user: asked.user.map(Arc::clone),
-        }),
-        generation: Cell::new(state.generation),
-    };
-    let Err((failure, decision)) = permit.decide(state, exchange) else {
-        return Ok(permit);
-    };
-    let monitor_only = match state.workload.mode {
-        Mode::Discover => return Ok(permit),
-        Mode::Monitor => true,
-        Mode::Protect => false,
-    };
-    report(&connection.worker, exchange, failure, decision.as_ref(), monitor_only);
-    if monitor_only {
-        exchange.would_deny();
-        Ok(permit)
-    } else {
-        Err(failure)
+fn admit(
+    connection: &Connection,
+    state: &PolicyState,
+    permit: Permit,
+    whole: Option<Whole<'_>>,
+    exchange: &Exchange,
+) -> Result<Admission, Failure> {
+    if permit.must_ask(state, exchange) {
+        let check = question::of(connection, whole, exchange);
+        return Ok(Admission::Asks(Box::new(Question::new(permit, check))));
+    }
+    permit.conclude(&connection.worker, state, exchange)?;
+    Ok(Admission::Permitted(permit))
+}
+
+/// Who said no.
+#[derive(Debug)]
+struct By {
+    /// `namespace/name`.
+    policy: String,
+    /// Where its rule was read.
+    rule: Option<String>,
+}
+
+impl By {
+    fn of(decision: &Decision<'_>) -> Option<Self> {
+        decision.policy.map(|policy| Self::named(policy, decision.place()))
+    }
+
+    fn named(policy: &AuthorizationPolicy, place: Option<&postern_policy::document::Place>) -> Self {
+        Self {
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            rule: place.map(postern_policy::document::Place::line_of),
+        }
     }
 }
 
 /// Only on a denial: names, counts, and leaves the trace that the access log line is made of.
-fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Option<&Decision<'_>>, monitor_only: bool) {
-    let policy = decision
-        .and_then(|decision| decision.policy)
-        .map(|policy| format!("{}/{}", policy.namespace, policy.name));
-    let rule = decision
-        .and_then(Decision::place)
-        .map(postern_policy::document::Place::line_of);
+fn report(worker: &Worker, exchange: &Exchange, failure: Failure, by: Option<By>, monitor_only: bool) {
     let reason = failure.facts().reason;
-    let name = policy.as_deref().unwrap_or("");
+    let name = by.as_ref().map_or("", |by| &by.policy);
     worker.metrics.denial(name, reason, monitor_only);
+    let (policy, rule) = by.map_or((None, None), |by| (Some(by.policy), by.rule));
     exchange.denied(Denial {
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
@@ -127,28 +183,48 @@ fn decision_id(worker: usize) -> String {
     format!("{start:010x}-{worker:x}-{count:x}")
 }
 
-impl Permit {
-    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<Decision<'a>>)> {
-        let http = match (&self.http, exchange.head()) {
-            (Some(facts), Some(head)) => {
+/// The facts of a request, wherever they are kept.
+struct About<'a> {
+    caller: &'a Caller,
+    port: u16,
+    destination: IpAddr,
+    declared_tcp: bool,
+    http: Option<AboutHttp<'a>>,
+}
+
+struct AboutHttp<'a> {
+    method: &'a str,
+    path: &'a str,
+    host: &'a CanonicalHost,
+    headers: &'a dyn Headers,
+    user: Option<&'a User>,
+}
+
+impl About<'_> {
+    /// What `ask` says of the request.
+    fn under<'s, R>(
+        &self,
+        state: &'s PolicyState,
+        ask: impl FnOnce(&'s Compiled, &Request<'_>) -> R,
+    ) -> Result<R, Failure> {
+        let http = match &self.http {
+            Some(http) => {
                 // `request::check` made it so: the path is a fixed point.
-                let path = match CanonicalPathRef::check(head.path()) {
+                let path = match CanonicalPathRef::check(http.path) {
                     Ok(Some(path)) => path,
-                    Ok(None) => return Err((Failure::BadRequest(BadRequest::Target), None)),
-                    Err(error) => return Err((Failure::BadPath(error), None)),
+                    Ok(None) => return Err(Failure::BadRequest(BadRequest::Target)),
+                    Err(error) => return Err(Failure::BadPath(error)),
                 };
                 Some(Http {
-                    method: head.method.as_str(),
-                    host: &facts.host,
+                    method: http.method,
+                    host: http.host,
                     path,
-                    headers: &facts.fields,
-                    user: facts.user.as_deref(),
+                    headers: http.headers,
+                    user: http.user,
                 })
             }
-            _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
-                return Err((Failure::NotHttp, None));
-            }
-            _ => None,
+            None if !self.declared_tcp && state.compiled.needs_http(self.port) => return Err(Failure::NotHttp),
+            None => None,
         };
         let needs = state.compiled.needs();
         let peer = self.caller.peer();
@@ -157,7 +233,7 @@ impl Permit {
             Some(_) | None => [Labels::Unknown; 2],
         };
         let address = self.caller.address().map(|address| address.ip());
-        let decision = state.compiled.decide(&Request {
+        let request = Request {
             peer: peer.map(postern_identity::VerifiedPeer::id),
             peer_labels,
             peer_namespace_labels,
@@ -170,15 +246,94 @@ impl Permit {
             doubt: Doubt::Closed,
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
-        });
-        match decision.verdict {
-            Verdict::Allow => Ok(()),
-            Verdict::Deny => Err((Failure::Denied(decision.reason), Some(decision))),
+        };
+        Ok(ask(&state.compiled, &request))
+    }
+}
+
+impl Permit {
+    /// Worth nothing until it is concluded.
+    fn unproven(connection: &Connection, state: &PolicyState, asked: Option<Asked<'_>>) -> Self {
+        Self {
+            caller: Rc::clone(&connection.caller),
+            port: connection.port.number,
+            destination: connection.port.app.ip(),
+            declared_tcp: connection.port.protocol == Protocol::Tcp,
+            http: asked.map(|asked| Facts {
+                host: Rc::clone(asked.host),
+                fields: Kept::of(&state.compiled.needs().headers, asked.fields),
+                user: asked.user.map(Arc::clone),
+            }),
+            generation: Cell::new(state.generation),
+            rules: Cell::new(state.rules),
+            asked: OnceCell::new(),
         }
     }
 
-    /// Decides the same facts under the policy of now; cheap while that has not changed.
-    pub(crate) fn still_holds(&self, worker: &Worker, exchange: &Exchange) -> Result<(), Failure> {
+    fn about<'a>(&'a self, exchange: &'a Exchange) -> About<'a> {
+        let http = self.http.as_ref().zip(exchange.head());
+        About {
+            caller: &self.caller,
+            port: self.port,
+            destination: self.destination,
+            declared_tcp: self.declared_tcp,
+            http: http.map(|(facts, head)| AboutHttp {
+                method: head.method.as_str(),
+                path: head.path(),
+                host: &facts.host,
+                headers: &facts.fields,
+                user: facts.user.as_deref(),
+            }),
+        }
+    }
+
+    /// What DENY and ALLOW say.
+    fn decide(&self, state: &PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<By>)> {
+        let about = self.about(exchange);
+        let decided = about.under(state, |compiled, request| {
+            let decision = compiled.decide(request);
+            match decision.verdict {
+                Verdict::Allow => Ok(()),
+                Verdict::Deny => Err((Failure::Denied(decision.reason), By::of(&decision))),
+            }
+        });
+        decided.unwrap_or_else(|failure| Err((failure, None)))
+    }
+
+    /// What becomes of it by DENY and ALLOW, in the mode of `state`.
+    fn conclude(&self, worker: &Worker, state: &PolicyState, exchange: &Exchange) -> Result<(), Failure> {
+        let Err((failure, by)) = self.decide(state, exchange) else {
+            return Ok(());
+        };
+        self.denied(worker, state, exchange, failure, by)
+    }
+
+    /// A denial, in the mode of `state`: `Ok` where it is only told.
+    fn denied(
+        &self,
+        worker: &Worker,
+        state: &PolicyState,
+        exchange: &Exchange,
+        failure: Failure,
+        by: Option<By>,
+    ) -> Result<(), Failure> {
+        let monitor_only = match state.workload.mode {
+            Mode::Discover => return Ok(()),
+            Mode::Monitor => true,
+            Mode::Protect => false,
+        };
+        report(worker, exchange, failure, by, monitor_only);
+        if monitor_only {
+            exchange.would_deny();
+            Ok(())
+        } else {
+            Err(failure)
+        }
+    }
+
+    /// Decides the same facts under the policy of now; cheap while that has not changed. Whom CUSTOM policies ask is asked
+    /// again beside the stream, which ends within a second if one of them does not agree.
+    pub(crate) fn still_holds(&self, worker: &Rc<Worker>, exchange: &Rc<Exchange>) -> Result<(), Failure> {
         let state = worker.shared.policy.load();
         let Some(state) = state.as_ref() else {
             return Err(Failure::ControlUnavailable);
@@ -190,10 +345,13 @@ impl Permit {
             Mode::Discover | Mode::Monitor => Ok(()),
             // Plaintext has no place in `protect`, whatever the rules say.
             Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
-            Mode::Protect => self.decide(state, exchange).map_err(|(failure, decision)| {
-                report(worker, exchange, failure, decision.as_ref(), false);
-                failure
-            }),
+            Mode::Protect => {
+                self.decide(state, exchange).map_err(|(failure, by)| {
+                    report(worker, exchange, failure, by, false);
+                    failure
+                })?;
+                self.ask_again(worker, state, exchange)
+            }
         }
     }
 }

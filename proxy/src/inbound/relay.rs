@@ -9,7 +9,7 @@ use super::http::Serving;
 use super::{authorize, forward, request};
 use crate::exchange::{Exchange, Head, Target};
 use crate::http::h1::head::RequestHead;
-use crate::http::h1::{Refused, Service, Unprepared, fields};
+use crate::http::h1::{Begun, Refused, Service, Unprepared, fields};
 use crate::http::headers;
 use crate::outcome::{BadRequest, Failure};
 
@@ -31,8 +31,21 @@ impl Service for Serving {
         (): &(),
         head: &RequestHead<'_, '_>,
         out: &mut Vec<u8>,
-    ) -> Result<(Rc<Exchange>, forward::Admitted), Refused> {
+    ) -> Result<Begun<forward::Admitted>, Refused> {
         let checked = request::check_relayed(head, &self.hosts);
+        // One policy for both questions: whether somebody is asked, and what is decided.
+        let state = self.connection.worker.shared.policy.load();
+        let state = state.as_deref();
+        if let (Ok((host, path)), Some(state)) = (&checked, state) {
+            let asked = authorize::Asked {
+                host: &host.canonical,
+                fields: &OfRelayed(head),
+                user: None,
+            };
+            if authorize::asks(&self.connection, state, asked, head.method, path) {
+                return Ok(Begun::Other);
+            }
+        }
         let method = Method::from_bytes(head.method.as_bytes())
             .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {
@@ -51,7 +64,12 @@ impl Service for Serving {
             fields: &OfRelayed(head),
             user: None,
         };
-        let permit = authorize::request(&self.connection, asked, &exchange).map_err(refused)?;
+        let admission = authorize::request(&self.connection, state, asked, None, &exchange);
+        let permit = match admission.map_err(refused)? {
+            authorize::Admission::Permitted(permit) => permit,
+            // Said above, of the same state.
+            authorize::Admission::Asks(_) => return Err(refused(Failure::CustomError)),
+        };
         let admitted = forward::admit(permit, &exchange);
 
         for part in [head.method, " ", &path, head.query(), " HTTP/1.1\r\n"] {
@@ -67,7 +85,7 @@ impl Service for Serving {
         if let Some(source) = caller.source() {
             fields::write(out, headers::SOURCE.as_str().as_bytes(), source.as_bytes());
         }
-        Ok((exchange, admitted))
+        Ok(Begun::Forward(exchange, admitted))
     }
 
     async fn open(

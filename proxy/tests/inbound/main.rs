@@ -6,6 +6,7 @@
 mod world;
 
 mod bounds;
+mod custom;
 mod deadlines;
 mod drain;
 mod floods;

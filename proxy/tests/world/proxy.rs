@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::document;
-use postern_policy::{AuthorizationPolicy, Compiled, Mode};
+use postern_policy::{AuthorizationPolicy, Authorizer, Compiled, Mode};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
+use postern_proxy::providers;
 use postern_proxy::snapshot::{
     Destination, Door, Endpoint, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
 };
@@ -140,11 +141,26 @@ impl Proxy {
 
     pub fn policy_in(&self, mode: Mode, yaml: &str) {
         let objects = document::parse("policy.yaml", yaml).unwrap();
-        let policies = objects
-            .iter()
+        let (authorizers, policies): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object.kind == "Authorizer");
+        let policies = policies
+            .into_iter()
             .map(|object| AuthorizationPolicy::from_object(object).unwrap())
             .filter(|policy| policy.selects("postern-system", "shop", &BTreeMap::new()))
+            // As control tells of it.
+            .map(|policy| AuthorizationPolicy {
+                provider: format!("shop/{}", policy.provider),
+                ..policy
+            })
             .collect();
+        let authorizers = authorizers
+            .into_iter()
+            .map(|object| Authorizer::from_object(object).unwrap())
+            .collect();
+        let before = self.shared.policy.load();
+        let before = before
+            .as_ref()
+            .map(|state| Arc::clone(&state.providers))
+            .unwrap_or_default();
         self.generation.set(self.generation.get() + 1);
         self.shared.policy.store(Some(Arc::new(PolicyState {
             generation: self.generation.get(),
@@ -156,6 +172,8 @@ impl Proxy {
             },
             compiled: Arc::new(Compiled::new(policies)),
             peers: Arc::default(),
+            rules: self.generation.get(),
+            providers: Arc::new(providers::load(authorizers, &before)),
         })));
         self.shared.changed();
     }
