@@ -76,7 +76,7 @@ impl Provider {
 enum Asker {
     Server(AuthorizationClient),
     #[cfg(feature = "rego")]
-    Rego(RefCell<Evaluator>),
+    Rego(Box<RefCell<Evaluator>>),
     Nobody,
 }
 
@@ -110,7 +110,7 @@ impl Provider {
             }),
             #[cfg(feature = "rego")]
             Asks::Rego(_) => match &self.rego {
-                Some(Ok(rego)) => Asker::Rego(RefCell::new(rego.evaluator())),
+                Some(Ok(rego)) => Asker::Rego(Box::new(RefCell::new(rego.evaluator()))),
                 Some(Err(_)) | None => Asker::Nobody,
             },
             #[cfg(not(feature = "rego"))]

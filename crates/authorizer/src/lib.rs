@@ -21,6 +21,8 @@ mod message;
 #[cfg(feature = "rego")]
 pub mod rego;
 pub mod reply;
+// Without Rego only what edits queries is used.
+#[cfg_attr(not(feature = "rego"), allow(dead_code))]
 mod target;
 pub mod verdict;
 
