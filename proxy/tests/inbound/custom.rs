@@ -17,7 +17,7 @@ use crate::world::{CART, Canary, Conn, POLICY, Proxy, Shop, WEB, WEB_ONLY, endpo
 const WITHIN: Duration = Duration::from_secs(1);
 const OPA: &str = "spiffe://cluster.local/ns/policy/sa/opa";
 
-fn asks(name: &str, provider: &str, rules: &str) -> String {
+pub(super) fn asks(name: &str, provider: &str, rules: &str) -> String {
     format!(
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
          spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{rules}]}}\n"
@@ -30,7 +30,7 @@ fn provider(name: &str, spec: &str) -> String {
     )
 }
 
-fn server(authorizer: &Authorizer) -> String {
+pub(super) fn server(authorizer: &Authorizer) -> String {
     provider("opa", &format!("{{extAuthz: {{address: '{}'}}}}", authorizer.address))
 }
 

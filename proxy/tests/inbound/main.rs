@@ -9,6 +9,7 @@ mod bounds;
 mod custom;
 mod deadlines;
 mod drain;
+mod envoy;
 mod floods;
 mod framing;
 mod hosts;
