@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use postern_identity::SpiffeId;
 use postern_policy::canonical::CanonicalPathRef;
 use postern_policy::{
@@ -13,6 +13,10 @@ use postern_policy::{
 };
 
 const RULES: [u32; 3] = [10, 1_000, 10_000];
+/// Compiled together.
+const POLICIES: usize = 1_000;
+/// Of a pair of them, one that denies and one that allows.
+const RULES_OF_EACH: u32 = 20;
 /// Of ten rules one denies; the others allow.
 const DENY_EVERY: u32 = 10;
 
@@ -55,6 +59,23 @@ fn decide(criterion: &mut Criterion) {
         }
     }
     group.finish();
+}
+
+/// What a worker never pays, and a change of policy does: all policies of a large workload anew.
+fn compile(criterion: &mut Criterion) {
+    let policies: Vec<AuthorizationPolicy> = (0..POLICIES)
+        .flat_map(|number| {
+            let mut policies = policies(RULES_OF_EACH);
+            policies
+                .iter_mut()
+                .for_each(|policy| policy.name += &number.to_string());
+            policies
+        })
+        .take(POLICIES)
+        .collect();
+    criterion.bench_function(&format!("compile/{POLICIES}"), |bench| {
+        bench.iter_batched(|| policies.clone(), Compiled::new, BatchSize::LargeInput);
+    });
 }
 
 /// Rules as a large namespace has them: each account may read its own prefix; every tenth is kept from one.
@@ -106,6 +127,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(500))
         .sample_size(50);
-    targets = decide
+    targets = decide, compile
 }
 criterion_main!(benches);

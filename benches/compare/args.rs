@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// No load: only the memory of proxies that have nothing to do
     #[arg(long)]
     pub(crate) idle: bool,
+    /// Not CPU per request: what requests of ours suffer while 10,000 rules are replaced again and again
+    #[arg(long, conflicts_with = "idle")]
+    pub(crate) swap: bool,
     /// How to print the results
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,

@@ -6,6 +6,7 @@
 //! subject     where its load goes, which processes are its own, how its hops count requests
 //! rounds      interleaved: every subject in turn, in alternating order; wrk, accounting, scrape
 //! program     which binaries are measured
+//! swap        instead: the same load, quiet and while policy changes
 //! report      medians and spreads, as a table or JSON ------ statistics
 //! ```
 //!
@@ -21,6 +22,7 @@ mod rounds;
 mod scrape;
 mod statistics;
 mod subject;
+mod swap;
 mod world;
 mod wrk;
 
@@ -62,6 +64,9 @@ pub(crate) enum Flaw {
         /// What the hop counted in that time.
         counted: u64,
     },
+    /// A change of policy was felt.
+    #[error("a request took more than 5 ms beyond the quiet 99th percentile")]
+    Slow,
     /// The policy that should have been on is not.
     #[error("{0}: a request that its policy refuses got {1}, not 403")]
     Open(&'static str, String),
@@ -98,6 +103,12 @@ fn run(args: &Args) -> Result<(), Flaw> {
         return Err(Flaw::Missing(missing.join(", ")));
     }
     let world = World::new(args)?;
+    if args.swap {
+        return match swap::run(&world, args)? {
+            true => Ok(()),
+            false => Err(Flaw::Slow),
+        };
+    }
     let results = if args.idle {
         rounds::idle(&world)?
     } else {

@@ -14,6 +14,16 @@ pub(crate) fn sum(pod: &Pod, url: &str, family: &str, labels: &[&str]) -> Result
     sum_of(&text, family, labels).ok_or_else(|| Flaw::Scrape(format!("{url}: a value of {family} is no count")))
 }
 
+/// The value of a family without labels.
+pub(crate) fn value(pod: &Pod, url: &str, family: &str) -> Result<u64, Flaw> {
+    let out = pod.run(&format!("curl -sf -m 5 {url}"));
+    let text = String::from_utf8_lossy(&out.stdout);
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(family)?.strip_prefix(' ')?.trim().parse().ok());
+    value.ok_or_else(|| Flaw::Scrape(format!("{url}: there is no {family}")))
+}
+
 /// A family without any series counts as zero: a series appears with its first request.
 fn sum_of(text: &str, family: &str, labels: &[&str]) -> Option<u64> {
     let series = text

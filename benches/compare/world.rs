@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use postern_e2e::lab::{Lab, Pod};
+use postern_e2e::mesh::Mesh;
 use postern_e2e::process::{Process, eventually};
 
 use crate::args::{Args, Kind};
@@ -24,7 +25,7 @@ pub(crate) struct World {
     pub(crate) wrk: Wrk,
     _haproxy: Option<[Process; 2]>,
     _postern: Option<[Process; 2]>,
-    _mesh: Option<postern_e2e::mesh::Mesh>,
+    mesh: Option<Mesh>,
     _apps: Vec<Process>,
     _lab: Lab,
 }
@@ -63,12 +64,18 @@ impl World {
             wrk,
             _haproxy: haproxies,
             _postern: proxies,
-            _mesh: mesh,
+            mesh,
             _apps: apps,
             _lab: lab,
         };
         world.subjects.iter().try_for_each(prove)?;
         Ok(world)
+    }
+
+    /// Our mesh, and our pair.
+    pub(crate) fn postern(&self) -> Option<(&Mesh, &Subject)> {
+        let ours = self.subjects.iter().find(|subject| subject.kind == Kind::Postern);
+        self.mesh.as_ref().zip(ours)
     }
 }
 

@@ -15,8 +15,8 @@ const SCRIPT: &str = r#"
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    "pair requests=%d microseconds=%d p50=%d p99=%d connect=%d read=%d write=%d status=%d timeout=%d\n",
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    "pair requests=%d microseconds=%d p50=%d p99=%d max=%d connect=%d read=%d write=%d status=%d timeout=%d\n",
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), latency.max,
     e.connect, e.read, e.write, e.status, e.timeout))
 end
 "#;
@@ -36,6 +36,8 @@ pub(crate) struct Counted {
     pub(crate) p50: u64,
     /// 99th percentile in microseconds.
     pub(crate) p99: u64,
+    /// The slowest of all, in microseconds.
+    pub(crate) max: u64,
     /// Connect, read, write, status and timeout errors together.
     pub(crate) errors: u64,
 }
@@ -101,6 +103,7 @@ fn parse(text: &str) -> Option<Counted> {
         microseconds: figure("microseconds")?,
         p50: figure("p50")?,
         p99: figure("p99")?,
+        max: figure("max")?,
         errors: errors.into_iter().map(figure).sum::<Option<u64>>()?,
     })
 }
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "Running 5s test @ http://10.77.0.3:8080/\n  1 threads and 16 connections\nRequests/sec: 1\n\
-        pair requests=812345 microseconds=5000123 p50=98 p99=412 connect=0 read=0 write=0 status=0 timeout=0\n";
+        pair requests=812345 microseconds=5000123 p50=98 p99=412 max=1999 connect=0 read=0 write=0 status=0 timeout=0\n";
 
     #[test]
     fn counts_and_percentiles_are_read() {
@@ -119,6 +122,7 @@ mod tests {
             microseconds: 5_000_123,
             p50: 98,
             p99: 412,
+            max: 1_999,
             errors: 0,
         };
         assert_eq!(parse(GOOD), Some(expected));

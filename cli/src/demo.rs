@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// Leave the private directory (logs, documents, the CA's store) in place
     #[arg(long)]
     keep: bool,
+    /// Write every request into the access logs, not only what is denied
+    #[arg(long)]
+    record: bool,
     /// Put cart in `discover`: its door records and lets everybody in. The verdict must notice
     #[arg(long, hide = true)]
     insecure_discover_cart: bool,
@@ -140,7 +143,11 @@ impl Args {
         }
         Ok(Plan {
             life,
-            access_log: self.headless,
+            access_log: match (self.record, self.headless) {
+                (true, _) => "all",
+                (false, true) => "denied",
+                (false, false) => "off",
+            },
             keep: self.keep,
             discover_cart: self.insecure_discover_cart,
             bypass_cart: self.insecure_bypass_cart,

@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
+use postern_api::control::v1 as wire;
+use postern_api::control::v1::view_client::ViewClient;
+use postern_api::transport;
 use postern_control::explain::{Answer, Asked, Offline, Question};
 use postern_identity::TrustDomain;
-use postern_policy::{Missing, NamedRule, User, Verdict};
-use serde_json::{Value, json};
+use postern_policy::Verdict;
+use serde_json::{Map, Value, json};
+use tonic::Code;
 
 /// The request is denied.
 const DENIED: u8 = 1;
 /// The question or the documents are wrong, or it cannot be told.
 const CANNOT_TELL: u8 = 2;
+/// Control answers from memory.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A token's claims past this are a mistake.
 const MAX_CLAIMS: u64 = 64 * 1024;
 
@@ -23,8 +29,11 @@ const MAX_CLAIMS: u64 = 64 * 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// YAML files, or directories of them: policies, namespaces, workloads
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "control")]
     policies: Vec<PathBuf>,
+    /// Instead of files: what a running control holds, by the Unix socket of its view
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["policies", "root_namespace", "trust_domain"])]
+    control: Option<PathBuf>,
     /// Who calls: a SPIFFE ID, NAMESPACE/WORKLOAD, or `plaintext`
     #[arg(long, value_name = "ID|NAMESPACE/WORKLOAD")]
     from: String,
@@ -64,6 +73,9 @@ pub(crate) struct Args {
     /// The server name of the TLS handshake
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
+    /// As of then, not of now (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339)]
+    at: Option<SystemTime>,
     /// The namespace whose policies apply to the whole mesh
     #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
     root_namespace: String,
@@ -102,7 +114,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Ok(answer) => {
             match output {
                 Output::Text => print_text(&answer),
-                Output::Json => println!("{}", as_json(&answer)),
+                Output::Json => println!("{}", json!(answer)),
             }
             match answer.verdict {
                 Some(Verdict::Allow) => ExitCode::SUCCESS,
@@ -121,20 +133,43 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 fn answer(args: Args) -> Result<Answer, String> {
+    if let Some(socket) = args.control.clone() {
+        return ask(&socket, &question(args)?);
+    }
     let offline = Offline::read(&args.policies, &args.root_namespace, &args.trust_domain);
     let offline = offline.map_err(|error| error.to_string())?;
     let question = question(args)?;
     offline.answer(&question).map_err(|error| error.to_string())
 }
 
+/// Asks a running control.
+fn ask(socket: &Path, question: &Question) -> Result<Answer, String> {
+    let away = |error: &dyn std::error::Error| format!("control at {}: {error}", socket.display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| away(&error))?.block_on(async {
+        let channel = transport::connect_unix(socket).await.map_err(|error| away(&error))?;
+        let question = serde_json::to_string(question).map_err(|error| away(&error))?;
+        let mut client = ViewClient::new(channel);
+        let asked = client.explain(wire::ExplainRequest { question });
+        let answer = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(answer) => answer.map_err(|status| match status.code() {
+                Code::InvalidArgument => status.message().to_owned(),
+                _ => away(&status),
+            })?,
+            Err(_) => return Err(format!("control at {} does not answer", socket.display())),
+        };
+        serde_json::from_str(&answer.into_inner().answer).map_err(|error| away(&error))
+    })
+}
+
 fn question(args: Args) -> Result<Question, String> {
-    let user = args.claims.as_deref().map(claims).transpose()?;
+    let claims = args.claims.as_deref().map(claims).transpose()?;
     let http = args.method.zip(args.path).map(|(method, path)| Asked {
         method,
         path,
         host: args.host,
         headers: args.header,
-        user,
+        claims,
     });
     let labels = |pairs: Vec<(String, String)>| pairs.into_iter().collect::<BTreeMap<_, _>>();
     Ok(Question {
@@ -147,13 +182,13 @@ fn question(args: Args) -> Result<Question, String> {
         source_ip: args.from_ip,
         destination_ip: args.to_ip,
         sni: args.sni.map(|name| name.to_ascii_lowercase()),
-        now: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        now: args
+            .at
+            .map(|at| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
     })
 }
 
-fn claims(path: &Path) -> Result<User, String> {
+fn claims(path: &Path) -> Result<Map<String, Value>, String> {
     let wrong = |why: String| format!("--claims {}: {why}", path.display());
     let length = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
     if length > MAX_CLAIMS {
@@ -163,57 +198,24 @@ fn claims(path: &Path) -> Result<User, String> {
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     match serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))? {
-        Value::Object(claims) => User::of_verified(claims).map_err(|error| wrong(error.to_string())),
+        Value::Object(claims) => Ok(claims),
         _ => Err(wrong("claims are a JSON object".to_owned())),
     }
 }
 
 fn print_text(answer: &Answer) {
     println!("{}", answer.because);
-    if let Some(explanation) = &answer.explanation {
-        if let Some(nearest) = &explanation.nearest {
-            println!("  nearest: {nearest}");
-        }
-        for (provider, rule) in &explanation.asks {
-            println!("  asks {provider}: {rule}");
-        }
-        if let Some(audit) = &explanation.audit {
-            println!("  audited: {audit}");
-        }
+    if let Some(nearest) = &answer.nearest {
+        println!("  nearest: {nearest}");
+    }
+    for asks in &answer.asks {
+        println!("  asks {}: {}", asks.provider, asks.rule);
+    }
+    if let Some(audit) = &answer.audit {
+        println!("  audited: {audit}");
     }
     match answer.mode {
         postern_policy::Mode::Protect => {}
         mode => println!("  mode {}: what is denied is let through all the same", mode.as_str()),
     }
-}
-
-fn as_json(answer: &Answer) -> Value {
-    let explanation = answer.explanation.as_ref();
-    let missing = |missing: &Missing| json!({ "rule": rule(&missing.rule), "field": missing.field });
-    json!({
-        "verdict": answer.verdict.map(|verdict| match verdict {
-            Verdict::Allow => "allowed",
-            Verdict::Deny => "denied",
-        }),
-        "because": answer.because,
-        "mode": answer.mode.as_str(),
-        "reason": explanation.map(|explanation| explanation.reason.as_str()),
-        "rule": explanation.and_then(|explanation| explanation.by.as_ref()).map(rule),
-        "nearest": explanation.and_then(|explanation| explanation.nearest.as_ref()).map(missing),
-        "asks": explanation.map_or_else(Vec::new, |explanation| {
-            let asks = explanation.asks.iter();
-            asks.map(|(provider, by)| json!({ "provider": provider, "rule": rule(by) })).collect()
-        }),
-        "audit": explanation.and_then(|explanation| explanation.audit.as_ref()).map(rule),
-        "hangsOn": explanation.and_then(|explanation| explanation.hangs_on.as_ref()).map(missing),
-    })
-}
-
-fn rule(rule: &NamedRule) -> Value {
-    json!({
-        "namespace": rule.namespace,
-        "policy": rule.name,
-        "index": rule.index,
-        "place": rule.place.to_string(),
-    })
 }

@@ -9,6 +9,7 @@ use postern_api::ca_client::JoinToken;
 use postern_identity::TrustDomain;
 
 use crate::identity::{Evidence, IdentitySource};
+use crate::keys::{Cidr, FetchConfig};
 use crate::serve::{ServeConfig, start};
 use crate::source::Source;
 use crate::subscribers::MAX_STREAMS;
@@ -88,6 +89,13 @@ pub struct Args {
     /// How many streams of proxies to serve at once (one per proxy, two while it renews); give the process memory for them
     #[arg(long, value_name = "N", default_value_t = MAX_STREAMS)]
     max_proxies: usize,
+    /// Private, loopback or link-local addresses that may be called for the keys of end users' issuers, also without TLS; may
+    /// be repeated
+    #[arg(long, value_name = "CIDR")]
+    jwks_allow_cidr: Vec<Cidr>,
+    /// Roots (PEM) of those issuers' certificates, instead of Mozilla's
+    #[arg(long, value_name = "PATH")]
+    jwks_ca_file: Option<PathBuf>,
     /// Write the bound addresses there, as JSON, when ready
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -172,6 +180,11 @@ async fn serve(args: Args) -> Result<(), String> {
         view_socket: args.view_socket,
         max_proxies: args.max_proxies,
         root_namespace: args.root_namespace,
+        keys: FetchConfig {
+            allowed: args.jwks_allow_cidr,
+            roots: args.jwks_ca_file,
+            ..FetchConfig::default()
+        },
         ready_file: args.ready_file,
         #[cfg(feature = "kubernetes")]
         api,

@@ -10,10 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_identity::TrustDomain;
+use postern_policy::Action;
+use postern_policy::authentication::Content;
 use postern_policy::document::{DocumentError, parse};
-use postern_policy::{Action, AuthorizationPolicy};
+use postern_token::KeySet;
 
-use crate::documents::{Document, Key, decode, deny_what_it_selects};
+use crate::documents::{
+    Document, Key, believe_nobody, decode, deny_what_it_selects, refuse_tokens_of_what_it_selects, with_files,
+};
 use crate::source::Load;
 
 mod pieces;
@@ -32,6 +36,7 @@ const MAX_ERRORS: usize = 20;
 pub(crate) struct Directory {
     trust_domain: TrustDomain,
     files: BTreeMap<Arc<str>, File>,
+    key_files: BTreeMap<Arc<str>, KeyFile>,
     /// Faults of the scan as a whole.
     errors: Vec<String>,
     /// Which file a document in force came from: the newcomer of two is the one that is refused.
@@ -54,6 +59,7 @@ impl Directory {
         Self {
             trust_domain,
             files: BTreeMap::new(),
+            key_files: BTreeMap::new(),
             errors: Vec::new(),
             owners: HashMap::new(),
         }
@@ -78,6 +84,22 @@ impl Directory {
             let file = self.files.entry(Arc::clone(&name)).or_default();
             if file.found.as_ref() != Some(&found) {
                 file.read(&name, &found, &self.trust_domain);
+                file.found = Some(found);
+                changed = true;
+            }
+        }
+        changed | self.take_key_files(scan.key_files, scan.complete)
+    }
+
+    /// One that is gone withdraws its keys; one that cannot be used any more leaves the last good ones.
+    fn take_key_files(&mut self, found: BTreeMap<Arc<str>, Found>, complete: bool) -> bool {
+        let before = self.key_files.len();
+        self.key_files.retain(|name, _| !complete || found.contains_key(name));
+        let mut changed = self.key_files.len() != before;
+        for (name, found) in found {
+            let file = self.key_files.entry(name).or_default();
+            if file.found.as_ref() != Some(&found) {
+                file.read(&found);
                 file.found = Some(found);
                 changed = true;
             }
@@ -115,14 +137,8 @@ impl Directory {
                         let errors = load.bad.entry(name.to_string()).or_default();
                         errors.push(error);
                     }
-                    // Of two policies that deny, neither is dropped.
-                    if matches!(
-                        document,
-                        Document::Policy(AuthorizationPolicy {
-                            action: Action::Deny | Action::Custom,
-                            ..
-                        })
-                    ) {
+                    // Of two documents that deny, neither is dropped.
+                    if denies(document) {
                         load.documents.push((*document).clone());
                     }
                     continue;
@@ -133,6 +149,7 @@ impl Directory {
             }
         }
         self.owners = owners;
+        self.fill_in_keys(&mut load);
         // By name, not by the time of their coming: or else the same policies would be sent again as changed ones.
         load.documents.sort_by_cached_key(Document::key);
         for (name, file) in self.files.iter().filter(|(_, file)| !file.errors.is_empty()) {
@@ -148,6 +165,61 @@ impl Directory {
                 .extend(self.errors.iter().cloned());
         }
         load
+    }
+}
+
+impl Directory {
+    /// Puts the key sets of files into the documents that name them. What is wrong with such a file is said of it.
+    fn fill_in_keys(&self, load: &mut Load) {
+        for document in &mut load.documents {
+            let Document::Authentication(document) = document else {
+                continue;
+            };
+            let filled = with_files(document, |name| {
+                let file = self.key_files.get(name)?;
+                if let Some(error) = &file.error {
+                    load.bad.insert(name.to_owned(), vec![format!("{name}: {error}")]);
+                }
+                file.in_force.clone()
+            });
+            *document = filled;
+        }
+    }
+}
+
+/// A key set beside the documents.
+#[derive(Debug, Default)]
+struct KeyFile {
+    found: Option<Found>,
+    /// The last good one.
+    in_force: Option<String>,
+    error: Option<String>,
+}
+
+impl KeyFile {
+    fn read(&mut self, found: &Found) {
+        let read = match found {
+            Found::Unreadable(why) => Err(why.clone()),
+            Found::Text(text) => match KeySet::parse(text.as_bytes()) {
+                Ok(set) if set.is_empty() => Err("no key of the set can be used".to_owned()),
+                Ok(_) => Ok(text.clone()),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        match read {
+            Ok(text) => (self.in_force, self.error) = (Some(text), None),
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+/// Does it take something away, whatever else is there?
+fn denies(document: &Document) -> bool {
+    match document {
+        Document::Policy(policy) => matches!(policy.action, Action::Deny | Action::Custom),
+        Document::Authentication(document) => matches!(document.content, Content::Unreadable { .. }),
+        // Without it the policies that ask it deny.
+        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) | Document::Authorizer(_) => false,
     }
 }
 
@@ -184,8 +256,8 @@ impl File {
 
 struct Read {
     documents: Vec<Document>,
-    /// What stands in for policies that cannot be decoded.
-    instead: Vec<AuthorizationPolicy>,
+    /// What stands in for documents that cannot be decoded and would deny.
+    instead: Vec<Document>,
     errors: Vec<DocumentError>,
 }
 
@@ -215,23 +287,23 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
             }
             Err(errors) => {
                 read.errors.extend(errors);
-                read.instead.extend(deny_what_it_selects(object));
+                read.instead.extend(deny_what_it_selects(object).map(Document::Policy));
+                let refusing = refuse_tokens_of_what_it_selects(object).map(Arc::new);
+                read.instead.extend(refusing.map(Document::Authentication));
             }
         }
     }
     read
 }
 
-/// Of a file that was never good only what denies is in force: its own denials, and one for each policy that nobody
-/// understands.
+/// Of a file that was never good only what denies is in force: its own denials, and one for each document that nobody
+/// understands and that might deny. Whose tokens its documents believe is as doubtful as the file.
 fn denials(read: Read) -> Vec<Document> {
-    let own = read
-        .documents
-        .into_iter()
-        .filter(|document| {
-            matches!(document, Document::Policy(policy) if matches!(policy.action, Action::Deny | Action::Custom))
-        });
-    own.chain(read.instead.into_iter().map(Document::Policy)).collect()
+    let own = read.documents.into_iter().map(|document| match document {
+        Document::Authentication(document) => Document::Authentication(Arc::new(believe_nobody(&document))),
+        other => other,
+    });
+    own.filter(denies).chain(read.instead).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use postern_identity::TrustDomain;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
-use postern_policy::{AuthorizationPolicy, Authorizer};
+use postern_policy::{AuthorizationPolicy, Authorizer, RequestAuthentication};
 
+mod authentication;
 mod namespace;
 mod refused_policy;
 mod service;
 mod workload;
 
+pub(crate) use authentication::{believe_nobody, refuse_tokens_of_what_it_selects, with_files};
 pub(crate) use namespace::Namespace;
 pub(crate) use refused_policy::deny_what_it_selects;
 pub(crate) use service::{Backend, Service, ServicePort, TargetPort};
@@ -36,6 +38,7 @@ pub(crate) enum Document {
     Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
     Authorizer(Arc<Authorizer>),
+    Authentication(Arc<RequestAuthentication>),
 }
 
 /// What makes a document unique.
@@ -47,7 +50,7 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-pub(crate) const KINDS: [(&str, &str); 7] = [
+pub(crate) const KINDS: [(&str, &str); 10] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
@@ -56,6 +59,9 @@ pub(crate) const KINDS: [(&str, &str); 7] = [
     ("security.istio.io/v1", "AuthorizationPolicy"),
     // The same document: what most policy sets still say.
     ("security.istio.io/v1beta1", "AuthorizationPolicy"),
+    ("postern.dev/v1alpha1", "RequestAuthentication"),
+    ("security.istio.io/v1", "RequestAuthentication"),
+    ("security.istio.io/v1beta1", "RequestAuthentication"),
 ];
 
 /// Decodes one object; all of its errors at once.
@@ -71,6 +77,9 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         }
         ("postern.dev/v1alpha1", "Authorizer") => {
             postern_authorizer::document::read(object).map(|authorizer| Document::Authorizer(Arc::new(authorizer)))
+        }
+        ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "RequestAuthentication") => {
+            authentication::decode(object).map(|document| Document::Authentication(Arc::new(document)))
         }
         (version, kind) => Err(vec![unknown_kind(object, version, kind)]),
     }
@@ -166,6 +175,11 @@ impl Document {
             Self::Workload(workload) => ("Workload", workload.namespace.as_str(), workload.name.as_str()),
             Self::Policy(policy) => ("AuthorizationPolicy", policy.namespace.as_str(), policy.name.as_str()),
             Self::Authorizer(asked) => ("Authorizer", asked.namespace.as_str(), asked.name.as_str()),
+            Self::Authentication(document) => (
+                "RequestAuthentication",
+                document.namespace.as_str(),
+                document.name.as_str(),
+            ),
         };
         Key {
             kind,
@@ -182,6 +196,7 @@ impl Document {
             Self::Workload(workload) => &workload.place,
             Self::Policy(policy) => &policy.place,
             Self::Authorizer(authorizer) => &authorizer.place,
+            Self::Authentication(document) => &document.place,
         }
     }
 }

@@ -3,24 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use postern_identity::SpiffeId;
 use postern_policy::document::nearest;
 use postern_policy::request::is_same_field;
 use postern_policy::{
-    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Explanation, Headers, Http, Labels,
-    Mode, Request, User, Verdict,
+    Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Headers, Http, Labels, Mode, Request,
+    User, Verdict,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, Workload, denying};
 use crate::protocol::Protocol;
+use crate::state::unix_ms;
 
+mod answer;
 mod offline;
 
+pub use answer::{Answer, Asks, Missed, Rule};
 pub use offline::{Offline, OfflineError};
 
 /// One request, as far as it is told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Question {
     /// Who calls: an ID, `NAMESPACE/WORKLOAD` of the documents, or `plaintext`.
     pub from: String,
@@ -40,12 +46,13 @@ pub struct Question {
     pub destination_ip: Option<IpAddr>,
     /// The server name of the handshake.
     pub sni: Option<String>,
-    /// Seconds since 1970.
-    pub now: u64,
+    /// Seconds since 1970; without it: now.
+    pub now: Option<u64>,
 }
 
 /// The HTTP part of a question.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Asked {
     /// Case-sensitive.
     pub method: String,
@@ -55,21 +62,8 @@ pub struct Asked {
     pub host: Option<String>,
     /// Name and value, in order.
     pub headers: Vec<(String, String)>,
-    /// The claims of the end user's token, verified.
-    pub user: Option<User>,
-}
-
-/// What is said of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// `None`: it cannot be told; `because` says what is missing.
-    pub verdict: Option<Verdict>,
-    /// One line.
-    pub because: String,
-    /// In `monitor` a denial is only reported; in `discover` nobody asks.
-    pub mode: Mode,
-    /// The parts, where policies decided.
-    pub explanation: Option<Explanation>,
+    /// The claims of the end user's token, taken as verified.
+    pub claims: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A question that has no answer.
@@ -105,12 +99,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
     let mode = called
         .workload
         .map_or_else(|| model.mode_of(called.namespace), |workload| workload.mode);
-    let simple = |verdict, because: String| Answer {
-        verdict,
-        because,
-        mode,
-        explanation: None,
-    };
+    let simple = |verdict, because: String| Answer::simple(verdict, because, mode);
     let pools = Pools::of(model, &called);
     let port = match (question.port, called.workload.map(|workload| &workload.ports[..])) {
         (Some(port), _) => port,
@@ -149,14 +138,14 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         destination_ip: question.destination_ip,
         port,
         sni: question.sni.as_deref(),
-        now: question.now,
+        now: question.now.unwrap_or_else(|| unix_ms(SystemTime::now()) / 1_000),
         doubt: Doubt::Closed,
         http: http.as_ref().map(|http| Http {
             method: http.method,
             host: http.host.as_ref().unwrap_or(&unnamed),
             path: http.path.as_ref(),
             headers: &given,
-            user: http.user,
+            user: http.user.as_ref(),
         }),
     };
     if http.is_none() && !called.speaks_bytes(port) && pools.closed.needs_http(port) {
@@ -175,7 +164,7 @@ struct Parsed<'q> {
     method: &'q str,
     host: Option<CanonicalHost>,
     path: CanonicalPath,
-    user: Option<&'q User>,
+    user: Option<User>,
 }
 
 impl<'q> Parsed<'q> {
@@ -188,11 +177,12 @@ impl<'q> Parsed<'q> {
             .host
             .as_deref()
             .map(|host| CanonicalHost::parse(host).map_err(|error| wrong("host", host, error.to_string())));
+        let user = asked.claims.clone().map(User::of_verified).transpose();
         Ok(Self {
             method: &asked.method,
             host: host.transpose()?,
             path,
-            user: asked.user.as_ref(),
+            user: user.map_err(|error| Unanswerable(format!("the claims: {error}")))?,
         })
     }
 }
@@ -309,7 +299,11 @@ fn described<'m>(
         let known: Vec<String> = model.workloads.keys().map(|(n, w)| format!("{n}/{w}")).collect();
         let near = nearest(&given, known.iter().map(String::as_str));
         let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-        Unanswerable(format!("{option}: no document describes workload {given}{hint}"))
+        let or = match option {
+            "--to" => "; one that is not described is told by its labels, with --to-label",
+            _ => "",
+        };
+        Unanswerable(format!("{option}: no document describes workload {given}{hint}{or}"))
     })
 }
 
@@ -413,12 +407,7 @@ impl Pools {
 
     fn explain(&self, request: &Request<'_>, mode: Mode) -> Answer {
         let (closed, open) = (self.closed.explain(request), self.open.explain(request));
-        let told = |explanation: Explanation, verdict, because: String| Answer {
-            verdict,
-            because,
-            mode,
-            explanation: Some(explanation),
-        };
+        let told = |explanation, verdict, because| Answer::of(explanation, verdict, because, mode);
         let chosen = match (closed.verdict, open.verdict) {
             (Some(Verdict::Allow), Some(Verdict::Allow)) => closed,
             (Some(Verdict::Deny), Some(Verdict::Deny)) => open,

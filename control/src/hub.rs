@@ -9,6 +9,7 @@ use postern_api::control::v1 as wire;
 use postern_identity::{SharedTrust, Svid, TrustDomain};
 use tokio::sync::watch;
 
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::model::Name;
 use crate::observed::Observed;
@@ -28,6 +29,8 @@ pub(crate) struct Hub {
     pub(crate) metrics: Metrics,
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<Bundles>>,
+    /// Of end users' issuers.
+    pub(crate) keys: Keys,
     pub(crate) subscribers: Mutex<Subscribers>,
     observed: Mutex<Observed>,
     /// Grows when viewers should look at once.
@@ -63,6 +66,7 @@ impl Hub {
             metrics,
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
+            keys: Keys::default(),
             subscribers: Mutex::default(),
             observed: Mutex::default(),
             news: watch::Sender::default(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! follow (list, watch; per kind) -> world (what was heard) -> Load, at most every 20 ms -> hub
-//! istio (are its policies there?) -> follow
+//! istio (are its kinds there?) -> follow
 //! hub: a proxy has something newer than we -> follow: list again
 //! ```
 //!
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::hub::Hub;
 use crate::state::unix_ms;
 
+mod authentications;
 mod complaint;
 mod follow;
 mod istio;
@@ -212,33 +213,27 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
     }));
-    tasks.spawn(keep_on(policies(
-        "postern.dev",
-        "v1alpha1",
-        Kind::Policies,
-        hub,
-        client,
-        out.clone(),
-    )));
-    tasks.spawn(keep_on(Follower {
-        api: Api::<DynamicObject>::all_with(client.clone(), &authorizers()),
-        kind: Kind::Authorizers,
-        fields: "",
-        keep: |object| Some(Item::Authorizer(policies::AuthorizerItem::keep(object))),
-        hub: Arc::clone(hub),
-        wanted: hub.watch_wanted(),
-        out: out.clone(),
-        complaint: Complaint::default(),
-        deaf_until: Instant::now(),
-    }));
-    let (hub, client) = (Arc::clone(hub), client.clone());
-    tasks.spawn(async move { istio::follow(hub, client, out).await });
+    for kind in [Kind::Policies, Kind::Authorizers, Kind::Authentications] {
+        tasks.spawn(keep_on(rules(
+            "postern.dev",
+            "v1alpha1",
+            kind,
+            hub,
+            client,
+            out.clone(),
+        )));
+    }
+    for kind in [Kind::IstioPolicies, Kind::IstioAuthentications] {
+        let (hub, client, out) = (Arc::clone(hub), client.clone(), out.clone());
+        tasks.spawn(async move { istio::follow(kind, hub, client, out).await });
+    }
     tasks
 }
 
 type Keep = Box<dyn Fn(DynamicObject) -> Option<Item> + Send + Sync>;
 
-fn policies(
+/// AuthorizationPolicies, RequestAuthentications, or Authorizers.
+fn rules(
     group: &str,
     version: &str,
     kind: Kind,
@@ -246,15 +241,36 @@ fn policies(
     client: &Client,
     out: mpsc::Sender<Change>,
 ) -> Follower<DynamicObject, Keep> {
-    let resource = resource(group, version);
+    let resource = match kind {
+        Kind::Authentications | Kind::IstioAuthentications => {
+            let kind = GroupVersionKind::gvk(group, version, "RequestAuthentication");
+            ApiResource::from_gvk_with_plural(&kind, "requestauthentications")
+        }
+        Kind::Authorizers => {
+            let kind = GroupVersionKind::gvk(group, version, "Authorizer");
+            ApiResource::from_gvk_with_plural(&kind, "authorizers")
+        }
+        Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
+            resource(group, version)
+        }
+    };
     let api_version = format!("{group}/{version}");
+    let keep: Keep = match kind {
+        Kind::Authentications | Kind::IstioAuthentications => Box::new(move |object| {
+            authentications::AuthenticationItem::keep(&object, &api_version).map(Item::Authentication)
+        }),
+        Kind::Authorizers => Box::new(|object| policies::AuthorizerItem::keep(&object).map(Item::Authorizer)),
+        Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
+            Box::new(move |object| {
+                policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
+            })
+        }
+    };
     Follower {
         api: Api::all_with(client.clone(), &resource),
         kind,
         fields: "",
-        keep: Box::new(move |object| {
-            policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))
-        }),
+        keep,
         hub: Arc::clone(hub),
         wanted: hub.watch_wanted(),
         out,
@@ -266,11 +282,6 @@ fn policies(
 fn resource(group: &str, version: &str) -> ApiResource {
     let kind = GroupVersionKind::gvk(group, version, "AuthorizationPolicy");
     ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies")
-}
-
-fn authorizers() -> ApiResource {
-    let kind = GroupVersionKind::gvk("postern.dev", "v1alpha1", "Authorizer");
-    ApiResource::from_gvk_with_plural(&kind, "authorizers")
 }
 
 /// A kind that is always there: without it nothing can be served, and what was heard of it stays.

@@ -5,6 +5,7 @@
 //!   directory (scan, watch), or kubernetes (list, watch)
 //!     -> documents (decode) -> model (who, how strict, which protocol) -> state (versions) -> hub
 //!   identity (own SVID from the CA) and bundles (the CA's, carried unchanged) -> hub
+//!   keys (end users' issuers: fetched, kept fresh) -> hub
 //!   TLS port:     connect (who calls, from its SVID) -> session: snapshot of what concerns it, when it changes
 //!                                                    <- acknowledgements, questions, flow reports -> observed
 //!   view socket:  view: a picture of all of it
@@ -25,6 +26,7 @@ mod documents;
 pub mod explain;
 mod hub;
 mod identity;
+mod keys;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod metrics;
@@ -40,6 +42,7 @@ mod view;
 
 pub use args::{Args, Cli, run};
 pub use identity::{Evidence, IdentitySource};
+pub use keys::{Cidr, FetchConfig, FetchConfigError};
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::Cluster;
 pub use serve::{Running, ServeConfig, ServeError, start};

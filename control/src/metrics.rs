@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::connect::snapshot_word;
+use crate::keys::Ring;
 use crate::observed::Overflow;
 use crate::state::State;
 use crate::subscribers::Subscribers;
@@ -62,6 +63,10 @@ struct Inner {
     renewals: Family<Outcome, Counter>,
     certificate_not_after: Gauge<f64, AtomicU64>,
     ca_connected: Gauge,
+    key_fetches: Family<Outcome, Counter>,
+    key_providers: Gauge,
+    key_providers_without: Gauge,
+    keys_oldest: Gauge<f64, AtomicU64>,
 }
 
 const KINDS: [Kind; 7] = [
@@ -96,6 +101,10 @@ impl Metrics {
         }
         for reason in REFUSALS {
             drop(inner.refused.get_or_create(&Reason { reason }));
+        }
+        drop(inner.pushes.get_or_create(&OfKind { kind: "keys" }));
+        for outcome in ["done", "failed"] {
+            drop(inner.key_fetches.get_or_create(&Outcome { outcome }));
         }
         for outcome in ["good", "bad"] {
             drop(inner.reloads.get_or_create(&Outcome { outcome }));
@@ -185,7 +194,40 @@ impl Metrics {
             "1 while the CA's bundle stream is open",
             inner.ca_connected.clone(),
         );
+        registry.register(
+            "key_fetches",
+            "Fetches of the keys of end users' issuers",
+            inner.key_fetches.clone(),
+        );
+        registry.register(
+            "key_providers",
+            "Issuers whose keys are fetched",
+            inner.key_providers.clone(),
+        );
+        registry.register(
+            "key_providers_without_keys",
+            "Of these, those whose keys were never fetched: their tokens are refused",
+            inner.key_providers_without.clone(),
+        );
+        registry.register(
+            "keys_fetched_timestamp_seconds",
+            "When the keys that were fetched least recently were; 0 if there are none",
+            inner.keys_oldest.clone(),
+        );
         metrics
+    }
+
+    /// `done` or `failed`.
+    pub(crate) fn keys_fetched(&self, outcome: &'static str) {
+        self.inner.key_fetches.get_or_create(&Outcome { outcome }).inc();
+    }
+    #[allow(clippy::cast_precision_loss)] // As below.
+    pub(crate) fn keys(&self, ring: &Ring, providers: usize) {
+        self.inner.key_providers.set(clamp(providers as u64));
+        let without = providers.saturating_sub(ring.len());
+        self.inner.key_providers_without.set(clamp(without as u64));
+        let oldest = ring.values().map(|fetched| fetched.at).min();
+        self.inner.keys_oldest.set(oldest.unwrap_or(0) as f64);
     }
 
     pub(crate) fn connected(&self, subscribers: &Subscribers) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_identity::SpiffeId;
-use postern_policy::{AuthorizationPolicy, Authorizer, Mode};
+use postern_policy::{AuthorizationPolicy, Authorizer, Mode, RequestAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -33,8 +33,9 @@ pub(crate) struct Model {
     pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
     pub(crate) policies: Vec<AuthorizationPolicy>,
+    pub(crate) authentications: Vec<Arc<RequestAuthentication>>,
     authorizers: BTreeMap<Name, Arc<Authorizer>>,
-    /// Where in them those of a namespace are.
+    /// Where in the policies those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
     by_address: HashMap<IpAddr, Vec<Name>>,
@@ -114,6 +115,7 @@ impl Model {
                     let key = (authorizer.namespace.clone(), authorizer.name.clone());
                     model.authorizers.insert(key, Arc::clone(authorizer));
                 }
+                Document::Authentication(document) => model.authentications.push(Arc::clone(document)),
             }
         }
         let meshed: HashSet<&str> = workloads
@@ -345,6 +347,16 @@ impl Model {
         let all = self.workloads.values().map(Arc::as_ref);
         all.filter(|workload| workload.document.id.as_ref() == Some(id))
             .collect()
+    }
+
+    /// Whose tokens a workload believes, in the order of their documents. There are few of them in a mesh.
+    pub(crate) fn authentications_of<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a Arc<RequestAuthentication>> {
+        let (namespace, labels) = (&workload.document.namespace, &workload.document.labels);
+        let all = self.authentications.iter();
+        all.filter(|document| document.selects(&self.root_namespace, namespace, labels))
     }
 
     /// Every address that somebody may ask about.

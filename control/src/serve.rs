@@ -27,6 +27,7 @@ use crate::connect::Connecting;
 use crate::directory::{Directory, watch as files};
 use crate::hub::{Hub, told};
 use crate::identity::{self, IdentitySource, Own, OwnError};
+use crate::keys::{self, FetchConfig, FetchConfigError, Fetcher};
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::view::Viewing;
@@ -62,6 +63,8 @@ pub struct ServeConfig {
     pub max_proxies: usize,
     /// The namespace whose policies apply mesh-wide.
     pub root_namespace: String,
+    /// How the keys of end users' issuers are fetched.
+    pub keys: FetchConfig,
     /// Gets `{"listen":..., "metrics":...}` once proxies are served.
     pub ready_file: Option<PathBuf>,
     /// The aggregated API for operators.
@@ -82,6 +85,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The roots for fetching keys.
+    #[error(transparent)]
+    Keys(#[from] FetchConfigError),
     /// No SVID.
     #[error("{0}")]
     Identity(String),
@@ -147,7 +153,9 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
         endpoint(&hub, registry, &ready).serve(listener),
     ));
 
+    let fetcher = Fetcher::new(&config.keys)?;
     read(&hub, config.source, &mut tasks).await?;
+    tasks.spawn(until_down(down.subscribe(), keys::follow(Arc::clone(&hub), fetcher)));
 
     let own = own_identity(&hub, identity, &mut tasks).await?;
     let (listener, listen) = bind(config.listen).await?;

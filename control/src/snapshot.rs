@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 use postern_api::policy_wire::{mode_to_wire, to_wire};
-use postern_policy::{Action, FeatureSet};
+use postern_api::{authentication_wire, authorizer_wire};
+use postern_policy::authentication::JwtRule;
+use postern_policy::{Action, Feature, FeatureSet};
 
 use crate::documents::Capture;
 use crate::model::{Asked, Model, Workload, octets};
@@ -65,6 +66,8 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
         }
         policies.push(to_wire(&policy));
     }
+    // To a proxy that knows no users every rule about them was left out, or broadened.
+    let authentications = model.authentications_of(workload).filter(|_| knows_users(features));
     wire::PolicySet {
         version,
         policies,
@@ -73,7 +76,21 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
             .iter()
             .map(|authorizer| authorizer_wire::to_wire(authorizer))
             .collect(),
+        authentications: authentications
+            .map(|document| authentication_wire::to_wire(document))
+            .collect(),
     }
+}
+
+/// Does a proxy verify tokens?
+pub(crate) fn knows_users(features: FeatureSet) -> bool {
+    features.has(Feature::RequestPrincipals)
+}
+
+/// Whose keys a workload needs.
+pub(crate) fn providers(model: &Model, workload: &Workload) -> BTreeSet<String> {
+    let rules = model.authentications_of(workload).flat_map(|document| document.rules());
+    rules.filter_map(JwtRule::provider).collect()
 }
 
 /// Labels that policies look at: of workloads, and of namespaces.

@@ -52,7 +52,9 @@ impl State {
                 }
             }
         };
-        let same = previous.is_there() && previous.model.has_same_policies(&model);
+        let same = previous.is_there()
+            && previous.model.has_same_policies(&model)
+            && previous.model.authentications == model.authentications;
         Self {
             revisions,
             // Resource versions may be no numbers, and stand still; a change must be told of all the same.

@@ -1,6 +1,6 @@
 """A gRPC server and client that know nothing of the mesh (grpcio, no generated code: messages are raw bytes).
 
-serve PORT | unary HOST:PORT TEXT | chat HOST:PORT COUNT | hold HOST:PORT
+serve PORT [SECRET] | unary HOST:PORT TEXT | chat HOST:PORT COUNT | hold HOST:PORT
 """
 import sys
 import time
@@ -12,11 +12,16 @@ RAW = {"request_serializer": bytes, "response_deserializer": bytes}
 
 
 class Echo(grpc.GenericRpcHandler):
+    def __init__(self, secret):
+        self.secret = secret
+
     def service(self, details):
         if details.method == "/echo.Echo/Unary":
             return grpc.unary_unary_rpc_method_handler(self.unary)
         if details.method == "/echo.Echo/Chat":
             return grpc.stream_stream_rpc_method_handler(self.chat)
+        if details.method == "/echo.Admin/Secret" and self.secret:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: self.secret)
         return None
 
     @staticmethod
@@ -30,9 +35,9 @@ class Echo(grpc.GenericRpcHandler):
             yield b"echo " + request
 
 
-def serve(port):
+def serve(port, secret=""):
     server = grpc.server(futures.ThreadPoolExecutor(16))
-    server.add_generic_rpc_handlers((Echo(),))
+    server.add_generic_rpc_handlers((Echo(secret.encode()),))
     server.add_insecure_port(f"[::]:{port}")
     server.start()
     print("serving", flush=True)

@@ -1,22 +1,53 @@
 //! Policies before they are stored: what cannot be understood is refused, with the JSON path and the nearest name.
 
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object};
+use postern_policy::{AuthorizationPolicy, RequestAuthentication};
 use serde_json::{Value, json};
 
-use crate::review::Verdict;
+use crate::review::{Request, Verdict};
 
 /// The API group of our kinds.
-pub const GROUP: &str = "postern.dev";
-/// The resources of what is looked at: policies, and whom CUSTOM ones ask.
-pub const RESOURCES: [&str; 2] = ["authorizationpolicies", "authorizers"];
+const GROUP: &str = "postern.dev";
+/// The resource of authorization policies.
+const AUTHORIZATIONS: &str = "authorizationpolicies";
+/// The resource of request authentications.
+const AUTHENTICATIONS: &str = "requestauthentications";
+/// The resource of whom CUSTOM policies ask.
+const AUTHORIZERS: &str = "authorizers";
 /// Faults that one refusal names; the rest are counted.
 const MAX_NAMED: usize = 8;
 
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Who may do what.
+    Authorization,
+    /// Whose tokens are believed.
+    Authentication,
+    /// Whom CUSTOM policies ask.
+    Authorizer,
+}
+
+impl Kind {
+    /// `None`: neither.
+    #[must_use]
+    pub fn of(request: &Request) -> Option<Self> {
+        let kinds = [
+            (AUTHORIZATIONS, Self::Authorization),
+            (AUTHENTICATIONS, Self::Authentication),
+            (AUTHORIZERS, Self::Authorizer),
+        ];
+        let kind = kinds
+            .into_iter()
+            .find(|(resource, _)| request.is(GROUP, resource, None))?;
+        Some(kind.1)
+    }
+}
+
 /// Can the mesh enforce this policy?
 #[must_use]
-pub fn verdict(policy: Value, namespace: &str) -> Verdict {
-    match check(policy, namespace) {
+pub fn verdict(kind: Kind, policy: Value, namespace: &str) -> Verdict {
+    match check(kind, policy, namespace) {
         Ok(()) => Verdict::allowed(),
         Err(errors) => Verdict::Refused {
             message: message(&errors),
@@ -24,7 +55,7 @@ pub fn verdict(policy: Value, namespace: &str) -> Verdict {
     }
 }
 
-fn check(mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
+fn check(kind: Kind, mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
     if let Some(metadata) = policy.get_mut("metadata").and_then(Value::as_object_mut) {
         // A new object need not say where it is, nor have its name yet.
         metadata.entry("namespace").or_insert_with(|| json!(namespace));
@@ -34,9 +65,14 @@ fn check(mut policy: Value, namespace: &str) -> Result<(), Vec<DocumentError>> {
     let part = |pointer: &str| policy.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let origin = format!("{}/{namespace}/{}", part("/kind"), part("/metadata/name"));
     let object = Object::from_json(&policy, &origin)?;
-    match object.kind.as_str() {
-        "Authorizer" => postern_authorizer::document::read(&object).map(drop),
-        _ => AuthorizationPolicy::from_object(&object).map(drop),
+    match kind {
+        Kind::Authorization => AuthorizationPolicy::from_object(&object).map(drop),
+        Kind::Authorizer => postern_authorizer::document::read(&object).map(drop),
+        Kind::Authentication => {
+            let document = RequestAuthentication::from_object(&object)?;
+            let errors = postern_token::key_set::errors_in_cluster(&document);
+            if errors.is_empty() { Ok(()) } else { Err(errors) }
+        }
     }
 }
 
@@ -58,7 +94,11 @@ mod tests {
             "apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy",
             "metadata": { "name": "cart" }, "spec": { "action": "ALLOW", "rules": rules },
         });
-        match verdict(policy, "shop") {
+        refused(Kind::Authorization, policy)
+    }
+
+    fn refused(kind: Kind, object: Value) -> Option<String> {
+        match verdict(kind, object, "shop") {
             Verdict::Refused { message } => Some(message),
             Verdict::Allowed { .. } | Verdict::Later { .. } => None,
         }
@@ -84,7 +124,7 @@ mod tests {
                 "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
                 "metadata": { "name": "opa" }, "spec": spec,
             });
-            match verdict(authorizer, "shop") {
+            match verdict(Kind::Authorizer, authorizer, "shop") {
                 Verdict::Refused { message } => Some(message),
                 Verdict::Allowed { .. } | Verdict::Later { .. } => None,
             }
@@ -119,7 +159,7 @@ mod tests {
             "apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy",
             "metadata": { "generateName": "cart-" }, "spec": {},
         });
-        assert_eq!(verdict(policy, "shop"), Verdict::allowed());
+        assert_eq!(verdict(Kind::Authorization, policy, "shop"), Verdict::allowed());
     }
 
     #[test]
@@ -130,7 +170,40 @@ mod tests {
             json!(null),
             json!({ "kind": "Pod", "metadata": 7 }),
         ] {
-            assert!(matches!(verdict(other, "shop"), Verdict::Refused { .. }));
+            for kind in [Kind::Authorization, Kind::Authentication] {
+                assert!(refused(kind, other.clone()).is_some());
+            }
         }
+    }
+
+    #[test]
+    fn whose_tokens_are_believed_is_checked_the_same_down_to_the_keys() {
+        let document = |rule: Value| {
+            json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "RequestAuthentication",
+                "metadata": { "name": "sso" }, "spec": { "jwtRules": [rule] },
+            })
+        };
+        let good = json!({ "issuer": "https://sso.test", "audiences": ["cart"] });
+        assert_eq!(refused(Kind::Authentication, document(good.clone())), None);
+        for (field, value, says) in [
+            (
+                "audience",
+                json!(["a"]),
+                "unknown field `audience`; did you mean `audiences`?",
+            ),
+            ("jwks", json!("{\"keys\":[]}"), "no key of the set can be used"),
+            ("jwksFile", json!("keys.json"), "for documents in a directory"),
+        ] {
+            let mut rule = good.clone();
+            rule[field] = value;
+            let message = refused(Kind::Authentication, document(rule)).unwrap_or_default();
+            assert!(
+                message.contains(says) && message.contains("RequestAuthentication/shop/sso"),
+                "{message}"
+            );
+        }
+        // Neither is the other.
+        assert!(refused(Kind::Authorization, document(good)).is_some());
     }
 }

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 pub(crate) use self::denials::unix_ms;
 pub use self::denials::{Denials, MAX_DENIALS};
+use crate::exchange::Audited;
 use crate::limits::{LOG_QUEUE, MAX_LOGGED_TEXT};
 use crate::metrics::{Finished, Metrics, Outcome, RouteKey};
 
@@ -71,8 +72,19 @@ pub struct Entry<'a> {
     pub policy: Option<&'a str>,
     /// `file:line` of the rule that decided.
     pub rule: Option<&'a str>,
+    /// Why policy said no, or would have.
+    pub would_deny: Option<&'static str>,
+    /// What an AUDIT rule marked.
+    pub audited: Option<&'a Audited>,
     /// How it ended.
     pub finished: &'a Finished,
+}
+
+impl Entry<'_> {
+    fn reason(&self) -> Option<&'static str> {
+        let failed = self.finished.failure.map(|failure| failure.facts().reason);
+        failed.or(self.would_deny)
+    }
 }
 
 impl AccessLog {
@@ -123,11 +135,11 @@ impl AccessLog {
     pub fn write(&self, entry: &Entry<'_>) {
         let now = SystemTime::now();
         let outcome = entry.finished.outcome();
-        if outcome == Outcome::Denied {
+        if matches!(outcome, Outcome::Denied | Outcome::WouldDeny) {
             self.denials.note(entry, now);
         }
         let Some(lines) = &self.lines else { return };
-        if self.wanted == Wanted::Denied && outcome == Outcome::Allowed {
+        if self.wanted == Wanted::Denied && outcome == Outcome::Allowed && entry.audited.is_none() {
             return;
         }
         let mut line = Vec::with_capacity(512);
@@ -181,6 +193,10 @@ struct Line<'a> {
     policy: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_rule: Option<&'a str>,
     latency_us: u64,
     sent: u64,
     received: u64,
@@ -197,7 +213,7 @@ impl<'a> Line<'a> {
             time: humantime::format_rfc3339_millis(now).to_string(),
             direction: route.direction.as_str(),
             outcome: outcome.as_str(),
-            reason: finished.failure.map(|failure| failure.facts().reason),
+            reason: entry.reason(),
             source: &route.source,
             destination: &route.destination,
             service: &route.service,
@@ -212,6 +228,8 @@ impl<'a> Line<'a> {
             decision_id: entry.decision_id,
             policy: entry.policy,
             rule: entry.rule,
+            audit_policy: entry.audited.map(|audited| &*audited.policy),
+            audit_rule: entry.audited.map(|audited| &*audited.rule),
             latency_us: u64::try_from(finished.latency.as_micros()).unwrap_or(u64::MAX),
             sent: finished.sent,
             received: finished.received,

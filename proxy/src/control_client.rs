@@ -15,6 +15,7 @@ mod destinations;
 mod session;
 mod versions;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use tonic::Status as GrpcStatus;
 use wire::control_message::Message as FromControl;
 use wire::proxy_message::Message as ToControl;
 
-use self::apply::InForce;
+use self::apply::{InForce, Users};
 use self::destinations::Asked;
 use self::session::{OpenError, Opener, Session};
 use self::versions::{Update, Versions};
@@ -52,6 +53,8 @@ const LONGEST_AWAY: Duration = Duration::from_secs(5);
 const STOOD: Duration = Duration::from_secs(1);
 /// Over this the proxies that one replica leaves behind spread out.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// Between two questions about keys, whatever tokens come.
+const MISSED_KEYS_TOGETHER: Duration = Duration::from_millis(100);
 /// A last report at shutdown is a courtesy.
 const LAST_REPORT: Duration = Duration::from_millis(500);
 
@@ -118,6 +121,7 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             peers: Arc::default(),
             providers: Arc::default(),
             rules: 0,
+            users: Users::default(),
         },
         versions: Versions::default(),
         asked: Asked::new(Arc::clone(&parts.shared)),
@@ -132,6 +136,8 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
         status: parts.status,
     };
     let mut changes = client.shared.changes.subscribe();
+    let mut missed = client.shared.missed_keys.subscribe();
+    let mut quiet_until = tokio::time::Instant::now();
     let mut tick = interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -146,6 +152,11 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             // A new identity: the next turn of the loop opens a stream with it.
             _ = changes.changed() => {}
             _ = tick.tick() => client.tick(),
+            // What is missed meanwhile is found at the next turn: the tick comes each second.
+            _ = missed.changed(), if quiet_until <= tokio::time::Instant::now() => {
+                quiet_until = tokio::time::Instant::now() + MISSED_KEYS_TOGETHER;
+                client.ask_for_keys();
+            }
             Some(done) = last.recv() => {
                 client.last_report().await;
                 let _ = done.send(());
@@ -270,6 +281,21 @@ impl Client {
         self.retry = Some(Box::pin(sleep(wait)));
     }
 
+    /// While control is away nobody is asked, and whoever waits gives up by its own deadline.
+    fn ask_for_keys(&mut self) {
+        let mut asks = BTreeMap::new();
+        // Only our own look: nobody need hear of it.
+        self.shared.missed_keys.send_if_modified(|missed| {
+            asks = missed.take();
+            false
+        });
+        for (provider, ask) in asks {
+            if let Some(session) = &self.session {
+                session.send(ToControl::WantKeys(wire::WantKeys { provider, ask }));
+            }
+        }
+    }
+
     fn take(&mut self, message: wire::ControlMessage) {
         let update = match message.message {
             Some(FromControl::Workload(m)) => Update::Workload(m),
@@ -284,6 +310,13 @@ impl Client {
                     return;
                 };
                 Update::Destination(target, m)
+            }
+            // Their age is their version.
+            Some(FromControl::Keys(set)) => {
+                if let Err(error) = self.in_force.keys(&set) {
+                    self.count_refusal(&error);
+                }
+                return;
             }
             Some(FromControl::Refused(refused)) => return self.refused(&refused),
             // A newer control's message, which it may only send to those who announced that they know it.

@@ -98,6 +98,17 @@ pub struct Denial {
     pub policy: Option<Box<str>>,
     /// `file:line` of its rule.
     pub rule: Option<Box<str>>,
+    /// As for metrics; also where it was let through all the same.
+    pub reason: &'static str,
+}
+
+/// What an AUDIT rule marked, for the log; made only then.
+#[derive(Debug)]
+pub struct Audited {
+    /// `namespace/name`.
+    pub policy: Box<str>,
+    /// `file:line` of its rule.
+    pub rule: Box<str>,
 }
 
 /// Which half of an exchange moves.
@@ -133,6 +144,8 @@ pub struct Exchange {
     failure: Cell<Option<Failure>>,
     would_deny: Cell<bool>,
     denial: OnceCell<Denial>,
+    challenge: OnceCell<Box<str>>,
+    audited: OnceCell<Audited>,
     permit: OnceCell<Permit>,
     refusal: RefCell<Option<Box<Refusal>>>,
     riding: RefCell<Option<Rc<Riding>>>,
@@ -160,6 +173,8 @@ impl Exchange {
             failure: Cell::new(None),
             would_deny: Cell::new(false),
             denial: OnceCell::new(),
+            challenge: OnceCell::new(),
+            audited: OnceCell::new(),
             permit: OnceCell::new(),
             refusal: RefCell::new(None),
             riding: RefCell::new(None),
@@ -218,10 +233,26 @@ impl Exchange {
         self.refusal.take()
     }
 
+    /// For the log.
+    pub fn audited(&self, audited: Audited) {
+        let _ = self.audited.set(audited);
+    }
+
     /// Of the denial, if it was one.
     #[must_use]
     pub fn decision_id(&self) -> Option<&str> {
         self.denial.get().map(|denial| &*denial.decision_id)
+    }
+
+    /// What its client is told to bring, in `WWW-Authenticate`.
+    pub fn challenged(&self, challenge: String) {
+        let _ = self.challenge.set(challenge.into());
+    }
+
+    /// See [`Exchange::challenged`].
+    #[must_use]
+    pub fn challenge(&self) -> Option<&str> {
+        self.challenge.get().map(|challenge| &**challenge)
     }
 
     /// Keeps what let it in for as long as it lives, so that it can be decided again.
@@ -384,7 +415,7 @@ impl Drop for Exchange {
         };
         self.way.route.finished(&finished);
         let log = &self.way.log;
-        if log.wants(&finished) {
+        if log.wants(&finished) || self.audited.get().is_some() {
             let (head, denial) = (self.head.as_ref(), self.denial.get());
             log.write(&Entry {
                 route: &self.way.key,
@@ -395,6 +426,8 @@ impl Drop for Exchange {
                 decision_id: denial.map(|denial| &*denial.decision_id),
                 policy: denial.and_then(|denial| denial.policy.as_deref()),
                 rule: denial.and_then(|denial| denial.rule.as_deref()),
+                would_deny: denial.map(|denial| denial.reason),
+                audited: self.audited.get(),
                 finished: &finished,
             });
         }

@@ -1,7 +1,7 @@
 //! From a peer to our app.
 //!
 //! ```text
-//! serve -> terminate (mTLS) -> protocol -> http   -> request (checks) -> authorize -> sanitize -> forward -> app
+//! serve -> terminate (mTLS) -> protocol -> http   -> request (checks) -> user (token) -> authorize -> sanitize -> forward -> app
 //!                                       -> opaque -> authorize -> relay -> app
 //! ```
 
@@ -15,6 +15,7 @@ mod relay;
 pub mod request;
 pub mod sanitize;
 pub mod terminate;
+pub mod user;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -129,3 +129,19 @@ pub const HEAD_READ: usize = 16 * 1024;
 pub const MAX_NOMINATED: usize = 32;
 /// Addresses of one name outside of the mesh that are looked at and dialled.
 pub const MAX_LOOKED_UP: usize = 8;
+/// How long a request waits for the key of its end user's token: control's answer to a first question takes milliseconds,
+/// and its next fetch comes within ten seconds.
+pub const KEYS_DEADLINE: Duration = Duration::from_secs(2);
+/// Told to whoever waited that long in vain.
+pub const RETRY_AFTER_KEYS: Duration = Duration::from_secs(2);
+/// Requests of one worker that wait for keys; past it they are told to come again.
+pub const MAX_WAITING_FOR_KEYS: usize = 256;
+/// For how long a token is refused without asking once a fetch has shown that its issuer has no such key: as often as
+/// control fetches.
+pub const KNOWN_ABSENT: Duration = Duration::from_secs(10);
+/// Such tokens that one worker remembers.
+pub const MAX_ABSENT_KEYS: usize = 1_024;
+/// Verified tokens that one worker remembers: signatures cost a tenth of a millisecond.
+pub const MAX_VERIFIED_TOKENS: usize = 4_096;
+/// And their length together; claims take a few times that.
+pub const MAX_VERIFIED_BYTES: usize = 4 * 1024 * 1024;

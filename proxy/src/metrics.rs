@@ -98,6 +98,7 @@ pub struct Metrics {
     /// Per key one [`Route`] per worker that met it.
     routes: Mutex<HashMap<RouteKey, Vec<Option<Arc<Route>>>>>,
     denials: Counters<DenialKey>,
+    audits: Counters<DenialKey>,
     handshakes: [AtomicU64; 2],
     handshake_failures: Counters<ReasonKey>,
     refused_connections: Counters<ReasonKey>,
@@ -134,7 +135,7 @@ pub struct Process {
     pub control_refusals: AtomicU64,
 }
 
-/// Key of `denials_total`.
+/// Key of `denials_total`, and of `audited_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct DenialKey {
     policy: Box<str>,
@@ -194,6 +195,7 @@ impl Default for Metrics {
         Self {
             routes: Mutex::default(),
             denials: Counters::new(MAX_DENIAL_SERIES),
+            audits: Counters::new(MAX_DENIAL_SERIES),
             handshakes: Default::default(),
             handshake_failures: Counters::new(MAX_REASON_SERIES),
             refused_connections: Counters::new(MAX_REASON_SERIES),
@@ -252,6 +254,18 @@ impl Metrics {
         };
         if !self.denials.add(&key(policy)) {
             self.denials.add_past_bound(&key("other"));
+        }
+    }
+
+    /// An AUDIT policy (namespace/name) marked a request.
+    pub fn audited(&self, policy: &str) {
+        let key = |policy| DenialRef {
+            policy,
+            reason: "audit_rule",
+            monitor_only: false,
+        };
+        if !self.audits.add(&key(policy)) {
+            self.audits.add_past_bound(&key("other"));
         }
     }
 

@@ -4,6 +4,8 @@
 use postern_policy::Reason;
 use postern_policy::canonical::CanonicalError;
 
+use crate::limits::RETRY_AFTER_KEYS;
+
 /// Who is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Blame {
@@ -41,6 +43,8 @@ pub enum Failure {
     PeerExpired,
     /// The peer is no longer believed (root withdrawn, quarantined).
     PeerWithdrawn,
+    /// The end user's token is not believed; the word is [`postern_token::Refusal`]'s.
+    Token(&'static str),
     // -- policy
     /// A decision.
     Denied(Reason),
@@ -50,6 +54,10 @@ pub enum Failure {
     CustomError,
     /// It gave none in time.
     CustomTimeout,
+    /// The same, and a login would change it: there is no user, or one who logged in too weakly or too long ago.
+    NeedsLogin(Reason),
+    /// The same, and a token that reaches further would change it.
+    NeedsScope(Reason),
     /// A port with HTTP rules got a stream that is not HTTP.
     NotHttp,
     // -- local
@@ -59,6 +67,8 @@ pub enum Failure {
     IdentityExpired,
     /// Control never told, and is away.
     ControlUnavailable,
+    /// Nothing that could verify an end user's token: keys that never came, a document that cannot be read.
+    NoTokenKeys(&'static str),
     /// Past a bound of ours.
     Overloaded,
     /// Shutting down.
@@ -99,6 +109,8 @@ pub enum BadRequest {
     Field,
     /// More or larger fields than we take.
     TooLarge,
+    /// More than one token of an end user (RFC 6750 section 2).
+    Tokens,
 }
 
 /// What follows from a [`Failure`].
@@ -140,12 +152,17 @@ impl Failure {
             Self::BadRequest(BadRequest::Framing) => facts(Blame::Peer, 400, 3, true, "bad_framing", Level::WARN),
             Self::BadRequest(BadRequest::Field) => facts(Blame::Peer, 400, 3, true, "bad_field", Level::WARN),
             Self::BadRequest(BadRequest::TooLarge) => facts(Blame::Peer, 431, 8, true, "head_too_large", Level::WARN),
+            // Its answer says what to do, and the next request may be well.
+            Self::BadRequest(BadRequest::Tokens) => facts(Blame::Peer, 400, 3, false, "several_tokens", Level::WARN),
             Self::BadPath(error) => facts(Blame::Peer, 400, 3, false, error.reason(), Level::WARN),
             Self::HeadTimeout => facts(Blame::Peer, 408, 4, true, "head_timeout", Level::INFO),
             Self::BodyTimeout => facts(Blame::Peer, 408, 4, true, "body_timeout", Level::INFO),
             Self::PeerGone => facts(Blame::Peer, 499, 1, true, "peer_gone", Level::DEBUG),
             Self::PeerExpired => facts(Blame::Peer, 403, 16, true, "peer_expired", Level::INFO),
             Self::PeerWithdrawn => facts(Blame::Peer, 403, 16, true, "peer_withdrawn", Level::WARN),
+            Self::Token(reason) => facts(Blame::Peer, 401, 16, false, reason, Level::INFO),
+            Self::NeedsLogin(reason) => facts(Blame::Policy, 401, 16, false, reason.as_str(), Level::INFO),
+            Self::NeedsScope(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
             Self::Denied(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
             Self::CustomDenied => facts(Blame::Policy, 403, 7, false, "custom_denied", Level::INFO),
             Self::CustomError => facts(Blame::Policy, 403, 7, false, "custom_error", Level::WARN),
@@ -154,6 +171,7 @@ impl Failure {
             Self::NoIdentity => facts(Blame::Local, 503, 14, false, "no_identity", Level::ERROR),
             Self::IdentityExpired => facts(Blame::Local, 503, 14, false, "identity_expired", Level::ERROR),
             Self::ControlUnavailable => facts(Blame::Local, 503, 14, false, "control_unavailable", Level::ERROR),
+            Self::NoTokenKeys(reason) => facts(Blame::Local, 503, 14, false, reason, Level::WARN),
             Self::Overloaded => facts(Blame::Local, 503, 8, true, "overloaded", Level::WARN),
             Self::Draining => facts(Blame::Local, 503, 14, true, "draining", Level::INFO),
             Self::UnknownDestination => facts(Blame::Upstream, 502, 14, false, "unknown_destination", Level::WARN),
@@ -167,5 +185,11 @@ impl Failure {
             Self::UpstreamTimeout => facts(Blame::Upstream, 504, 4, true, "upstream_timeout", Level::WARN),
             Self::BadAnswer => facts(Blame::Upstream, 502, 13, true, "bad_answer", Level::WARN),
         }
+    }
+
+    /// Seconds after which the same request may fare better, if we can tell.
+    #[must_use]
+    pub fn retry_after(self) -> Option<u64> {
+        matches!(self, Self::NoTokenKeys(_)).then_some(RETRY_AFTER_KEYS.as_secs())
     }
 }

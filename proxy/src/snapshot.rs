@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use postern_identity::{Expected, Instance, SharedTrust, SpiffeId, Svid, TrustDomain, VerifiedPeer};
 use postern_policy::{Compiled, Labels, Mode};
+use postern_token::Authenticator;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::RESOLVE_DEADLINE;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub destinations: Destinations,
     /// Grows whenever identity, trust or policy changed: live streams look again.
     pub changes: watch::Sender<u64>,
+    /// What workers miss to verify tokens.
+    pub missed_keys: watch::Sender<MissedKeys>,
 }
 
 /// One generation of our own identity. Never mutated: a renewal makes the next one.
@@ -66,6 +69,35 @@ pub struct PolicyState {
     pub peers: Arc<Peers>,
     /// Whom its CUSTOM policies ask.
     pub providers: Arc<Providers>,
+    /// Whose tokens are believed.
+    pub authenticator: Arc<Authenticator>,
+    /// By provider of keys, the newest question ([`MissedKeys::ask`]) that its keys answer.
+    pub answered: Arc<HashMap<String, u64>>,
+}
+
+/// Keys that tokens named and that we do not have, for the control client to ask about.
+#[derive(Debug, Default)]
+pub struct MissedKeys {
+    asked: u64,
+    /// By provider, the question that is not sent yet.
+    waiting: BTreeMap<String, u64>,
+}
+
+impl MissedKeys {
+    /// A question about a provider's keys; all that come before it is sent are one. Returns its number.
+    pub fn ask(&mut self, provider: &str) -> u64 {
+        if let Some(number) = self.waiting.get(provider) {
+            return *number;
+        }
+        self.asked += 1;
+        self.waiting.insert(provider.to_owned(), self.asked);
+        self.asked
+    }
+
+    /// What is to be sent now.
+    pub fn take(&mut self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut self.waiting)
+    }
 }
 
 /// Labels of peers.
@@ -400,6 +432,7 @@ impl Shared {
             policy: ArcSwapOption::empty(),
             destinations: Destinations::new(ask),
             changes: watch::channel(0).0,
+            missed_keys: watch::Sender::default(),
         }
     }
 

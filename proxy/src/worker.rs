@@ -58,6 +58,8 @@ pub struct Worker {
     pub peers: crate::outbound::pool::Pool,
     /// Whom CUSTOM policies ask.
     pub askers: crate::providers::Askers,
+    /// End users' tokens.
+    pub tokens: crate::inbound::user::Tokens,
 }
 
 impl Worker {
@@ -74,6 +76,7 @@ impl Worker {
             apps: crate::inbound::forward::AppPool::default(),
             peers: crate::outbound::pool::Pool::default(),
             askers: crate::providers::Askers::default(),
+            tokens: crate::inbound::user::Tokens::default(),
         })
     }
 

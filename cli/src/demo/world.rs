@@ -25,8 +25,8 @@ const RATE: u32 = 10;
 pub(super) struct Plan {
     /// How long certificates live.
     pub(super) life: Duration,
-    /// Do proxies write a line for each denial? (Somebody who watches for days would fill the memory with them.)
-    pub(super) access_log: bool,
+    /// What proxies write a line for. (Who watches for days would fill the memory with all denials.)
+    pub(super) access_log: &'static str,
     /// The directory stays when the world ends.
     pub(super) keep: bool,
     /// cart's door only records.
@@ -280,7 +280,7 @@ async fn start_proxies(
             &["--explicit-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"].map(str::to_owned),
             // Ten proxies' worth of workers would only take turns on a small machine.
             &["--workers", "1"].map(str::to_owned),
-            &["--access-log", if plan.access_log { "denied" } else { "off" }].map(str::to_owned),
+            &["--access-log", plan.access_log].map(str::to_owned),
             &["--access-log-file".to_owned(), text(&access_log)],
             &["--ready-file".to_owned(), text(&ready_file)],
         ]

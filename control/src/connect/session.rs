@@ -18,9 +18,10 @@ use tonic::{Status, Streaming};
 
 use super::{Answer, refuse, workload_of};
 use crate::hub::{Hub, told};
+use crate::keys::Ring;
 use crate::model::Name;
 use crate::observed;
-use crate::snapshot::Target;
+use crate::snapshot::{self, Target};
 use crate::state::{Bundles, State};
 
 mod outgoing;
@@ -53,6 +54,7 @@ enum Item {
     Quarantine,
     Workload,
     PeerLabels,
+    Keys,
     Policies,
     Ranges,
     Destination(u64),
@@ -67,6 +69,8 @@ struct Sent {
     ranges: Option<wire::Ranges>,
     bundle: Option<u64>,
     quarantine: bool,
+    /// By provider, the number of the fetch.
+    keys: BTreeMap<String, u64>,
 }
 
 /// A destination that the proxy follows.
@@ -87,6 +91,7 @@ pub(super) struct Session {
     out: mpsc::Sender<Answer>,
     state: watch::Receiver<Arc<State>>,
     bundles: watch::Receiver<Arc<Bundles>>,
+    keys: watch::Receiver<Arc<Ring>>,
     /// The state that was looked at last.
     seen: Option<Arc<State>>,
     pending: BTreeSet<Item>,
@@ -103,6 +108,8 @@ pub(super) struct Session {
     /// The version per kind that this proxy refused last.
     refused: BTreeMap<i32, u64>,
     reported: u64,
+    /// Keys that it misses, by provider: its question, and the fetch that answers it.
+    asks: HashMap<String, Vec<(u64, u64)>>,
 }
 
 impl Session {
@@ -115,7 +122,7 @@ impl Session {
         held: &[wire::Held],
         out: mpsc::Sender<Answer>,
     ) -> Self {
-        let (mut state, mut bundles) = (hub.watch_state(), hub.watch_bundles());
+        let (mut state, mut bundles, keys) = (hub.watch_state(), hub.watch_bundles(), hub.keys.watch());
         // What is in force now is sent as a change.
         state.mark_changed();
         bundles.mark_changed();
@@ -133,6 +140,7 @@ impl Session {
             out,
             state,
             bundles,
+            keys,
             seen: None,
             pending: BTreeSet::from([Item::Quarantine]),
             sent: Sent::default(),
@@ -143,6 +151,7 @@ impl Session {
             waits_until: None,
             refused: BTreeMap::new(),
             reported: 0,
+            asks: HashMap::new(),
         }
     }
 
@@ -175,6 +184,9 @@ impl Session {
             self.pending.insert(Item::Policies);
         }
         let looks_at_labels = self.sent.peer_labels.is_some();
+        if snapshot::knows_users(self.features) && !same_rules {
+            self.pending.insert(Item::Keys);
+        }
         if self.features.has(Feature::SourceLabels) && (!same_rules || looks_at_labels) {
             self.pending.insert(Item::PeerLabels);
         }
@@ -247,6 +259,13 @@ impl Session {
                     self.bundles.mark_unchanged();
                     self.pending.insert(Item::Bundle);
                 }
+                changed = self.keys.changed() => {
+                    if changed.is_err() {
+                        return "shutting_down";
+                    }
+                    self.keys.mark_unchanged();
+                    self.pending.insert(Item::Keys);
+                }
                 // A place reserved and not used is given back.
                 room = out.reserve(), if !self.pending.is_empty() && waits_until.is_none() => match room {
                     Ok(room) => {
@@ -295,8 +314,25 @@ impl Session {
                 self.pending.remove(&Item::Destination(release.id));
             }
             FromProxy::Flows(report) => self.report(report),
+            FromProxy::WantKeys(want) => self.want_keys(want),
         }
         Ok(())
+    }
+
+    /// Only what its own rules name: a proxy makes nobody call for others.
+    fn want_keys(&mut self, want: wire::WantKeys) {
+        let state = self.hub.state();
+        let own = state.model.workloads.get(&self.name);
+        if !own.is_some_and(|own| snapshot::providers(&state.model, own).contains(&want.provider)) {
+            return;
+        }
+        let Some(number) = self.hub.keys.want(&want.provider) else {
+            return;
+        };
+        let asks = self.asks.entry(want.provider).or_default();
+        // All that wait for the same fetch are answered by it: one entry per fetch, and two can be under way.
+        asks.retain(|(_, other)| *other != number);
+        asks.push((want.ask, number));
     }
 
     fn resolve(&mut self, resolve: wire::Resolve) -> Result<(), &'static str> {
@@ -438,6 +474,8 @@ impl Item {
             Self::Policies => wire::Kind::Policies,
             Self::Ranges => wire::Kind::Ranges,
             Self::PeerLabels => wire::Kind::PeerLabels,
+            // Their age is their version: they are not acknowledged.
+            Self::Keys => wire::Kind::Unspecified,
             Self::Destination(_) => wire::Kind::Destination,
         }
     }

@@ -2,6 +2,8 @@
 
 use postern_policy::Rule;
 
+use postern_policy::AuthorizationPolicy;
+
 use super::*;
 
 mod on_disk;
@@ -46,8 +48,8 @@ fn scan_of(files: &[(&str, &str)]) -> Scan {
             .iter()
             .map(|(name, text)| ((*name).into(), Found::Text((*text).to_owned())))
             .collect(),
-        errors: Vec::new(),
         complete: true,
+        ..Scan::default()
     }
 }
 
@@ -75,7 +77,11 @@ fn policies(load: &Load) -> Vec<&AuthorizationPolicy> {
         .iter()
         .filter_map(|document| match document {
             Document::Policy(policy) => Some(policy),
-            Document::Namespace(_) | Document::Service(_) | Document::Workload(_) | Document::Authorizer(_) => None,
+            Document::Namespace(_)
+            | Document::Service(_)
+            | Document::Workload(_)
+            | Document::Authorizer(_)
+            | Document::Authentication(_) => None,
         })
         .collect()
 }

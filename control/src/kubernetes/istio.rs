@@ -1,5 +1,5 @@
-//! Istio's AuthorizationPolicies, where the API server has them: the definition of their kind is watched, so that all replicas
-//! hear of it at once, and know up to when there is none.
+//! Istio's AuthorizationPolicies and RequestAuthentications, where the API server has them: the definition of each kind is
+//! watched, so that all replicas hear of it at once, and know up to when there is none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,24 +15,28 @@ use super::follow::{Follower, NoSuchKind};
 use super::world::{Change, Item, Kind};
 use crate::hub::Hub;
 
-/// Control may read this one definition alone: RBAC by name holds for lists and watches of exactly this selector.
-const CRD: &str = "metadata.name=authorizationpolicies.security.istio.io";
+/// Control may read these two definitions alone: RBAC by name holds for lists and watches of exactly such a selector.
+const POLICIES: &str = "metadata.name=authorizationpolicies.security.istio.io";
+/// See [`POLICIES`].
+const AUTHENTICATIONS: &str = "metadata.name=requestauthentications.security.istio.io";
 const VERSION: &str = "v1";
 /// A definition is there a moment before its kind is served, and gone a moment after: until the next try.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Changes of one object.
 const QUEUE: usize = 16;
 
-/// Follows them while they are there. Their policies go when the API server says that there is no such kind, and not before.
-pub(super) async fn follow(hub: Arc<Hub>, client: Client, out: mpsc::Sender<Change>) -> NoSuchKind {
-    let kind = Kind::IstioPolicies;
+/// Follows those of a kind while they are there. They go when the API server says that there is no such kind, and not before.
+pub(super) async fn follow(kind: Kind, hub: Arc<Hub>, client: Client, out: mpsc::Sender<Change>) -> NoSuchKind {
     let (told, mut definitions) = mpsc::channel(QUEUE);
     // Both end with this function.
     let (mut watching, mut following) = (JoinSet::new(), JoinSet::new());
     watching.spawn(super::keep_on(Follower {
         api: Api::<CustomResourceDefinition>::all(client.clone()),
         kind,
-        fields: CRD,
+        fields: match kind {
+            Kind::IstioAuthentications => AUTHENTICATIONS,
+            _ => POLICIES,
+        },
         keep: |definition| serves(&definition).then_some(Item::Definition),
         hub: Arc::clone(&hub),
         wanted: hub.watch_wanted(),
@@ -46,7 +50,7 @@ pub(super) async fn follow(hub: Arc<Hub>, client: Client, out: mpsc::Sender<Chan
             heard = definitions.recv() => heard,
             // Not served yet, or not any more: the definition will say so. Never of an empty set.
             Some(_) = following.join_next() => {
-                following.spawn(after(SETTLE, istios(&hub, &client, &out)));
+                following.spawn(after(SETTLE, istios(kind, &hub, &client, &out)));
                 continue;
             }
         };
@@ -71,22 +75,15 @@ pub(super) async fn follow(hub: Arc<Hub>, client: Client, out: mpsc::Sender<Chan
                 return NoSuchKind;
             }
         } else if following.is_empty() {
-            following.spawn(after(Duration::ZERO, istios(&hub, &client, &out)));
+            following.spawn(after(Duration::ZERO, istios(kind, &hub, &client, &out)));
         }
     }
 }
 
 type Istios = Follower<kube::core::DynamicObject, super::Keep>;
 
-fn istios(hub: &Arc<Hub>, client: &Client, out: &mpsc::Sender<Change>) -> Istios {
-    super::policies(
-        "security.istio.io",
-        VERSION,
-        Kind::IstioPolicies,
-        hub,
-        client,
-        out.clone(),
-    )
+fn istios(kind: Kind, hub: &Arc<Hub>, client: &Client, out: &mpsc::Sender<Change>) -> Istios {
+    super::rules("security.istio.io", VERSION, kind, hub, client, out.clone())
 }
 
 async fn after(wait: Duration, mut follower: Istios) -> NoSuchKind {

@@ -31,34 +31,14 @@ pub(super) struct PolicyItem {
 
 impl PolicyItem {
     pub(super) fn keep(object: DynamicObject, api_version: &str) -> Option<Self> {
-        // Ours is the kind's plain name; Istio's may have one of the same name beside it.
-        let kind = match api_version.split_once('/') {
-            Some(("postern.dev", _)) | None => "AuthorizationPolicy".to_owned(),
-            Some((group, _)) => format!("AuthorizationPolicy.{group}"),
-        };
         let generation = object.metadata.generation.unwrap_or(0);
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let status = object.data.get("status").cloned().unwrap_or_default();
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        let name = object.metadata.name.clone().unwrap_or_default();
-        let mut document = json!({
-            "apiVersion": api_version,
-            "kind": "AuthorizationPolicy",
-            "metadata": { "name": name, "namespace": namespace },
-        });
-        if let (Some(spec), Value::Object(document)) = (object.data.get("spec"), &mut document) {
-            document.insert("spec".to_owned(), spec.clone());
-        }
-        let origin = format!("{kind}/{namespace}/{name}");
-        let (in_force, errors) = match read(&origin, &document) {
-            Ok(read) => match AuthorizationPolicy::from_object(&read) {
-                Ok(policy) => (policy, Vec::new()),
-                Err(errors) => (deny_what_it_selects(&read)?, errors),
-            },
-            Err(errors) => {
-                document.as_object_mut()?.remove("spec");
-                (deny_what_it_selects(&read(&origin, &document).ok()?)?, errors)
-            }
+        let (object, errors) = read(&object, api_version, "AuthorizationPolicy")?;
+        let (in_force, errors) = match AuthorizationPolicy::from_object(&object) {
+            Ok(policy) if errors.is_empty() => (policy, errors),
+            Ok(_) => (deny_what_it_selects(&object)?, errors),
+            Err(more) => (deny_what_it_selects(&object)?, [errors, more].concat()),
         };
         Some(Self {
             in_force,
@@ -75,6 +55,43 @@ impl PolicyItem {
     }
 }
 
+/// What can be read of an object, and why that is not all: then it is left without its spec.
+pub(super) fn read(object: &DynamicObject, api_version: &str, kind: &str) -> Option<(Object, Vec<DocumentError>)> {
+    // Ours is the kind's plain name; Istio's may have one of the same name beside it.
+    let shown = match api_version.split_once('/') {
+        Some(("postern.dev", _)) | None => kind.to_owned(),
+        Some((group, _)) => format!("{kind}.{group}"),
+    };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let origin = format!("{shown}/{namespace}/{name}");
+    let mut document = json!({
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": { "name": name, "namespace": namespace },
+    });
+    if let (Some(spec), Value::Object(document)) = (object.data.get("spec"), &mut document) {
+        document.insert("spec".to_owned(), spec.clone());
+    }
+    match Object::from_json(&document, &origin) {
+        Ok(read) => Some((read, Vec::new())),
+        Err(errors) => {
+            document.as_object_mut()?.remove("spec");
+            Some((Object::from_json(&document, &origin).ok()?, errors))
+        }
+    }
+}
+
+/// The first of them.
+pub(super) fn told(errors: &[DocumentError]) -> Vec<String> {
+    let more = errors.len().saturating_sub(MAX_ERRORS);
+    let mut told: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
+}
+
 /// An Authorizer. One that cannot be read is as good as none: policies that name it deny what they match.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AuthorizerItem {
@@ -85,38 +102,19 @@ pub(super) struct AuthorizerItem {
 }
 
 impl AuthorizerItem {
-    pub(super) fn keep(object: DynamicObject) -> Self {
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        let name = object.metadata.name.clone().unwrap_or_default();
-        let place = format!("Authorizer/{namespace}/{name}");
-        let document = json!({
-            "apiVersion": "postern.dev/v1alpha1",
-            "kind": "Authorizer",
-            "metadata": { "name": name, "namespace": namespace },
-            "spec": object.data.get("spec").cloned().unwrap_or_default(),
-        });
-        let read = read(&place, &document).and_then(|object| postern_authorizer::document::read(&object));
-        let (in_force, errors) = match read {
-            Ok(authorizer) => (Some(Arc::new(authorizer)), Vec::new()),
-            Err(errors) => (None, told(&errors)),
-        };
-        Self {
-            in_force,
-            place,
-            errors,
+    pub(super) fn keep(object: &DynamicObject) -> Option<Self> {
+        let (object, mut errors) = read(object, "postern.dev/v1alpha1", "Authorizer")?;
+        let mut in_force = None;
+        if errors.is_empty() {
+            match postern_authorizer::document::read(&object) {
+                Ok(authorizer) => in_force = Some(Arc::new(authorizer)),
+                Err(found) => errors = found,
+            }
         }
+        Some(Self {
+            in_force,
+            place: object.place.file.to_string(),
+            errors: told(&errors),
+        })
     }
-}
-
-fn told(errors: &[DocumentError]) -> Vec<String> {
-    let more = errors.len().saturating_sub(MAX_ERRORS);
-    let mut told: Vec<String> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();
-    if more > 0 {
-        told.push(format!("and {more} more"));
-    }
-    told
-}
-
-fn read(origin: &str, document: &Value) -> Result<Object, Vec<DocumentError>> {
-    Object::from_json(document, origin)
 }

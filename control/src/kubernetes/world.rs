@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::authentications::AuthenticationItem;
 use super::namespaces::NamespaceItem;
 use super::pods::PodItem;
 use super::policies::{AuthorizerItem, PolicyItem};
@@ -25,6 +26,8 @@ pub(super) enum Kind {
     Policies,
     IstioPolicies,
     Authorizers,
+    Authentications,
+    IstioAuthentications,
 }
 
 /// What is kept of an object.
@@ -36,6 +39,7 @@ pub(super) enum Item {
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
     Authorizer(AuthorizerItem),
+    Authentication(AuthenticationItem),
     /// Of a kind that may be missing: it is served. In no world.
     Definition,
 }
@@ -118,7 +122,7 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
@@ -126,6 +130,8 @@ impl Kind {
         Self::Policies,
         Self::IstioPolicies,
         Self::Authorizers,
+        Self::Authentications,
+        Self::IstioAuthentications,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -137,6 +143,8 @@ impl Kind {
             Self::Policies => "authorizationpolicies.postern.dev",
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
             Self::Authorizers => "authorizers.postern.dev",
+            Self::Authentications => "requestauthentications.postern.dev",
+            Self::IstioAuthentications => "requestauthentications.security.istio.io",
         }
     }
 
@@ -147,7 +155,11 @@ impl Kind {
 
     fn is_policy(self) -> bool {
         match self {
-            Self::Policies | Self::IstioPolicies | Self::Authorizers => true,
+            Self::Policies
+            | Self::IstioPolicies
+            | Self::Authorizers
+            | Self::Authentications
+            | Self::IstioAuthentications => true,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
         }
     }
@@ -248,6 +260,7 @@ impl World {
             | Item::Service(_)
             | Item::Slice(_)
             | Item::Authorizer(_)
+            | Item::Authentication(_)
             | Item::Definition => None,
         });
         Some(policies)
@@ -287,6 +300,18 @@ impl World {
                 }
             }
         }
+        for kind in [Kind::Authentications, Kind::IstioAuthentications] {
+            for (_, item) in self.items(kind) {
+                if let Item::Authentication(authentication) = item {
+                    load.documents
+                        .push(Document::Authentication(Arc::clone(&authentication.in_force)));
+                    if !authentication.errors.is_empty() {
+                        let place = authentication.in_force.place.file.to_string();
+                        load.bad.insert(place, authentication.errors.clone());
+                    }
+                }
+            }
+        }
         let Revisions { policies, others } = self.revisions();
         if policies.complete == 0 || others.complete == 0 {
             load.conditions.push(
@@ -307,6 +332,7 @@ impl World {
                 | Item::Slice(_)
                 | Item::Policy(_)
                 | Item::Authorizer(_)
+                | Item::Authentication(_)
                 | Item::Definition => None,
             })
         };

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use postern_policy::authentication::KeySource;
+
 use super::{Model, Standing};
 use crate::documents::{Capture, TargetPort};
 
@@ -16,6 +18,7 @@ impl Model {
             self.check_services(&mut found);
         }
         self.check_policies(&mut found);
+        self.check_authentications(&mut found);
         self.check_addresses(&mut found);
         self.conditions.append(&mut found);
         self.conditions.sort();
@@ -93,6 +96,47 @@ impl Model {
                 found.push(format!(
                     "{place}: AuthorizationPolicy {namespace}/{name} selects no workload"
                 ));
+            }
+        }
+    }
+
+    fn check_authentications(&self, found: &mut Vec<String>) {
+        for document in &self.authentications {
+            let of = format!(
+                "{}: RequestAuthentication {}/{}",
+                document.place, document.namespace, document.name
+            );
+            if document.foreign_target {
+                found.push(format!(
+                    "{of} is for a gateway or waypoint (targetRefs), and applies to no sidecar"
+                ));
+                continue;
+            }
+            let selects = self.workloads.values().any(|workload| {
+                let (namespace, labels) = (&workload.document.namespace, &workload.document.labels);
+                document.selects(&self.root_namespace, namespace, labels)
+            });
+            if !selects {
+                found.push(format!("{of} selects no workload"));
+            }
+            for rule in document.rules() {
+                let issuer = &rule.issuer;
+                match &rule.keys {
+                    KeySource::File(name) => {
+                        found.push(format!(
+                            "{of}: there are no keys of {issuer}: no file {name} stands beside the documents"
+                        ));
+                    }
+                    KeySource::Inline(text) => {
+                        let set = postern_token::KeySet::parse(text.as_bytes()).unwrap_or_default();
+                        let left_out = set.left_out().iter();
+                        found.extend(
+                            left_out
+                                .map(|key| format!("{of}: the key {} of {issuer} is left out: {}", key.key, key.why)),
+                        );
+                    }
+                    KeySource::Uri(_) | KeySource::Discovered => {}
+                }
             }
         }
     }

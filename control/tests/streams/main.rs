@@ -9,6 +9,8 @@ mod bundle;
 mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod keys;
+mod labels;
 #[cfg(feature = "kubernetes")]
 mod pod_identity;
 mod replicas;

@@ -12,7 +12,7 @@ use postern_api::control::v1::control_client::ControlClient;
 use postern_api::control::v1::view_client::ViewClient;
 use postern_api::policy_wire::features_to_wire;
 use postern_api::transport::{self, DialError};
-use postern_control::{IdentitySource, Running, ServeConfig, Source, start};
+use postern_control::{FetchConfig, IdentitySource, Running, ServeConfig, Source, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
 use postern_policy::FeatureSet;
 use tokio::sync::mpsc;
@@ -181,6 +181,11 @@ pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
         view_socket: Some(dir.path().join("view.sock")),
         max_proxies: 4096,
         root_namespace: "postern-system".to_owned(),
+        // The issuers of these tests are on this machine.
+        keys: FetchConfig {
+            allowed: vec!["127.0.0.0/8".parse().expect("it is a range")],
+            ..FetchConfig::default()
+        },
         ready_file: None,
         #[cfg(feature = "kubernetes")]
         api: None,
@@ -222,6 +227,7 @@ pub(crate) struct Held {
     pub(crate) policies: Option<wire::PolicySet>,
     pub(crate) ranges: Option<wire::Ranges>,
     pub(crate) peer_labels: Option<wire::PeerLabels>,
+    pub(crate) keys: HashMap<String, wire::KeySet>,
     pub(crate) bundle: Option<wire::BundleSet>,
     pub(crate) destinations: HashMap<u64, wire::Destination>,
     pub(crate) refused: Option<wire::Refused>,
@@ -340,6 +346,11 @@ impl Proxy {
                 let version = m.version;
                 held.destinations.insert(m.id, m);
                 (wire::Kind::Destination, version)
+            }
+            // Its age is its version.
+            FromControl::Keys(m) => {
+                held.keys.insert(m.provider.clone(), m);
+                return;
             }
             FromControl::Refused(m) => {
                 held.refused = Some(m);

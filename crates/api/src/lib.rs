@@ -3,6 +3,7 @@
 //! `proto/` is the source; `src/gen/` is generated from it (see `tests/generated.rs`, which fails when they
 //! disagree and says how to regenerate) and committed, so that no build needs protoc.
 
+pub mod authentication_wire;
 pub mod authorizer_wire;
 pub mod ca_client;
 pub mod flow;

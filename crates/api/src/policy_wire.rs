@@ -22,7 +22,7 @@ pub struct WireError {
     pub what: &'static str,
 }
 
-fn missing(what: &'static str) -> WireError {
+pub(crate) fn missing(what: &'static str) -> WireError {
     WireError { what }
 }
 
@@ -79,7 +79,7 @@ pub fn from_wire(policy: wire::AuthorizationPolicy) -> Result<AuthorizationPolic
     })
 }
 
-fn place_to_wire(place: &Place) -> wire::Place {
+pub(crate) fn place_to_wire(place: &Place) -> wire::Place {
     wire::Place {
         file: place.file.to_string(),
         line: place.line,
@@ -87,7 +87,7 @@ fn place_to_wire(place: &Place) -> wire::Place {
     }
 }
 
-fn place_from_wire(place: wire::Place) -> Place {
+pub(crate) fn place_from_wire(place: wire::Place) -> Place {
     Place {
         file: place.file.into(),
         line: place.line,
@@ -182,7 +182,7 @@ fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
     })
 }
 
-fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
+pub(crate) fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
     use wire::string_match::How;
     let how = |value: &StringMatch| match value {
         StringMatch::Exact(text) => How::Exact(text.clone()),
@@ -200,7 +200,7 @@ fn strings(values: &[StringMatch]) -> Vec<wire::StringMatch> {
         .collect()
 }
 
-fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError> {
+pub(crate) fn matches(values: Vec<wire::StringMatch>) -> Result<Vec<StringMatch>, WireError> {
     use wire::string_match::How;
     let read = |value: wire::StringMatch| match value.how.ok_or(missing("string match"))? {
         How::Exact(text) => Ok(StringMatch::Exact(text)),

@@ -6,6 +6,7 @@ use std::path::Path;
 fn generate(into: &Path) {
     let files = [
         "postern/ca/v1/ca.proto",
+        "postern/control/v1/authentication.proto",
         "postern/control/v1/policy.proto",
         "postern/control/v1/control.proto",
     ];

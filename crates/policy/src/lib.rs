@@ -32,6 +32,7 @@ pub use compile::{Compiled, Needs};
 pub use decide::{Decision, Matched, Reason, Verdict};
 pub use explain::{Explanation, Missing, NamedRule};
 pub use feature::{Feature, FeatureSet};
+pub use model::authentication::{self, RequestAuthentication};
 pub use model::{
     Action, AddressKey, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch, TextKey,
     UserMatch, Values,

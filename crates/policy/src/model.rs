@@ -6,6 +6,7 @@ use crate::document::{DocumentError, Object, Place, nearest};
 use crate::{Feature, FeatureSet};
 
 mod address;
+pub mod authentication;
 mod condition;
 mod decode;
 mod mask;

@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions of our AuthorizationPolicy and Authorizer, each from one table of its fields.
+//! The CustomResourceDefinitions of our AuthorizationPolicy, RequestAuthentication and Authorizer, from one table of fields each.
 //!
 //! An API server drops what a schema does not name, before any webhook sees it: a misspelled `notPrincipals` would be gone, and
 //! the policy would allow more than it says. So every map of `spec` keeps unknown fields, and every field may be null (a list
@@ -9,12 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{AuthorizationPolicy, Operation, Rule, Source};
 
+mod authentication;
 mod authorizer;
-
-pub use authorizer::definition as authorizer_definition;
-
-/// The resource's full name.
-pub const NAME: &str = "authorizationpolicies.postern.dev";
 
 /// A field of a policy.
 struct Field {
@@ -25,6 +21,7 @@ struct Field {
 
 enum Shape {
     Text,
+    Bool,
     /// A list of text.
     Texts,
     /// A list of ports, as numbers or as text; and of values that may be ports.
@@ -244,39 +241,70 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
     } = operation;
 };
 
-/// The whole definition.
+/// All definitions, by their full names.
 #[must_use]
-pub fn definition() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": NAME },
-        "spec": {
-            "group": "postern.dev",
-            "scope": "Namespaced",
-            "names": {
-                "kind": "AuthorizationPolicy",
-                "listKind": "AuthorizationPolicyList",
-                "plural": "authorizationpolicies",
-                "singular": "authorizationpolicy",
+pub fn definitions() -> [(&'static str, Value); 3] {
+    [
+        (
+            "authorizationpolicies.postern.dev",
+            definition(
                 // `ap` and `authz` are others' already.
-                "shortNames": ["pap"],
-                "categories": ["postern"],
-            },
-            "versions": [{
-                "name": "v1alpha1",
-                "served": true,
-                "storage": true,
-                "subresources": { "status": {} },
-                "additionalPrinterColumns": [
+                &names(
+                    "AuthorizationPolicy",
+                    "authorizationpolicies",
+                    "authorizationpolicy",
+                    "pap",
+                ),
+                &[
                     column("Action", ".spec.action"),
                     column("Accepted", ".status.conditions[?(@.type==\"Accepted\")].status"),
                     column("Enforced", ".status.proxies"),
-                    { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
                 ],
-                "schema": { "openAPIV3Schema": schema() },
-            }],
-        },
+                &json!({
+                    "type": "object",
+                    "description": "Says who may do what with which workloads: Istio's AuthorizationPolicy. \
+                                    Without any that allows, everything is denied.",
+                    "properties": {
+                        "spec": node(&Shape::Object(SPEC), "What is allowed or denied, and for whom."),
+                        "status": status(),
+                    },
+                }),
+            ),
+        ),
+        ("requestauthentications.postern.dev", authentication::definition()),
+        ("authorizers.postern.dev", authorizer::definition()),
+    ]
+}
+
+fn names(kind: &str, plural: &str, singular: &str, short: &str) -> Value {
+    json!({
+        "kind": kind,
+        "listKind": format!("{kind}List"),
+        "plural": plural,
+        "singular": singular,
+        "shortNames": [short],
+        "categories": ["postern"],
+    })
+}
+
+fn definition(names: &Value, columns: &[Value], schema: &Value) -> Value {
+    let age = json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" });
+    let columns: Vec<&Value> = columns.iter().chain([&age]).collect();
+    let mut version = json!({
+        "name": "v1alpha1",
+        "served": true,
+        "storage": true,
+        "additionalPrinterColumns": columns,
+        "schema": { "openAPIV3Schema": schema },
+    });
+    if schema.pointer("/properties/status").is_some() {
+        version["subresources"] = json!({ "status": {} });
+    }
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{}.postern.dev", names["plural"].as_str().unwrap_or_default()) },
+        "spec": { "group": "postern.dev", "scope": "Namespaced", "names": names, "versions": [version] },
     })
 }
 
@@ -284,21 +312,10 @@ fn column(name: &str, path: &str) -> Value {
     json!({ "name": name, "type": "string", "jsonPath": path })
 }
 
-fn schema() -> Value {
-    json!({
-        "type": "object",
-        "description": "Says who may do what with which workloads: Istio's AuthorizationPolicy. \
-                        Without any that allows, everything is denied.",
-        "properties": {
-            "spec": node(&Shape::Object(SPEC), "What is allowed or denied, and for whom."),
-            "status": status(),
-        },
-    })
-}
-
 fn node(shape: &Shape, says: &str) -> Value {
     let mut node = match shape {
         Shape::Text => json!({ "type": "string" }),
+        Shape::Bool => json!({ "type": "boolean" }),
         Shape::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Shape::Ports => json!({ "type": "array", "items": { "x-kubernetes-int-or-string": true } }),
         // Every key is known: nothing is dropped.

@@ -76,23 +76,22 @@ impl Deciding {
     pub(super) async fn decide(&self, webhook: Webhook, request: Request) -> Result<(Verdict, Outcome), String> {
         let allowed = || (Verdict::allowed(), Outcome::Allowed);
         let gone = matches!(request.operation, Operation::Delete | Operation::Connect);
-        match webhook {
-            Webhook::ValidatePolicy
-                if policies::RESOURCES
-                    .iter()
-                    .any(|resource| request.is(policies::GROUP, resource, None)) =>
-            {
-                if gone {
-                    return Ok(allowed());
-                }
-                let verdict = policies::verdict(request.object, request.namespace.as_deref().unwrap_or_default());
-                let outcome = match &verdict {
-                    Verdict::Allowed { .. } => Outcome::Allowed,
-                    Verdict::Refused { .. } => Outcome::Refused,
-                    Verdict::Later { .. } => Outcome::Later,
-                };
-                Ok((verdict, outcome))
+        if webhook == Webhook::ValidatePolicy
+            && let Some(kind) = policies::Kind::of(&request)
+        {
+            if gone {
+                return Ok(allowed());
             }
+            let namespace = request.namespace.as_deref().unwrap_or_default();
+            let verdict = policies::verdict(kind, request.object, namespace);
+            let outcome = match &verdict {
+                Verdict::Allowed { .. } => Outcome::Allowed,
+                Verdict::Refused { .. } => Outcome::Refused,
+                Verdict::Later { .. } => Outcome::Later,
+            };
+            return Ok((verdict, outcome));
+        }
+        match webhook {
             Webhook::Inject if request.is("", "pods", None) => match request.operation {
                 Operation::Create => Ok(self.pod(webhook, &request).await),
                 // A pod is in the mesh from its beginning or not at all.

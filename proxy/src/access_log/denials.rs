@@ -48,11 +48,8 @@ impl Denials {
             port: entry.route.port.into(),
             method: cut(entry.method).to_owned(),
             path: cut(entry.path).to_owned(),
-            reason: entry
-                .finished
-                .failure
-                .map_or("", |failure| failure.facts().reason)
-                .to_owned(),
+            reason: entry.reason().unwrap_or_default().to_owned(),
+            would_deny: entry.finished.failure.is_none(),
             policy: entry.policy.unwrap_or_default().to_owned(),
             rule: entry.rule.unwrap_or_default().to_owned(),
         });

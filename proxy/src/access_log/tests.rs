@@ -40,6 +40,8 @@ fn entry<'a>(route: &'a RouteKey, finished: &'a Finished, path: &'a str) -> Entr
         host: "ledger.shop",
         decision_id: finished.failure.map(|_| "d-1"),
         policy: Some("shop/ledger"),
+        would_deny: None,
+        audited: None,
         rule: Some("ledger.yaml:7"),
         finished,
     }

@@ -1,12 +1,15 @@
 //! Puts what control says in force: checked whole, then swapped whole; what does not hold changes nothing.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use postern_api::control::v1 as wire;
 use postern_identity::bundle::{self, SignedBundle};
 use postern_identity::{Trust, TrustDomain};
-use postern_policy::Compiled;
+use postern_policy::authentication::JwtRule;
+use postern_policy::{Compiled, RequestAuthentication};
+use postern_token::{Authenticator, KeySet, Keys};
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
@@ -32,7 +35,20 @@ pub(super) struct InForce {
     pub(super) providers: Arc<Providers>,
     /// See [`PolicyState::rules`].
     pub(super) rules: u64,
+    pub(super) users: Users,
 }
+
+/// Whose tokens are believed, and the keys for it.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    documents: Vec<RequestAuthentication>,
+    keys: HashMap<String, Keys>,
+    authenticator: Arc<Authenticator>,
+    answered: Arc<HashMap<String, u64>>,
+}
+
+/// Providers whose keys are kept; control has as many.
+const MAX_PROVIDERS: usize = 256;
 
 impl InForce {
     /// Everything but destinations; the error goes back to control.
@@ -44,9 +60,11 @@ impl InForce {
                 self.publish_policy();
             }
             Update::Policies(set) => {
+                let documents = convert::authentications(&set.authentications)?;
                 let (policies, authorizers) = convert::policies(set.clone())?;
                 self.compiled = Some(Arc::new(Compiled::new(policies)));
                 self.providers = Arc::new(providers::load(authorizers, &self.providers));
+                self.users.believe(documents);
                 self.rules += 1;
                 self.publish_policy();
             }
@@ -58,6 +76,14 @@ impl InForce {
                 self.publish_policy();
             }
             Update::Destination(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Keys of a provider. They come before the documents that name it, and whenever they were fetched anew.
+    pub(super) fn keys(&mut self, set: &wire::KeySet) -> Result<(), String> {
+        if self.users.take(set)? {
+            self.publish_policy();
         }
         Ok(())
     }
@@ -75,6 +101,8 @@ impl InForce {
             peers: Arc::clone(&self.peers),
             rules: self.rules,
             providers: Arc::clone(&self.providers),
+            authenticator: Arc::clone(&self.users.authenticator),
+            answered: Arc::clone(&self.users.answered),
         })));
         let process = &self.metrics.process;
         process.policy_generation.store(generation, Ordering::Relaxed);
@@ -113,6 +141,47 @@ impl InForce {
         }));
         self.shared.changed();
         Ok(())
+    }
+}
+
+impl Users {
+    fn believe(&mut self, documents: Vec<RequestAuthentication>) {
+        let rules = documents.iter().flat_map(RequestAuthentication::rules);
+        let providers: HashSet<String> = rules.filter_map(JwtRule::provider).collect();
+        self.keys.retain(|provider, _| providers.contains(provider));
+        self.documents = documents;
+        self.make();
+    }
+
+    /// Older keys than those that are held are another replica's, which has not fetched for longer. True if anything changed.
+    fn take(&mut self, set: &wire::KeySet) -> Result<bool, String> {
+        let held = self.keys.get(&set.provider);
+        if held.is_none() && self.keys.len() >= MAX_PROVIDERS {
+            return Err("keys of too many providers".to_owned());
+        }
+        let answers = set.answers > self.answered.get(&set.provider).copied().unwrap_or(0);
+        if held.is_some_and(|held| held.fetched > set.fetched_unix) && !answers {
+            return Ok(false);
+        }
+        let parsed = KeySet::parse(&set.jwks).map_err(|error| format!("keys of {}: {error}", set.provider))?;
+        let keys = Keys {
+            set: Arc::new(parsed),
+            fetched: set.fetched_unix,
+        };
+        self.keys.insert(set.provider.clone(), keys);
+        if answers {
+            Arc::make_mut(&mut self.answered).insert(set.provider.clone(), set.answers);
+        }
+        self.make();
+        Ok(true)
+    }
+
+    fn make(&mut self) {
+        let providers = |provider: &str| self.keys.get(provider).cloned();
+        self.authenticator = Arc::new(Authenticator::new(&self.documents, providers));
+        if self.answered.keys().any(|provider| !self.keys.contains_key(provider)) {
+            Arc::make_mut(&mut self.answered).retain(|provider, _| self.keys.contains_key(provider));
+        }
     }
 }
 
@@ -156,6 +225,7 @@ mod tests {
             peers: Arc::default(),
             providers: Arc::default(),
             rules: 0,
+            users: Users::default(),
         };
         let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();
         let signature = evil_key.sign(&bundle::signing_input(&domain, &document)).unwrap();

@@ -9,7 +9,7 @@ use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::policy_wire::mode_from_wire;
 use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
-use postern_policy::{AuthorizationPolicy, Authorizer};
+use postern_policy::{AuthorizationPolicy, Authorizer, RequestAuthentication};
 
 use crate::outcome::Failure;
 use crate::snapshot::{Destination, Door, Endpoint, Peers, Port, Protocol, Ranges, Service, Target, Workload};
@@ -79,6 +79,16 @@ pub(super) fn peers(labels: &wire::PeerLabels, trust_domain: &TrustDomain) -> Re
             .map(|namespace| (namespace.namespace.clone(), labels_of(&namespace.labels)))
             .collect(),
     })
+}
+
+/// Whose tokens are believed.
+pub(super) fn authentications(documents: &[wire::RequestAuthentication]) -> Result<Vec<RequestAuthentication>, Wrong> {
+    let read = |document: &wire::RequestAuthentication| {
+        let name = format!("{}/{}", document.namespace, document.name);
+        let read = postern_api::authentication_wire::from_wire(document.clone());
+        read.map_err(|error| format!("RequestAuthentication {name}: {error}"))
+    };
+    documents.iter().map(read).collect()
 }
 
 /// Quarantined identities and instances.

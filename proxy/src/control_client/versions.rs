@@ -148,7 +148,7 @@ mod tests {
         Update::Policies(wire::PolicySet {
             version,
             policies: Vec::new(),
-            authorizers: Vec::new(),
+            ..wire::PolicySet::default()
         })
     }
 

@@ -1,10 +1,11 @@
 //! What a refused caller is told: status, reason and decision ID; never which policy, rule or address is behind it. (Our
 //! own app, outbound, is also told a detail for people.)
 
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use postern_authorizer::Refusal;
 
+use crate::exchange::Exchange;
 use crate::http::Version;
 use crate::http::body::Body;
 use crate::http::h1::fields;
@@ -14,26 +15,40 @@ use crate::outcome::Failure;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// What an answer says of one decision.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told<'a> {
+    /// Finds its line in the access log.
+    pub decision_id: Option<&'a str>,
+    /// What to bring, for `WWW-Authenticate`.
+    pub challenge: Option<&'a str>,
+}
+
+impl<'a> Told<'a> {
+    /// As an exchange has it.
+    #[must_use]
+    pub fn of(exchange: &'a Exchange) -> Self {
+        Self {
+            decision_id: exchange.decision_id(),
+            challenge: exchange.challenge(),
+        }
+    }
+}
+
 /// The answer to a request that failed. gRPC callers get it as trailers-only (HTTP 200).
 #[must_use]
-pub fn refusal(failure: Failure, grpc: bool, version: Version, decision_id: Option<&str>) -> Response<Body> {
+pub fn refusal(failure: Failure, grpc: bool, version: Version, told: Told<'_>) -> Response<Body> {
     let reason = failure.facts().reason;
-    let text = match decision_id {
+    let text = match told.decision_id {
         Some(id) => format!("{reason} (decision {id})"),
         None => reason.to_owned(),
     };
-    refusal_saying(failure, grpc, version, decision_id, &text)
+    refusal_saying(failure, grpc, version, told, &text)
 }
 
 /// The same with a text of the caller's choice.
 #[must_use]
-pub fn refusal_saying(
-    failure: Failure,
-    grpc: bool,
-    version: Version,
-    decision_id: Option<&str>,
-    text: &str,
-) -> Response<Body> {
+pub fn refusal_saying(failure: Failure, grpc: bool, version: Version, told: Told<'_>, text: &str) -> Response<Body> {
     let facts = failure.facts();
     let mut response = if grpc {
         let mut response = Response::new(Body::empty());
@@ -49,8 +64,15 @@ pub fn refusal_saying(
         response.headers_mut().insert(CONTENT_TYPE, plain);
         response
     };
-    if let Some(id) = decision_id.and_then(|id| HeaderValue::from_str(id).ok()) {
-        response.headers_mut().insert(DECISION_ID, id);
+    let mut tell = |name: HeaderName, value: Option<&str>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    tell(DECISION_ID, told.decision_id);
+    tell(WWW_AUTHENTICATE, told.challenge);
+    if let Some(seconds) = failure.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if facts.close && version == Version::H1 {
         response

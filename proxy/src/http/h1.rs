@@ -61,6 +61,21 @@ impl Refused {
     }
 }
 
+/// Why a request does not begin here.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// It goes no further.
+    Refused(Refused),
+    /// It must wait for something before it is decided: not for the relay.
+    Other,
+}
+
+impl From<Refused> for NotBegun {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// There is nowhere to go, whatever the request.
 #[derive(Debug)]
 pub(crate) struct Unprepared {
@@ -69,15 +84,6 @@ pub(crate) struct Unprepared {
     pub(crate) text: String,
     /// Labels.
     pub(crate) way: Rc<Way>,
-}
-
-/// What becomes of a head that is for the relay by its form.
-#[derive(Debug)]
-pub(crate) enum Begun<Ticket> {
-    /// It goes on.
-    Forward(Rc<Exchange>, Ticket),
-    /// It has to wait for somebody first: that is rare, and hyper's.
-    Other,
 }
 
 /// What a direction does with requests.
@@ -99,7 +105,7 @@ pub(crate) trait Service {
         prepared: &Self::Prepared,
         head: &RequestHead<'_, '_>,
         out: &mut Vec<u8>,
-    ) -> Result<Begun<Self::Ticket>, Refused>;
+    ) -> Result<(Rc<Exchange>, Self::Ticket), NotBegun>;
     /// A connection to the upstream; `fresh`: not one that has rested.
     async fn open(
         &self,
@@ -244,8 +250,7 @@ fn plan<S: Service>(
     };
     let mut out = Vec::with_capacity(bytes.len() + OUR_FIELDS);
     match service.begin(&prepared, &head, &mut out) {
-        Ok(Begun::Other) => Plan::Other,
-        Ok(Begun::Forward(exchange, ticket)) => {
+        Ok((exchange, ticket)) => {
             if head.te_trailers {
                 fields::write(&mut out, b"te", b"trailers");
             }
@@ -259,7 +264,8 @@ fn plan<S: Service>(
             };
             Plan::Forward(forwarding, half)
         }
-        Err(refused) => Plan::Refuse(refused, meta, head.length.of_request()),
+        Err(NotBegun::Refused(refused)) => Plan::Refuse(refused, meta, head.length.of_request()),
+        Err(NotBegun::Other) => Plan::Other,
     }
 }
 

@@ -97,6 +97,18 @@ pub fn strip_ours(fields: &mut HeaderMap) {
     }
 }
 
+/// Could `Connection` take a field of this name (in lower case) away? What it cannot is written on as it was understood.
+#[must_use]
+pub fn can_be_nominated(name: &str) -> bool {
+    let written_anew = [
+        header::CONNECTION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    !written_anew.iter().chain(&NEVER_NOMINATED).any(|never| never == name)
+}
+
 /// Removes what belongs to one hop: first what `Connection` names, then the fixed list. `te: trailers` stays (gRPC
 /// needs it end to end), any other `te` goes. Leaves `upgrade` and `connection: upgrade` if `keep_upgrade`.
 pub fn strip_hop_by_hop(fields: &mut HeaderMap, keep_upgrade: bool) {

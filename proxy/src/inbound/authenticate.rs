@@ -1,5 +1,5 @@
-//! Who calls: the verified peer of the connection, prepared once for every request on it. (The end user's token, once
-//! there is `RequestAuthentication`, joins here per request.)
+//! Who calls: the verified peer of the connection, prepared once for every request on it. (The end user's token joins per
+//! request: `user`.)
 
 use std::net::SocketAddr;
 
@@ -12,6 +12,7 @@ pub struct Caller {
     peer: Option<VerifiedPeer>,
     address: Option<SocketAddr>,
     server_name: Option<Box<str>>,
+    leaf_sha256: Option<[u8; 32]>,
     xfcc: Option<HeaderValue>,
     source: Option<HeaderValue>,
 }
@@ -24,6 +25,7 @@ impl Caller {
             peer: None,
             address,
             server_name: None,
+            leaf_sha256: None,
             xfcc: None,
             source: None,
         }
@@ -46,6 +48,7 @@ impl Caller {
             peer: Some(peer),
             address: None,
             server_name: None,
+            leaf_sha256: Some(leaf_sha256),
         }
     }
 
@@ -79,6 +82,12 @@ impl Caller {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// SHA-256 of the certificate that it proved itself with.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> Option<&[u8; 32]> {
+        self.leaf_sha256.as_ref()
     }
 
     pub(super) fn xfcc(&self) -> Option<&HeaderValue> {

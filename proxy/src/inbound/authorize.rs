@@ -3,22 +3,24 @@
 //! What CUSTOM policies match is asked about first ([`custom`]), and their yes is no permit: DENY and ALLOW have their say
 //! after it, under the policy of then. Where there is no CUSTOM policy nothing waits and nothing is allocated for them.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use postern_authorizer::Check;
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
 use postern_policy::{
-    AuthorizationPolicy, Compiled, Decision, Doubt, Headers, Http, Labels, Mode, Request, User, Verdict,
+    AuthorizationPolicy, Compiled, Decision, Doubt, Headers, Http, Labels, Matched, Mode, Reason, Request, StepUp,
+    User, Verdict,
 };
+use postern_token::answer;
 
 use super::Connection;
 use super::authenticate::Caller;
 use super::fields::Kept;
-use crate::exchange::{Denial, Exchange};
+use super::user::Look;
+use crate::exchange::{Audited, Denial, Exchange};
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
@@ -46,12 +48,15 @@ pub struct Permit {
     asked: OnceCell<Rc<Check>>,
 }
 
+/// Yes, or why not.
+type Outcome = Result<(), (Failure, Option<By>)>;
+
 /// What is kept of a request that its exchange does not keep.
 #[derive(Debug)]
 struct Facts {
     host: Rc<CanonicalHost>,
     fields: Kept,
-    user: Option<Arc<User>>,
+    user: RefCell<Option<Rc<Look>>>,
 }
 
 /// What is asked for, by a request whose head passed [`super::request::check`].
@@ -61,8 +66,8 @@ pub struct Asked<'a> {
     pub host: &'a Rc<CanonicalHost>,
     /// The other fields of its head, as the app will see them.
     pub fields: &'a dyn Headers,
-    /// The end user, if there is one.
-    pub user: Option<&'a Arc<User>>,
+    /// The end user, where tokens are looked for.
+    pub user: Option<&'a Rc<Look>>,
 }
 
 /// What becomes of a request.
@@ -76,7 +81,8 @@ pub enum Admission {
 
 /// Does a CUSTOM policy match this request? Without one that is quickly said.
 pub(super) fn asks(connection: &Connection, state: &PolicyState, asked: Asked<'_>, method: &str, path: &str) -> bool {
-    if !state.compiled.has_custom() || state.workload.mode == Mode::Discover {
+    let refused = asked.user.is_some_and(|look| look.refusal().is_some());
+    if !state.compiled.has_custom() || state.workload.mode == Mode::Discover || refused {
         return false;
     }
     let about = About {
@@ -89,7 +95,7 @@ pub(super) fn asks(connection: &Connection, state: &PolicyState, asked: Asked<'_
             path,
             host: asked.host,
             headers: asked.fields,
-            user: asked.user.map(Arc::as_ref),
+            user: asked.user.and_then(|look| look.user()),
         }),
     };
     let matched = about.under(state, |compiled, request| compiled.custom(request).next().is_some());
@@ -106,6 +112,14 @@ pub(super) fn request(
 ) -> Result<Admission, Failure> {
     let state = state.ok_or(Failure::ControlUnavailable)?;
     let permit = Permit::unproven(connection, state, Some(asked));
+    // Who the user is comes before what may be done.
+    if let Some((failure, challenge)) = asked.user.and_then(|look| look.refusal()) {
+        if let Some(challenge) = challenge {
+            exchange.challenged(challenge);
+        }
+        permit.denied(&connection.worker, state, exchange, failure, None)?;
+        return Ok(Admission::Permitted(permit));
+    }
     admit(connection, state, permit, whole, exchange)
 }
 
@@ -125,7 +139,7 @@ fn admit(
     exchange: &Exchange,
 ) -> Result<Admission, Failure> {
     if permit.must_ask(state, exchange) {
-        let check = question::of(connection, whole, exchange);
+        let check = question::of(connection, whole, exchange)?;
         return Ok(Admission::Asks(Box::new(Question::new(permit, check))));
     }
     permit.conclude(&connection.worker, state, exchange)?;
@@ -164,10 +178,41 @@ fn report(worker: &Worker, exchange: &Exchange, failure: Failure, by: Option<By>
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
         rule: rule.map(Into::into),
+        reason,
     });
 }
 
-fn unix_seconds() -> u64 {
+/// Only where an AUDIT rule matches.
+fn mark(worker: &Worker, exchange: &Exchange, audit: Matched<'_>) {
+    let policy = format!("{}/{}", audit.policy.namespace, audit.policy.name);
+    worker.metrics.audited(&policy);
+    exchange.audited(Audited {
+        policy: policy.into(),
+        rule: audit.place().map_or_else(Box::default, |place| place.line_of().into()),
+    });
+}
+
+/// What a login would change of a denial (RFC 6750, RFC 9470).
+fn step_up(compiled: &Compiled, request: &Request<'_>, reason: Reason, exchange: &Exchange) -> Failure {
+    let (failure, answer) = match compiled.step_up(request) {
+        None => return Failure::Denied(reason),
+        Some(StepUp::Token) => (Failure::NeedsLogin(reason), answer::no_token()),
+        Some(StepUp::Login { acr_values, max_age }) => {
+            let acr_values = acr_values.iter().map(String::as_str);
+            (Failure::NeedsLogin(reason), answer::stronger_login(acr_values, max_age))
+        }
+        Some(StepUp::Scope(scopes)) => (
+            Failure::NeedsScope(reason),
+            answer::more_scope(scopes.iter().map(String::as_str)),
+        ),
+    };
+    if let Some(challenge) = answer.challenge {
+        exchange.challenged(challenge);
+    }
+    failure
+}
+
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -262,15 +307,20 @@ impl Permit {
             http: asked.map(|asked| Facts {
                 host: Rc::clone(asked.host),
                 fields: Kept::of(&state.compiled.needs().headers, asked.fields),
-                user: asked.user.map(Arc::clone),
+                user: RefCell::new(asked.user.map(Rc::clone)),
             }),
-            generation: Cell::new(state.generation),
+            // What its token was verified under may have gone meanwhile: the next look at it will see.
+            generation: Cell::new(
+                asked
+                    .and_then(|asked| asked.user)
+                    .map_or(state.generation, |look| look.generation()),
+            ),
             rules: Cell::new(state.rules),
             asked: OnceCell::new(),
         }
     }
 
-    fn about<'a>(&'a self, exchange: &'a Exchange) -> About<'a> {
+    fn about<'a>(&'a self, look: Option<&'a Look>, exchange: &'a Exchange) -> About<'a> {
         let http = self.http.as_ref().zip(exchange.head());
         About {
             caller: &self.caller,
@@ -282,27 +332,44 @@ impl Permit {
                 path: head.path(),
                 host: &facts.host,
                 headers: &facts.fields,
-                user: facts.user.as_deref(),
+                user: look.and_then(Look::user),
             }),
         }
     }
 
-    /// What DENY and ALLOW say.
-    fn decide(&self, state: &PolicyState, exchange: &Exchange) -> Result<(), (Failure, Option<By>)> {
-        let about = self.about(exchange);
+    fn look(&self) -> Option<Rc<Look>> {
+        self.http.as_ref().and_then(|facts| facts.user.borrow().clone())
+    }
+
+    /// What DENY and ALLOW say, and what an AUDIT rule marks.
+    fn decide<'s>(&self, state: &'s PolicyState, exchange: &Exchange) -> (Outcome, Option<Matched<'s>>) {
+        let look = self.look();
+        let about = self.about(look.as_deref(), exchange);
         let decided = about.under(state, |compiled, request| {
             let decision = compiled.decide(request);
-            match decision.verdict {
+            let outcome = match decision.verdict {
                 Verdict::Allow => Ok(()),
-                Verdict::Deny => Err((Failure::Denied(decision.reason), By::of(&decision))),
-            }
+                Verdict::Deny => {
+                    let failure = match look {
+                        // No token is looked for: none would change it.
+                        None => Failure::Denied(decision.reason),
+                        Some(_) => step_up(compiled, request, decision.reason, exchange),
+                    };
+                    Err((failure, By::of(&decision)))
+                }
+            };
+            (outcome, decision.audit)
         });
-        decided.unwrap_or_else(|failure| Err((failure, None)))
+        decided.unwrap_or_else(|failure| (Err((failure, None)), None))
     }
 
     /// What becomes of it by DENY and ALLOW, in the mode of `state`.
     fn conclude(&self, worker: &Worker, state: &PolicyState, exchange: &Exchange) -> Result<(), Failure> {
-        let Err((failure, by)) = self.decide(state, exchange) else {
+        let (outcome, audit) = self.decide(state, exchange);
+        if let Some(audit) = audit {
+            mark(worker, exchange, audit);
+        }
+        let Err((failure, by)) = outcome else {
             return Ok(());
         };
         self.denied(worker, state, exchange, failure, by)
@@ -338,7 +405,8 @@ impl Permit {
         let Some(state) = state.as_ref() else {
             return Err(Failure::ControlUnavailable);
         };
-        if self.generation.replace(state.generation) == state.generation {
+        let is_new = self.generation.replace(state.generation) != state.generation;
+        if !is_new && !self.user_has_expired() {
             return Ok(());
         }
         match state.workload.mode {
@@ -346,12 +414,31 @@ impl Permit {
             // Plaintext has no place in `protect`, whatever the rules say.
             Mode::Protect if self.caller.peer().is_none() => Err(Failure::Plaintext),
             Mode::Protect => {
-                self.decide(state, exchange).map_err(|(failure, by)| {
+                let outcome = match self.user_again(state, worker) {
+                    Some(failure) => Err((failure, None)),
+                    None => self.decide(state, exchange).0,
+                };
+                outcome.map_err(|(failure, by)| {
                     report(worker, exchange, failure, by, false);
                     failure
                 })?;
                 self.ask_again(worker, state, exchange)
             }
         }
+    }
+
+    fn user_has_expired(&self) -> bool {
+        let look = self.http.as_ref().map(|facts| facts.user.borrow());
+        look.is_some_and(|look| look.as_ref().is_some_and(|look| look.has_expired(unix_seconds())))
+    }
+
+    /// Verifies the user's token under the documents and keys of now; why it is not believed any more.
+    fn user_again(&self, state: &PolicyState, worker: &Worker) -> Option<Failure> {
+        let facts = self.http.as_ref()?;
+        let mut user = facts.user.borrow_mut();
+        let look = user.as_ref()?.again(state, worker, &self.caller);
+        let refusal = look.refusal();
+        *user = Some(look);
+        refusal.map(|(failure, _)| failure)
     }
 }

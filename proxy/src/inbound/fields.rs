@@ -1,10 +1,11 @@
-//! The fields of a request's head as policy sees them: those that the app will see, and no others.
+//! The fields of a request's head as policy sees them: those that the app will see, and those of framing and of the hop as
+//! they were sent. Not what `Connection` takes away, and no forgery of ours. Both readers of heads show the same.
 
 use http::{HeaderMap, header};
 use postern_policy::Headers;
 use postern_policy::request::is_same_field;
 
-use crate::http::h1::fields;
+use crate::http::h1::fields::Class;
 use crate::http::h1::head::RequestHead;
 use crate::http::headers::{self, Kind};
 
@@ -26,20 +27,21 @@ type KeptField = (Box<str>, Vec<Box<[u8]>>);
 
 impl Headers for OfMap<'_> {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) -> bool {
-        for (given, value) in self.0 {
-            if is_same_field(given.as_str(), name)
+        let shown = self.0.iter().filter(|(given, _)| {
+            is_same_field(given.as_str(), name)
                 && headers::kind_of(given.as_str()) != Kind::Ours
                 && !nominated(self.0, given.as_str())
-            {
-                found(value.as_bytes().trim_ascii());
-            }
-        }
+        });
+        tell(name, shown.map(|(_, value)| value.as_bytes()), found);
         true
     }
 }
 
 /// Does `Connection` take it away?
 fn nominated(fields: &HeaderMap, name: &str) -> bool {
+    if !headers::can_be_nominated(name) {
+        return false;
+    }
     let named = fields.get_all(header::CONNECTION).iter();
     let mut tokens = named.flat_map(|value| value.as_bytes().split(|b| *b == b','));
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
@@ -47,11 +49,39 @@ fn nominated(fields: &HeaderMap, name: &str) -> bool {
 
 impl Headers for OfRelayed<'_, '_, '_> {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) -> bool {
-        let end_to_end = fields::end_to_end(self.0.fields, &self.0.classes, &self.0.connection);
-        for field in end_to_end.filter(|field| is_same_field(field.name, name)) {
-            found(field.value.trim_ascii());
-        }
+        let head = self.0;
+        let shown = head.fields.iter().zip(&head.classes).filter(|(field, class)| {
+            let goes_on = match class {
+                Class::Plain | Class::HopByHop => !head.connection.takes_away(field.name),
+                Class::Host
+                | Class::ContentLength
+                | Class::TransferEncoding
+                | Class::Connection
+                | Class::Upgrade
+                | Class::Te
+                | Class::Expect
+                | Class::ContentType
+                | Class::Trailer => true,
+                Class::Ours | Class::FramingAlias => false,
+            };
+            goes_on && is_same_field(field.name, name)
+        });
+        tell(name, shown.map(|(field, _)| field.value), found);
         true
+    }
+}
+
+/// Each value; of a cookie in pieces also the whole, as an app reads it (RFC 9113 section 8.2.3).
+fn tell<'v>(name: &str, values: impl Iterator<Item = &'v [u8]>, found: &mut dyn FnMut(&[u8])) {
+    let mut crumbs = Vec::new();
+    for value in values.map(<[u8]>::trim_ascii) {
+        if name == header::COOKIE.as_str() {
+            crumbs.push(value);
+        }
+        found(value);
+    }
+    if crumbs.len() > 1 {
+        found(&crumbs.join(&b"; "[..]));
     }
 }
 

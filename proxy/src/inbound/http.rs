@@ -9,12 +9,14 @@ use hyper::service::service_fn;
 
 use super::fields::OfMap;
 use super::request::{self, HostCache};
-use super::{Connection, authorize, edit, forward, sanitize};
+use super::user::Shown;
+use super::{Connection, authorize, edit, forward, sanitize, user};
 use crate::exchange::{Exchange, Head, Leg, Target, Way};
+use crate::http::answer::{self, Told};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort};
 use crate::http::upgrade::{self, Pending};
-use crate::http::{Version, answer, h1, headers, target};
+use crate::http::{Version, h1, headers, target};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
 use crate::snapshot::Protocol;
@@ -129,15 +131,22 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     serving.control.carries(&exchange);
     let forwarded = async {
         let host = checked?;
+        let looking = user::settled(&serving.connection, &parts);
+        let look = exchange.unless_cut(looking).await?;
         let asked = authorize::Asked {
             host: &host.canonical,
-            fields: &OfMap(&parts.headers),
-            user: None,
+            fields: &Shown {
+                sent: &OfMap(&parts.headers),
+                look: look.as_deref(),
+            },
+            user: look.as_ref(),
         };
         let admission = {
             let state = serving.connection.worker.shared.policy.load();
             let whole = authorize::Whole {
                 fields: &parts.headers,
+                uri: &parts.uri,
+                look: look.as_deref(),
                 version: parts.version,
             };
             authorize::request(&serving.connection, state.as_deref(), asked, Some(whole), &exchange)?
@@ -150,9 +159,15 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
                 (permit, Some(Box::new(edits)))
             }
         };
+        if let Some(look) = &look {
+            look.clean(&mut parts)?;
+        }
         let upgrade = sanitize::request(&mut parts.headers, &serving.connection.caller);
         if let Some(edits) = &edits {
             edit::request(&mut parts, edits)?;
+        }
+        if let Some(look) = &look {
+            look.tell(&mut parts.headers);
         }
         let version = serving.app_version();
         target::retarget(&mut parts.uri, &mut parts.headers, version)?;
@@ -208,7 +223,7 @@ impl Serving {
         exchange.fail(failure);
         let response = match exchange.take_refusal().filter(|_| failure == Failure::CustomDenied) {
             Some(refusal) => answer::of_authorizer(*refusal, grpc, exchange.decision_id()),
-            None => answer::refusal(failure, grpc, self.version, exchange.decision_id()),
+            None => answer::refusal(failure, grpc, self.version, Told::of(exchange)),
         };
         exchange.answered(response.status());
         response.map(|body| body.watched_to_end(Rc::clone(exchange)))

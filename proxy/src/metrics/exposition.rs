@@ -169,6 +169,15 @@ fn refusals(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
         counter(&mut family.encode_family(&labels)?, count)?;
     }
     let mut family = to.encode_descriptor(
+        "postern_proxy_audited",
+        "Requests and streams that an AUDIT policy marked",
+        None,
+        MetricType::Counter,
+    )?;
+    for (key, count) in metrics.audits.read() {
+        counter(&mut family.encode_family(&[("policy", &*key.policy)])?, count)?;
+    }
+    let mut family = to.encode_descriptor(
         "postern_proxy_handshakes",
         "Mutual TLS handshakes that succeeded",
         None,

@@ -16,10 +16,11 @@ use super::originate::Carries;
 use super::relay::Relay;
 use super::resolve::{self, Nowhere, Route};
 use crate::exchange::{self, Exchange, Head, Leg, Way};
+use crate::http::answer::{self, Told};
 use crate::http::body::Body;
 use crate::http::server::{self, Abort, Upgraded};
 use crate::http::upgrade::{self, Pending};
-use crate::http::{Version, answer, h1, headers};
+use crate::http::{Version, h1, headers};
 use crate::limits::ROUTES_PER_CONNECTION;
 use crate::metrics::Direction;
 use crate::outcome::{BadRequest, Failure};
@@ -326,7 +327,7 @@ impl Serving {
     /// A request that names no destination: counted with the connections that were turned away.
     fn refuse_unheard(&self, failure: Failure, grpc: bool) -> Response<Body> {
         self.worker.metrics.refused_connection(Direction::Outbound, failure);
-        answer::refusal(failure, grpc, self.version, None)
+        answer::refusal(failure, grpc, self.version, Told::default())
     }
 
     fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>) -> Response<Body> {
@@ -335,7 +336,7 @@ impl Serving {
 
     fn refuse_saying(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>, text: &str) -> Response<Body> {
         exchange.fail(failure);
-        let response = answer::refusal_saying(failure, grpc, self.version, None, text);
+        let response = answer::refusal_saying(failure, grpc, self.version, Told::default(), text);
         exchange.answered(response.status());
         response.map(|body| body.watched_to_end(Rc::clone(exchange)))
     }

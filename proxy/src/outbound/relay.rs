@@ -15,7 +15,7 @@ use super::resolve::Route;
 use crate::exchange::{Exchange, Head, Target};
 use crate::http::h1::head::RequestHead;
 use crate::http::h1::resting::{Lease, Upstream};
-use crate::http::h1::{Begun, Refused, Service, Unprepared, fields};
+use crate::http::h1::{NotBegun, Refused, Service, Unprepared, fields};
 use crate::limits::MAX_TRIES;
 use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::Target as Destination;
@@ -70,7 +70,12 @@ impl Service for Relay<'_> {
         route.speaks_http1()
     }
 
-    fn begin(&self, route: &Rc<Route>, head: &RequestHead<'_, '_>, out: &mut Vec<u8>) -> Result<Begun<()>, Refused> {
+    fn begin(
+        &self,
+        route: &Rc<Route>,
+        head: &RequestHead<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(Rc<Exchange>, ()), NotBegun> {
         let method = Method::from_bytes(head.method.as_bytes())
             .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {
@@ -89,7 +94,7 @@ impl Service for Relay<'_> {
         }
         fields::write_end_to_end(out, head.fields, &head.classes, &head.connection);
         self.serving.worker.peers.retries.earn();
-        Ok(Begun::Forward(exchange, ()))
+        Ok((exchange, ()))
     }
 
     async fn open(

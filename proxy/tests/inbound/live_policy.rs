@@ -23,7 +23,7 @@ fn all_but(path: &str) -> String {
 }
 
 /// Answers with a chunk whenever it is told anything, and never ends.
-async fn endless() -> Canary {
+pub(super) async fn endless() -> Canary {
     Canary::serving(|mut stream, canary, connection| async move {
         let mut read = Vec::new();
         let Some(request) = canary.read_head(&mut stream, &mut read, connection).await else {

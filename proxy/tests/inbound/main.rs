@@ -5,9 +5,16 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+#[path = "../../../crates/token/tests/token/mint/mod.rs"]
+// The token crate's tests use other parts of it.
+#[allow(dead_code)]
+mod mint;
+
 mod bounds;
+mod conditions;
 mod custom;
 mod deadlines;
+mod denied_fields;
 mod drain;
 mod envoy;
 mod floods;
@@ -28,3 +35,4 @@ mod smuggling;
 mod tls;
 mod translation;
 mod upgrades;
+mod users;

@@ -116,6 +116,12 @@ impl Authority {
         Svid::new(card.chain, card.key).unwrap()
     }
 
+    /// The config of one of several that have an ID.
+    pub fn client_with(&self, id: &str, instance: &str, alpn: &[u8]) -> Arc<ClientConfig> {
+        let svid = self.svid(id, Some(instance));
+        client_config(Some(&svid), Arc::clone(&self.trust), &[alpn]).unwrap()
+    }
+
     /// A good client's config.
     pub fn client(&self, id: &str, alpn: &[u8]) -> Arc<ClientConfig> {
         let svid = self.svid(id, None);

@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::document;
-use postern_policy::{AuthorizationPolicy, Authorizer, Compiled, Mode};
+use postern_policy::{AuthorizationPolicy, Authorizer, Compiled, Mode, RequestAuthentication};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
 use postern_proxy::providers;
 use postern_proxy::snapshot::{
-    Destination, Door, Endpoint, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
+    Destination, Door, Endpoint, Peers, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
 };
 use postern_proxy::stream::Stream;
 use postern_proxy::worker::Worker;
 use postern_proxy::{inbound, outbound};
+use postern_token::{Authenticator, Keys};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -30,7 +31,10 @@ pub struct Proxy {
     pub id: String,
     ports: RefCell<Vec<Port>>,
     known: RefCell<HashMap<Target, Arc<Destination>>>,
+    peers: RefCell<Arc<Peers>>,
     generation: Cell<u64>,
+    authenticator: RefCell<Arc<Authenticator>>,
+    answered: RefCell<HashMap<String, u64>>,
     /// Connections that are being served now.
     serving: Rc<Cell<usize>>,
 }
@@ -68,7 +72,10 @@ impl Proxy {
             id: id.to_owned(),
             ports: RefCell::default(),
             known: RefCell::default(),
+            peers: RefCell::default(),
             generation: Cell::new(0),
+            authenticator: RefCell::default(),
+            answered: RefCell::default(),
             serving: Rc::default(),
         }
     }
@@ -171,11 +178,36 @@ impl Proxy {
                 ports: self.ports.borrow().clone(),
             },
             compiled: Arc::new(Compiled::new(policies)),
-            peers: Arc::default(),
             rules: self.generation.get(),
             providers: Arc::new(providers::load(authorizers, &before)),
+            peers: Arc::clone(&self.peers.borrow()),
+            authenticator: Arc::clone(&self.authenticator.borrow()),
+            answered: Arc::new(self.answered.borrow().clone()),
         })));
         self.shared.changed();
+    }
+
+    /// Whose tokens are believed from the next policy on, with these keys of every provider.
+    pub fn believes(&self, yaml: &str, keys: Option<&Keys>) {
+        let objects = document::parse("sso.yaml", yaml).unwrap();
+        let documents: Vec<_> = objects
+            .iter()
+            .map(|object| {
+                RequestAuthentication::from_object(object)
+                    .unwrap_or_else(|_| RequestAuthentication::refusing_tokens_for(object, "shop"))
+            })
+            .collect();
+        *self.authenticator.borrow_mut() = Arc::new(Authenticator::new(&documents, |_| keys.cloned()));
+    }
+
+    /// What was asked about keys is answered by those of the next policy.
+    pub fn answered(&self, provider: &str, question: u64) {
+        self.answered.borrow_mut().insert(provider.to_owned(), question);
+    }
+
+    /// What control says of peers; in force with the next policy.
+    pub fn peers(&self, peers: Peers) {
+        *self.peers.borrow_mut() = Arc::new(peers);
     }
 
     /// What control says of a target.

@@ -19,9 +19,10 @@ const SERVICE: &str = "postern-injector";
 /// The aggregated API.
 const API: &str = "v1alpha1.view.postern.dev";
 /// The kinds of this version, as the chart has them.
-const CRDS: [&str; 2] = [
+const CRDS: [&str; 3] = [
     include_str!("../../../../charts/postern/files/crd-authorizationpolicies.yaml"),
     include_str!("../../../../charts/postern/files/crd-authorizers.yaml"),
+    include_str!("../../../../charts/postern/files/crd-requestauthentications.yaml"),
 ];
 /// Policies that the API server itself enforces, and what is open without each.
 const POLICIES: [(&str, &str); 2] = [

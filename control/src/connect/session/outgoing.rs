@@ -26,10 +26,16 @@ impl Session {
             Item::Workload => self.workload(&state),
             Item::Policies => self.policies(&state),
             Item::PeerLabels => self.peer_labels(&state),
+            Item::Keys => self.keys(&state),
             Item::Ranges => self.ranges(&state),
             Item::Destination(id) => self.destination(&state, id),
         }?;
-        self.hub.metrics.pushed(snapshot_word(item.kind()));
+        let word = if item == Item::Keys {
+            "keys"
+        } else {
+            snapshot_word(item.kind())
+        };
+        self.hub.metrics.pushed(word);
         Some(message)
     }
 
@@ -97,6 +103,39 @@ impl Session {
         Some(Message::PeerLabels(wire::PeerLabels {
             version,
             ..wire::PeerLabels::clone(&labels)
+        }))
+    }
+
+    /// One provider's keys that are newer than what was sent; the others come next.
+    fn keys(&mut self, state: &State) -> Option<Message> {
+        if !snapshot::knows_users(self.features) {
+            return None;
+        }
+        let workload = state.model.workloads.get(&self.name)?;
+        let providers = snapshot::providers(&state.model, workload);
+        self.sent.keys.retain(|provider, _| providers.contains(provider));
+        self.asks.retain(|provider, _| providers.contains(provider));
+        let ring = self.hub.keys.ring();
+        let newer = |provider: &String| {
+            let fetched = ring.get(provider)?;
+            let sent = self.sent.keys.get(provider);
+            sent.is_none_or(|number| *number != fetched.number)
+                .then(|| (provider.clone(), Arc::clone(fetched)))
+        };
+        let (provider, fetched) = providers.iter().find_map(newer)?;
+        self.sent.keys.insert(provider.clone(), fetched.number);
+        self.pending.insert(Item::Keys);
+        let asks = self.asks.get_mut(&provider);
+        let answered = asks.map(|asks| {
+            asks.extract_if(.., |(_, number)| *number <= fetched.number)
+                .map(|(ask, _)| ask)
+                .max()
+        });
+        Some(Message::Keys(wire::KeySet {
+            answers: answered.flatten().unwrap_or(0),
+            provider,
+            fetched_unix: fetched.at,
+            jwks: fetched.jwks.clone(),
         }))
     }
 

@@ -187,5 +187,41 @@ async fn istios_kind_is_heard_of_as_it_is_installed_and_removed() {
         etcd.install_istio(false);
         replica.until(|state| policy_names(state).is_empty()).await;
     }
-    assert_eq!(server.lists(played::CRDS), 1, "it is told of, and not asked for");
+    assert_eq!(server.lists(played::CRDS), 2, "each kind is told of, and not asked for");
+}
+
+fn issuers(state: &State) -> Vec<&str> {
+    let all = state.model.authentications.iter().flat_map(|document| document.rules());
+    all.map(|rule| rule.issuer.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_tokens_are_believed_is_read_from_our_kind_and_from_istios() {
+    let etcd = shop();
+    let server = ApiServer::of(&etcd);
+    let replica = Replica::at(&server);
+    replica.ready().await;
+    let ours = played::authentication(
+        "shop",
+        "sso",
+        json!({ "jwtRules": [{ "issuer": "https://ours.test", "audiences": ["cart"] }] }),
+    );
+    etcd.put(played::AUTHENTICATIONS, ours.clone());
+    replica.until(|state| issuers(state) == ["https://ours.test"]).await;
+    // Istio's needs no audiences; ours does.
+    let mut theirs = played::authentication(
+        "shop",
+        "istios",
+        json!({ "jwtRules": [{ "issuer": "https://theirs.test" }] }),
+    );
+    theirs["apiVersion"] = json!("security.istio.io/v1");
+    etcd.install_istio(true);
+    etcd.put(played::ISTIO_AUTHENTICATIONS, theirs);
+    replica
+        .until(|state| issuers(state) == ["https://ours.test", "https://theirs.test"])
+        .await;
+    etcd.install_istio(false);
+    replica.until(|state| issuers(state) == ["https://ours.test"]).await;
+    etcd.delete(played::AUTHENTICATIONS, ours);
+    replica.until(|state| state.model.authentications.is_empty()).await;
 }

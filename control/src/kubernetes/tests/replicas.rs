@@ -126,6 +126,7 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
         (SERVICES, false),
         (SLICES, false),
         (POLICIES, true),
+        (played::AUTHENTICATIONS, true),
         (played::CRDS, true),
     ] {
         let etcd = shop();
@@ -140,6 +141,9 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
             SERVICES => etcd.put(SERVICES, service("shop", "web", "10.96.0.9")),
             SLICES => etcd.put(SLICES, slice("shop", "web", &[])),
             POLICIES => etcd.put(POLICIES, policy("shop", "no", deny_all())),
+            played::AUTHENTICATIONS => {
+                etcd.put(played::AUTHENTICATIONS, played::authentication("shop", "no", json!({})))
+            }
             _ => {
                 etcd.install_istio(true);
                 etcd.pass()
@@ -154,7 +158,7 @@ async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
         let given = ahead.until(|state| state.version() >= last).await;
         let state = lagging.until(|state| state.version() >= last).await;
         let Revisions { policies, others } = state.revisions;
-        if held_back != POLICIES && held_back != played::CRDS {
+        if ![POLICIES, played::AUTHENTICATIONS, played::CRDS].contains(&held_back) {
             assert!(
                 others.complete < missed && given.version() >= missed,
                 "{held_back}: {others:?}"

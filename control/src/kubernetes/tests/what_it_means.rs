@@ -1,5 +1,7 @@
 //! What objects of a cluster are to the mesh.
 
+use postern_policy::authentication::Content;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -343,4 +345,56 @@ async fn private_ranges_are_asked_about_and_addresses_outside_of_them_that_a_pod
         "fc00::/7",
     ];
     assert_eq!(ranges, wanted);
+}
+
+/// Not even those whose rules could be read: two replicas would know different ones.
+#[tokio::test(start_paused = true)]
+async fn a_request_authentication_that_cannot_be_decoded_believes_nobody_even_if_it_was_good_before() {
+    let etcd = shop();
+    let rule = json!({ "issuer": "https://sso.test", "audiences": ["cart"], "outputPayloadToHeader": "x-user" });
+    let good = json!({ "selector": { "matchLabels": { "app": "cart" } }, "jwtRules": [rule] });
+    let object = |spec: &Value| played::authentication("shop", "sso", spec.clone());
+    etcd.put(played::AUTHENTICATIONS, object(&good));
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    let state = replica.ready().await;
+    assert_eq!(state.model.authentications[0].rules().len(), 1);
+    for (pointer, value, says) in [
+        (
+            "/jwtRules/0/audience",
+            json!(["cart"]),
+            "unknown field `audience`; did you mean `audiences`?",
+        ),
+        (
+            "/jwtRules/0/jwks",
+            json!("{\"keys\":[]}"),
+            "no key of the set can be used",
+        ),
+        (
+            "/jwtRules/0/jwksFile",
+            json!("keys.json"),
+            "for documents in a directory",
+        ),
+    ] {
+        let mut broken = good.clone();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        broken.pointer_mut(parent).unwrap()[field] = value;
+        etcd.put(played::AUTHENTICATIONS, object(&broken));
+        let bad = |state: &State| {
+            state
+                .bad
+                .get("RequestAuthentication/shop/sso")
+                .cloned()
+                .unwrap_or_default()
+        };
+        let state = replica
+            .until(|state| bad(state).iter().any(|error| error.contains(says)))
+            .await;
+        let stand_in = &state.model.authentications[0];
+        assert!(
+            matches!(&stand_in.content, Content::Unreadable { headers } if headers.iter().any(|name| name == "x-user")),
+            "{stand_in:?}"
+        );
+        let selected = |name: &str| state.model.authentications_of(find(&state, "shop", name)).count();
+        assert_eq!((selected("cart-1"), selected("web-1")), (1, 0));
+    }
 }

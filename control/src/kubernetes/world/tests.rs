@@ -35,7 +35,16 @@ fn item(kind: Kind, object: &Value) -> Option<Item> {
         }
         Kind::Authorizers => {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
-            Some(Item::Authorizer(AuthorizerItem::keep(object)))
+            AuthorizerItem::keep(&object).map(Item::Authorizer)
+        }
+        Kind::Authentications | Kind::IstioAuthentications => {
+            let version = if kind == Kind::Authentications {
+                "postern.dev/v1alpha1"
+            } else {
+                "security.istio.io/v1"
+            };
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            AuthenticationItem::keep(&object, version).map(Item::Authentication)
         }
     }
 }
@@ -99,6 +108,16 @@ fn object(kind: Kind, which: u8, state: u8) -> (Name, Option<Value>) {
                 "metadata": { "name": "opa", "namespace": namespace }, "spec": specs[usize::from(state % 3)],
             })
         }
+        Kind::Authentications | Kind::IstioAuthentications => {
+            let rule = json!({ "issuer": "https://sso.test", "audiences": ["cart"] });
+            let specs = [
+                json!({ "jwtRules": [rule] }),
+                json!({}),
+                json!({ "jwtRules": [{ "issuer": "" }] }),
+                json!({ "selector": { "matchLabels": { "app": "x1" } }, "jwtRules": [rule] }),
+            ];
+            played::authentication(namespace, "a", specs[usize::from(state % 4)].clone())
+        }
     };
     let text = |field: &str| value["metadata"][field].as_str().unwrap().to_owned();
     let key = (text("namespace"), text("name"));
@@ -122,9 +141,9 @@ proptest! {
     /// What is in force follows from the objects, whatever was heard of them on the way and in which order of kinds.
     #[test]
     fn a_world_of_watch_events_is_the_world_of_a_fresh_list(
-        events in proptest::collection::vec((0..7usize, any::<u8>(), 0..8u8), 0..80),
+        events in proptest::collection::vec((0..9usize, any::<u8>(), 0..8u8), 0..80),
         lists in proptest::collection::vec(0..80usize, 0..4),
-        order in Just([0, 1, 2, 3, 4, 5, 6usize]).prop_shuffle(),
+        order in Just([0, 1, 2, 3, 4, 5, 6, 7, 8usize]).prop_shuffle(),
     ) {
         // What the API server has at each moment.
         let mut objects: BTreeMap<(Kind, Name), Value> = BTreeMap::new();

@@ -21,6 +21,8 @@ pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolicies";
 pub(crate) const AUTHORIZERS: &str = "/apis/postern.dev/v1alpha1/authorizers";
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+pub(crate) const AUTHENTICATIONS: &str = "/apis/postern.dev/v1alpha1/requestauthentications";
+pub(crate) const ISTIO_AUTHENTICATIONS: &str = "/apis/security.istio.io/v1/requestauthentications";
 pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// What all API servers of a cluster share.
@@ -110,12 +112,15 @@ impl Etcd {
         inner.istio = there;
         if !there {
             inner.objects.remove(ISTIO);
+            inner.objects.remove(ISTIO_AUTHENTICATIONS);
         }
         drop(inner);
-        match there {
-            true => self.put(CRDS, istio_crd()),
-            false => self.delete(CRDS, istio_crd()),
-        };
+        for plural in ["requestauthentications", "authorizationpolicies"] {
+            match there {
+                true => self.put(CRDS, istio_crd(plural)),
+                false => self.delete(CRDS, istio_crd(plural)),
+            };
+        }
     }
 
     /// What was written, by path.
@@ -133,6 +138,10 @@ impl Etcd {
             .flat_map(|all| all.values().cloned())
             .collect()
     }
+}
+
+fn is_named(object: &Value, named: Option<&str>) -> bool {
+    named.is_none_or(|named| object["metadata"]["name"] == named)
 }
 
 fn key(object: &Value) -> String {
@@ -224,15 +233,19 @@ impl ApiServer {
             let value: Value = serde_json::from_slice(&bytes.to_bytes()).unwrap_or_default();
             return self.write(&head.method, &path, value);
         }
-        // Control may read this one alone.
-        if path == CRDS
-            && parameter("fieldSelector").is_none_or(|selector| {
-                selector.replace("%3D", "=") != "metadata.name=authorizationpolicies.security.istio.io"
-            })
-        {
+        let named = parameter("fieldSelector").and_then(|selector| {
+            let selector = selector.replace("%3D", "=");
+            selector.strip_prefix("metadata.name=").map(ToOwned::to_owned)
+        });
+        // Control may read these two alone.
+        let allowed = [
+            "authorizationpolicies.security.istio.io",
+            "requestauthentications.security.istio.io",
+        ];
+        if path == CRDS && named.as_deref().is_none_or(|named| !allowed.contains(&named)) {
             return failure(StatusCode::FORBIDDEN, "customresourcedefinitions is forbidden");
         }
-        if path == ISTIO && !self.etcd.inner.lock().unwrap().istio {
+        if (path == ISTIO || path == ISTIO_AUTHENTICATIONS) && !self.etcd.inner.lock().unwrap().istio {
             return failure(StatusCode::NOT_FOUND, "404 page not found");
         }
         if parameter("watch").is_some() {
@@ -240,13 +253,14 @@ impl ApiServer {
                 .and_then(|from| from.parse().ok())
                 .unwrap_or(0);
             let seconds = parameter("timeoutSeconds").and_then(|s| s.parse().ok()).unwrap_or(290);
-            return self.watch(path, from, seconds);
+            return self.watch(path, named, from, seconds);
         }
         if self.etcd.inner.lock().unwrap().objects.contains_key(&path) || is_collection(&path) {
             let limit = parameter("limit")
                 .and_then(|limit| limit.parse().ok())
                 .unwrap_or(usize::MAX);
-            return self.list(&path, limit.min(self.page), parameter("continue").as_deref());
+            let page = (limit.min(self.page), parameter("continue"));
+            return self.list(&path, named.as_deref(), page);
         }
         match self.one(&path) {
             Some(object) => document(&object),
@@ -254,7 +268,7 @@ impl ApiServer {
         }
     }
 
-    fn list(&self, path: &str, limit: usize, token: Option<&str>) -> Response<Body> {
+    fn list(&self, path: &str, named: Option<&str>, (limit, token): (usize, Option<String>)) -> Response<Body> {
         let (inner, skip) = (
             self.etcd.inner.lock().unwrap(),
             token.and_then(|token| token.parse().ok()).unwrap_or(0),
@@ -262,7 +276,8 @@ impl ApiServer {
         if skip == 0 {
             *self.lists.lock().unwrap().entry(path.to_owned()).or_default() += 1;
         }
-        let all: Vec<&Value> = inner.objects.get(path).into_iter().flat_map(BTreeMap::values).collect();
+        let all = inner.objects.get(path).into_iter().flat_map(BTreeMap::values);
+        let all: Vec<&Value> = all.filter(|object| is_named(object, named)).collect();
         let items: Vec<&Value> = all.iter().skip(skip).take(limit).copied().collect();
         let mut metadata = json!({ "resourceVersion": inner.revision.to_string() });
         if skip + items.len() < all.len() {
@@ -271,13 +286,13 @@ impl ApiServer {
         document(&json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items }))
     }
 
-    fn watch(self: &Arc<Self>, collection: String, from: u64, seconds: u64) -> Response<Body> {
+    fn watch(self: &Arc<Self>, collection: String, named: Option<String>, from: u64, seconds: u64) -> Response<Body> {
         let server = Arc::clone(self);
         let (cut, revision) = (self.cut.subscribe(), self.etcd.revision.subscribe());
         let ends = tokio::time::Instant::now() + std::time::Duration::from_secs(seconds);
-        let state = (server, cut, revision, collection, from, ends, false);
+        let state = (server, cut, revision, (collection, named), from, ends, false);
         let events = futures_util::stream::unfold(state, |mut state| async move {
-            let (server, cut, revision, collection, at, ends, over) = &mut state;
+            let (server, cut, revision, (collection, named), at, ends, over) = &mut state;
             if *over {
                 return None;
             }
@@ -291,10 +306,9 @@ impl ApiServer {
                             "reason": "Expired", "message": "too old resource version" });
                         Some((*at, json!({ "type": "ERROR", "object": status })))
                     } else {
-                        let mut log = inner
-                            .log
-                            .iter()
-                            .filter(|(revision, of, _)| *revision > *at && of == collection);
+                        let mut log = inner.log.iter().filter(|(revision, of, event)| {
+                            *revision > *at && of == collection && is_named(&event["object"], named.as_deref())
+                        });
                         log.next().map(|(revision, _, event)| (*revision, event.clone()))
                     }
                 };
@@ -372,7 +386,19 @@ impl ApiServer {
 }
 
 fn is_collection(path: &str) -> bool {
-    [PODS, SERVICES, NAMESPACES, SLICES, POLICIES, AUTHORIZERS, ISTIO, CRDS].contains(&path)
+    [
+        PODS,
+        SERVICES,
+        NAMESPACES,
+        SLICES,
+        POLICIES,
+        AUTHORIZERS,
+        ISTIO,
+        AUTHENTICATIONS,
+        ISTIO_AUTHENTICATIONS,
+        CRDS,
+    ]
+    .contains(&path)
         || path.ends_with("/leases")
 }
 
@@ -408,15 +434,15 @@ fn failure(code: StatusCode, message: &str) -> Response<Body> {
     response
 }
 
-fn istio_crd() -> Value {
+fn istio_crd(plural: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": { "name": "authorizationpolicies.security.istio.io" },
+        "metadata": { "name": format!("{plural}.security.istio.io") },
         "spec": {
             "group": "security.istio.io",
             "scope": "Namespaced",
-            "names": { "kind": "AuthorizationPolicy", "plural": "authorizationpolicies" },
+            "names": { "kind": "Kind", "plural": plural },
             "versions": [{ "name": "v1", "served": true, "storage": true }],
         },
     })
@@ -489,6 +515,16 @@ pub(crate) fn policy(namespace: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "postern.dev/v1alpha1",
         "kind": "AuthorizationPolicy",
+        "metadata": { "namespace": namespace, "name": name, "generation": 1, "uid": format!("uid-of-{name}") },
+        "spec": spec,
+    })
+}
+
+/// `spec` of a RequestAuthentication.
+pub(crate) fn authentication(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "postern.dev/v1alpha1",
+        "kind": "RequestAuthentication",
         "metadata": { "namespace": namespace, "name": name, "generation": 1, "uid": format!("uid-of-{name}") },
         "spec": spec,
     })

@@ -458,8 +458,205 @@ impl AddressKey {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RequestAuthentication {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub place: ::core::option::Option<Place>,
+    #[prost(oneof = "request_authentication::Content", tags = "4, 5")]
+    pub content: ::core::option::Option<request_authentication::Content>,
+}
+/// Nested message and enum types in `RequestAuthentication`.
+pub mod request_authentication {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Content {
+        #[prost(message, tag = "4")]
+        Rules(super::JwtRules),
+        /// It could not be read: no token is believed, and none of these headers is a client's to set.
+        #[prost(message, tag = "5")]
+        Unreadable(super::UnreadableAuthentication),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRules {
+    #[prost(message, repeated, tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<JwtRule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnreadableAuthentication {
+    #[prost(string, repeated, tag = "1")]
+    pub headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRule {
+    #[prost(message, optional, tag = "1")]
+    pub place: ::core::option::Option<Place>,
+    #[prost(string, tag = "2")]
+    pub issuer: ::prost::alloc::string::String,
+    /// Exactly one of these two.
+    #[prost(bool, tag = "3")]
+    pub any_audience: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "9")]
+    pub locations: ::prost::alloc::vec::Vec<TokenLocation>,
+    #[prost(bool, tag = "10")]
+    pub forward: bool,
+    /// Empty: none.
+    #[prost(string, tag = "11")]
+    pub payload_header: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "12")]
+    pub claim_headers: ::prost::alloc::vec::Vec<ClaimHeader>,
+    #[prost(string, repeated, tag = "13")]
+    pub space_delimited: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "JwtAlgorithm", repeated, tag = "14")]
+    pub algorithms: ::prost::alloc::vec::Vec<i32>,
+    #[prost(uint64, tag = "15")]
+    pub clock_skew_ms: u64,
+    #[prost(message, repeated, tag = "16")]
+    pub bindings: ::prost::alloc::vec::Vec<ClientBinding>,
+    #[prost(uint64, tag = "17")]
+    pub max_stale_ms: u64,
+    #[prost(oneof = "jwt_rule::Keys", tags = "5, 6, 7, 8")]
+    pub keys: ::core::option::Option<jwt_rule::Keys>,
+}
+/// Nested message and enum types in `JwtRule`.
+pub mod jwt_rule {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Keys {
+        /// A key set (RFC 7517).
+        #[prost(string, tag = "5")]
+        Inline(::prost::alloc::string::String),
+        /// Fetched by control from there: see KeySet.
+        #[prost(string, tag = "6")]
+        Uri(::prost::alloc::string::String),
+        /// Fetched by control from where the issuer says: see KeySet.
+        #[prost(bool, tag = "7")]
+        Discovered(bool),
+        /// Of a file that cannot be read: there are none.
+        #[prost(string, tag = "8")]
+        File(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenLocation {
+    #[prost(oneof = "token_location::At", tags = "1, 2, 3")]
+    pub at: ::core::option::Option<token_location::At>,
+}
+/// Nested message and enum types in `TokenLocation`.
+pub mod token_location {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum At {
+        #[prost(message, tag = "1")]
+        Header(super::TokenHeader),
+        #[prost(string, tag = "2")]
+        Param(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Cookie(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimHeader {
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub claim: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClientBinding {
+    #[prost(string, tag = "1")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub principals: ::prost::alloc::vec::Vec<StringMatch>,
+}
+/// The keys of one provider, as control fetched them last. Sent to the proxies whose rules name the provider, each time that
+/// they were fetched, also if they are the same: a proxy believes them for a limited time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeySet {
+    /// JwtRule::provider.
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub fetched_unix: u64,
+    /// As it was fetched (RFC 7517).
+    #[prost(bytes = "vec", tag = "3")]
+    pub jwks: ::prost::alloc::vec::Vec<u8>,
+    /// The newest WantKeys of this stream that came before this fetch began: who asked knows by it that their key is not there.
+    #[prost(uint64, tag = "4")]
+    pub answers: u64,
+}
+/// A token names a key that is not in the set: control may fetch it anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WantKeys {
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// Grows on a stream.
+    #[prost(uint64, tag = "2")]
+    pub ask: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum JwtAlgorithm {
+    Unspecified = 0,
+    Rs256 = 1,
+    Rs384 = 2,
+    Rs512 = 3,
+    Ps256 = 4,
+    Ps384 = 5,
+    Ps512 = 6,
+    Es256 = 7,
+    Es384 = 8,
+    Eddsa = 9,
+}
+impl JwtAlgorithm {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "JWT_ALGORITHM_UNSPECIFIED",
+            Self::Rs256 => "JWT_ALGORITHM_RS256",
+            Self::Rs384 => "JWT_ALGORITHM_RS384",
+            Self::Rs512 => "JWT_ALGORITHM_RS512",
+            Self::Ps256 => "JWT_ALGORITHM_PS256",
+            Self::Ps384 => "JWT_ALGORITHM_PS384",
+            Self::Ps512 => "JWT_ALGORITHM_PS512",
+            Self::Es256 => "JWT_ALGORITHM_ES256",
+            Self::Es384 => "JWT_ALGORITHM_ES384",
+            Self::Eddsa => "JWT_ALGORITHM_EDDSA",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "JWT_ALGORITHM_UNSPECIFIED" => Some(Self::Unspecified),
+            "JWT_ALGORITHM_RS256" => Some(Self::Rs256),
+            "JWT_ALGORITHM_RS384" => Some(Self::Rs384),
+            "JWT_ALGORITHM_RS512" => Some(Self::Rs512),
+            "JWT_ALGORITHM_PS256" => Some(Self::Ps256),
+            "JWT_ALGORITHM_PS384" => Some(Self::Ps384),
+            "JWT_ALGORITHM_PS512" => Some(Self::Ps512),
+            "JWT_ALGORITHM_ES256" => Some(Self::Es256),
+            "JWT_ALGORITHM_ES384" => Some(Self::Es384),
+            "JWT_ALGORITHM_EDDSA" => Some(Self::Eddsa),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProxyMessage {
-    #[prost(oneof = "proxy_message::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "proxy_message::Message", tags = "1, 2, 3, 4, 5, 20")]
     pub message: ::core::option::Option<proxy_message::Message>,
 }
 /// Nested message and enum types in `ProxyMessage`.
@@ -476,6 +673,8 @@ pub mod proxy_message {
         Release(super::Release),
         #[prost(message, tag = "5")]
         Flows(super::FlowReport),
+        #[prost(message, tag = "20")]
+        WantKeys(super::WantKeys),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -552,7 +751,7 @@ pub struct Release {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -576,6 +775,9 @@ pub mod control_message {
         /// Only to proxies that evaluate POLICY_FEATURE_SOURCE_LABELS.
         #[prost(message, tag = "8")]
         PeerLabels(super::PeerLabels),
+        /// Only to proxies that know users.
+        #[prost(message, tag = "20")]
+        Keys(super::KeySet),
     }
 }
 /// Why control will not serve this proxy; the stream ends after it.
@@ -639,6 +841,9 @@ pub struct PolicySet {
     /// Whom its CUSTOM policies ask, each once; only to proxies that evaluate POLICY_FEATURE_CUSTOM.
     #[prost(message, repeated, tag = "3")]
     pub authorizers: ::prost::alloc::vec::Vec<Authorizer>,
+    /// The same of whose tokens are believed. In force together with the policies, so that no rule about users stands alone.
+    #[prost(message, repeated, tag = "20")]
+    pub authentications: ::prost::alloc::vec::Vec<RequestAuthentication>,
 }
 /// What control knows of peers, as far as the policies that select this workload look at it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -887,6 +1092,9 @@ pub struct Denial {
     pub policy: ::prost::alloc::string::String,
     #[prost(string, tag = "10")]
     pub rule: ::prost::alloc::string::String,
+    /// In monitor: it was let through all the same.
+    #[prost(bool, tag = "11")]
+    pub would_deny: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Certificate {
@@ -914,6 +1122,18 @@ pub struct Event {
     pub level: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
+}
+/// The JSON of `postern explain`: what flags say.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    #[prost(string, tag = "1")]
+    pub question: ::prost::alloc::string::String,
+}
+/// The JSON of `postern explain --output json`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainAnswer {
+    #[prost(string, tag = "1")]
+    pub answer: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -1588,6 +1808,28 @@ pub mod view_client {
                 .insert(GrpcMethod::new("postern.control.v1.View", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Would a request be allowed now, and by which rule?
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainAnswer>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.control.v1.View/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.control.v1.View", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1614,6 +1856,11 @@ pub mod view_server {
             &self,
             request: tonic::Request<super::WatchRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Would a request be allowed now, and by which rule?
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainAnswer>, tonic::Status>;
     }
     /// Served on a Unix socket, mode 0600: what the demo's screen and the CLI read; and over mTLS to control's own ID, so that
     /// replicas can put their pictures together.
@@ -1735,6 +1982,49 @@ pub mod view_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.control.v1.View/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: View>(pub Arc<T>);
+                    impl<T: View> tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainAnswer;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as View>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -53,7 +53,7 @@ pub(super) fn look(rule: &Standing<'_>, findings: &mut Vec<Finding>) {
     }
     if allows && !names_a_caller(rule) {
         let says =
-            "names no caller: whoever has any identity in the mesh may, and on a permissive port anybody".to_owned();
+            "tells no caller from another: whoever has any identity may, and without `from`, on a permissive port, anybody".to_owned();
         found(Code::TooBroad, Level::Warning, says);
     }
 }

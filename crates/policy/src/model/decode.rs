@@ -75,7 +75,7 @@ fn read_spec(mut spec: Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mu
         policy.selector = selector.text_map("matchLabels");
         selector.finish(errors);
     }
-    foreign_target(&mut spec, policy, errors);
+    policy.foreign_target = foreign_target(&mut spec, !policy.selector.is_empty(), errors);
     if let Some(node) = spec.take("action") {
         match &node.value {
             Value::Text(text) => match ACTIONS.iter().find(|action| action.as_str() == text) {
@@ -102,12 +102,12 @@ fn read_spec(mut spec: Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mu
 }
 
 /// A document for a gateway or a waypoint is read, so that its mistakes are found, and applies to no sidecar.
-fn foreign_target(spec: &mut Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mut Vec<DocumentError>) {
+pub(super) fn foreign_target(spec: &mut Fields<'_>, selects: bool, errors: &mut Vec<DocumentError>) -> bool {
     let place = spec.place().clone();
     let mut targets = Vec::new();
     targets.extend(spec.child("targetRef"));
     let listed = spec.list("targetRefs");
-    policy.foreign_target = !targets.is_empty() || listed.is_some();
+    let foreign = !targets.is_empty() || listed.is_some();
     if listed.as_ref().is_some_and(Vec::is_empty) {
         spec.error(&place, "targetRefs", "must not be an empty list");
     }
@@ -125,9 +125,10 @@ fn foreign_target(spec: &mut Fields<'_>, policy: &mut AuthorizationPolicy, error
         target.required_text("name");
         target.finish(errors);
     }
-    if policy.foreign_target && !policy.selector.is_empty() {
+    if foreign && selects {
         spec.error(&place, "targetRefs", "cannot be combined with a selector");
     }
+    foreign
 }
 
 /// `provider: {name: ...}`, with CUSTOM and only there.
@@ -220,7 +221,7 @@ fn wrapped<'a>(
 }
 
 /// An item of a list. `{}` is one that matches everything; a dash with nothing behind it is a mistake.
-fn item<'a>(node: &'a Node, path: &str) -> Result<Fields<'a>, DocumentError> {
+pub(super) fn item<'a>(node: &'a Node, path: &str) -> Result<Fields<'a>, DocumentError> {
     if node.value == Value::Null {
         return Err(DocumentError {
             place: node.place.clone(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Field, Shape, column, field, node};
+use super::{Field, Shape, field};
 use crate::authorizer::{Authorizer, Module, Rego, Server};
 
 pub(super) const SPEC: &[Field] = &[
@@ -82,38 +82,17 @@ const _: fn(Authorizer, Server, Rego, Module) = |authorizer, server, rego, modul
     } = module;
 };
 
-/// The whole definition.
-#[must_use]
-pub fn definition() -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": "authorizers.postern.dev" },
-        "spec": {
-            "group": "postern.dev",
-            "scope": "Namespaced",
-            "names": {
-                "kind": "Authorizer",
-                "listKind": "AuthorizerList",
-                "plural": "authorizers",
-                "singular": "authorizer",
-                "categories": ["postern"],
-            },
-            "versions": [{
-                "name": "v1alpha1",
-                "served": true,
-                "storage": true,
-                "additionalPrinterColumns": [
-                    column("Address", ".spec.extAuthz.address"),
-                    column("Query", ".spec.rego.query"),
-                    { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
-                ],
-                "schema": { "openAPIV3Schema": {
-                    "type": "object",
-                    "description": "Whom CUSTOM policies of its namespace ask, or of every namespace if it is in the root namespace.",
-                    "properties": { "spec": node(&Shape::Object(SPEC), "Who is asked: one of two.") },
-                } },
-            }],
-        },
-    })
+pub(super) fn definition() -> Value {
+    super::definition(
+        &super::names("Authorizer", "authorizers", "authorizer", "pauthz"),
+        &[
+            super::column("Address", ".spec.extAuthz.address"),
+            super::column("Query", ".spec.rego.query"),
+        ],
+        &json!({
+            "type": "object",
+            "description": "Whom CUSTOM policies of its namespace ask, or of every namespace if it is in the root namespace.",
+            "properties": { "spec": super::node(&Shape::Object(SPEC), "Who is asked: one of two.") },
+        }),
+    )
 }

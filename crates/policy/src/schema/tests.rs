@@ -3,23 +3,35 @@
 use super::*;
 use crate::document::Object;
 
-/// A policy whose spec has exactly this, at this path.
+/// What is wrong with a document whose spec is exactly this.
 fn decoded(spec: Value) -> Vec<String> {
+    decoded_as("AuthorizationPolicy", spec)
+}
+
+fn decoded_as(kind: &str, spec: Value) -> Vec<String> {
     let object = json!({
         "apiVersion": "postern.dev/v1alpha1",
-        "kind": "AuthorizationPolicy",
+        "kind": kind,
         "metadata": { "name": "p", "namespace": "shop" },
         "spec": spec,
     });
-    let object = Object::from_json(&object, "AuthorizationPolicy/shop/p").unwrap();
-    let errors = AuthorizationPolicy::from_object(&object).err().unwrap_or_default();
-    errors.iter().map(ToString::to_string).collect()
+    let object = Object::from_json(&object, &format!("{kind}/shop/p")).unwrap();
+    let errors = match kind {
+        "AuthorizationPolicy" => AuthorizationPolicy::from_object(&object).err(),
+        _ => crate::RequestAuthentication::from_object(&object).err(),
+    };
+    errors.unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 fn sample(field: &Field) -> Value {
     match (&field.shape, field.name) {
         (Shape::Text, "key") => json!("destination.port"),
+        (Shape::Text, "issuer" | "jwksUri") => json!("https://sso.test"),
+        (Shape::Text, "jwks") => json!("{\"keys\":[]}"),
+        (Shape::Text, "timeout" | "clockSkew" | "maxStale") => json!("5s"),
         (Shape::Text, _) => json!("ALLOW"),
+        (Shape::Bool, _) => json!(true),
+        (Shape::Texts, "algorithms") => json!(["ES256"]),
         (Shape::Ports, _) => json!(["80", 81]),
         (Shape::Anything, _) => json!({ "a": 1 }),
         (Shape::Labels, _) => json!({ "app": "cart" }),
@@ -50,6 +62,22 @@ fn completed(mut spec: Value) -> Value {
             missing(target, "name", json!("x"));
         }
     }
+    if let Some(rule) = spec.pointer_mut("/jwtRules/0") {
+        missing(rule, "issuer", json!("https://sso.test"));
+        missing(rule, "audiences", json!(["a"]));
+        for (list, fields) in [
+            ("fromHeaders", &["name"][..]),
+            ("outputClaimToHeaders", &["header", "claim"]),
+            ("bindToWorkload", &["clientId"]),
+        ] {
+            if let Some(entry) = rule.pointer_mut(&format!("/{list}/0")) {
+                fields.iter().for_each(|name| missing(entry, name, json!("x")));
+            }
+        }
+        if let Some(binding) = rule.pointer_mut("/bindToWorkload/0") {
+            missing(binding, "principals", json!(["*"]));
+        }
+    }
     if let Some(condition) = spec.pointer_mut("/rules/0/when/0") {
         missing(condition, "key", json!("destination.port"));
         missing(condition, "values", json!(["80"]));
@@ -64,7 +92,7 @@ fn leaves(fields: &'static [Field], inside: &dyn Fn(Value) -> Value, into: &mut 
         match field.shape {
             Shape::Object(inner) => leaves(inner, &wrap, into),
             Shape::Objects(inner) => leaves(inner, &|value| wrap(json!([value])), into),
-            Shape::Text | Shape::Texts | Shape::Ports | Shape::Labels | Shape::Anything => {
+            Shape::Text | Shape::Bool | Shape::Texts | Shape::Ports | Shape::Labels | Shape::Anything => {
                 into.push((field.name.to_owned(), wrap(sample(field))));
             }
         }
@@ -113,6 +141,18 @@ fn every_field_of_an_authorizers_schema_is_one_that_authorizers_have() {
     }
 }
 
+#[test]
+fn every_field_of_the_schema_is_one_that_request_authentications_have() {
+    let mut all = Vec::new();
+    leaves(authentication::SPEC, &|value| value, &mut all);
+    assert_eq!(all.len(), 30, "{all:?}");
+    for (name, spec) in all {
+        let spec = completed(spec);
+        let errors = decoded_as("RequestAuthentication", spec.clone());
+        assert!(errors.is_empty(), "{name}: {spec}: {errors:?}");
+    }
+}
+
 /// Kubernetes would drop it otherwise, and nobody would be told.
 #[test]
 fn every_map_of_spec_keeps_what_it_does_not_know() {
@@ -134,7 +174,7 @@ fn every_map_of_spec_keeps_what_it_does_not_know() {
         }
         maps
     }
-    for (definition, maps) in [(definition(), 12), (authorizer_definition(), 6)] {
+    for ((_, definition), maps) in definitions().into_iter().zip([12, 9, 6]) {
         let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         assert_eq!(check(spec, "spec"), maps);
     }

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use super::head::Scanned;
 use super::{Meta, Refused};
 use crate::exchange::Leg;
-use crate::http::{Version, answer};
+use crate::http::Version;
+use crate::http::answer::{self, Told};
 use crate::limits::{HEAD_READ, LINGER_BYTES, LINGER_DEADLINE, MAX_HEAD_BYTES};
 use crate::outcome::{BadRequest, Failure};
 use crate::scratch;
@@ -84,10 +85,10 @@ where
     IO: AsyncWrite + Unpin,
 {
     let exchange = refused.exchange.as_ref();
-    let id = exchange.and_then(|exchange| exchange.decision_id());
+    let told = exchange.map_or_else(Told::default, |exchange| Told::of(exchange));
     let response = match refused.text.as_str() {
-        "" => answer::refusal(refused.failure, meta.grpc, Version::H1, id),
-        text => answer::refusal_saying(refused.failure, meta.grpc, Version::H1, id, text),
+        "" => answer::refusal(refused.failure, meta.grpc, Version::H1, told),
+        text => answer::refusal_saying(refused.failure, meta.grpc, Version::H1, told, text),
     };
     if let Some(exchange) = exchange {
         exchange.fail(refused.failure);

@@ -110,7 +110,9 @@ impl<'a> Connection<'a> {
         self.nominated.len() <= MAX_NOMINATED
     }
 
-    fn takes_away(&self, name: &str) -> bool {
+    /// Is a field of this name one of them?
+    #[must_use]
+    pub fn takes_away(&self, name: &str) -> bool {
         self.nominated
             .iter()
             .any(|nominated| nominated.eq_ignore_ascii_case(name.as_bytes()))

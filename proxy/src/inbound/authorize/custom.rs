@@ -95,7 +95,9 @@ impl Question {
                 if !tolerated {
                     permit.conclude(worker, &state, exchange)?;
                 }
-                permit.generation.set(state.generation);
+                if permit.look().is_none() {
+                    permit.generation.set(state.generation);
+                }
                 permit.rules.set(state.rules);
                 let _ = permit.asked.set(check);
                 return Ok((permit, edits));
@@ -141,7 +143,8 @@ impl Permit {
         if !state.compiled.has_custom() || state.workload.mode == Mode::Discover {
             return false;
         }
-        let about = self.about(exchange);
+        let look = self.look();
+        let about = self.about(look.as_deref(), exchange);
         let matched = about.under(state, |compiled, request| compiled.custom(request).next().is_some());
         matched.unwrap_or(false)
     }
@@ -150,7 +153,8 @@ impl Permit {
         if !state.compiled.has_custom() || state.workload.mode == Mode::Discover {
             return Ok(Vec::new());
         }
-        self.about(exchange).under(state, |compiled, request| {
+        let look = self.look();
+        self.about(look.as_deref(), exchange).under(state, |compiled, request| {
             let custom = compiled.custom(request);
             custom
                 .map(|(provider, matched)| Asked::of(state, provider, matched))

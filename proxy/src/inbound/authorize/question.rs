@@ -4,28 +4,34 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, Uri, Version, header};
 use postern_authorizer::{Check, Http, Peer};
 use serde_json::{Map, json};
 
 use super::decision_id;
-use crate::exchange::{Exchange, Target};
+use crate::exchange::Exchange;
 use crate::inbound::authenticate::Caller;
+use crate::inbound::user::Look;
 use crate::inbound::{Connection, sanitize};
+use crate::outcome::Failure;
 use crate::worker::Worker;
 
 /// A whole head.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::inbound) struct Whole<'a> {
     pub(in crate::inbound) fields: &'a HeaderMap,
+    pub(in crate::inbound) uri: &'a Uri,
+    pub(in crate::inbound) look: Option<&'a Look>,
     pub(in crate::inbound) version: Version,
 }
 
-pub(super) fn of(connection: &Connection, whole: Option<Whole<'_>>, exchange: &Exchange) -> Check {
+pub(super) fn of(connection: &Connection, whole: Option<Whole<'_>>, exchange: &Exchange) -> Result<Check, Failure> {
     let (caller, port) = (&connection.caller, &connection.port);
     let mut check = of_stream(&connection.worker, caller, port.number, port.app.ip());
-    check.http = whole.map(|whole| http(&connection.worker, caller, whole, exchange));
-    check
+    check.http = whole
+        .map(|whole| http(&connection.worker, caller, whole, exchange))
+        .transpose()?;
+    Ok(check)
 }
 
 /// Of bytes there is only who calls whom.
@@ -54,12 +60,19 @@ pub(super) fn of_stream(worker: &Worker, caller: &Caller, port: u16, destination
     }
 }
 
-fn http(worker: &Worker, caller: &Caller, whole: Whole<'_>, exchange: &Exchange) -> Http {
+fn http(worker: &Worker, caller: &Caller, whole: Whole<'_>, exchange: &Exchange) -> Result<Http, Failure> {
     let head = exchange.head();
-    let path = head.map_or("", |head| match &head.target {
-        Target::Uri(uri) => uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
-        Target::Path(path) => path,
-    });
+    // A token that the app will not see is nobody else's either.
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    (parts.headers, parts.uri) = (whole.fields.clone(), whole.uri.clone());
+    if let Some(look) = whole.look {
+        look.clean(&mut parts)?;
+    }
+    sanitize::request(&mut parts.headers, caller);
+    if let Some(look) = whole.look {
+        look.tell(&mut parts.headers);
+    }
+    let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut asked = Http {
         id: decision_id(worker.id),
         method: head.map_or_else(String::new, |head| head.method.to_string()),
@@ -76,11 +89,9 @@ fn http(worker: &Worker, caller: &Caller, whole: Whole<'_>, exchange: &Exchange)
         // Bodies are not sent: a request waits for no byte of its own.
         body: None,
     };
-    let mut fields = whole.fields.clone();
-    sanitize::request(&mut fields, caller);
     // It is the authority.
-    fields.remove(header::HOST);
-    for (name, value) in &fields {
+    parts.headers.remove(header::HOST);
+    for (name, value) in &parts.headers {
         match asked.headers.get_mut(name.as_str()) {
             // HTTP/2 may split it (RFC 9113 section 8.2.3); a comma would make it another cookie.
             Some(known) if name == header::COOKIE => {
@@ -91,7 +102,7 @@ fn http(worker: &Worker, caller: &Caller, whole: Whole<'_>, exchange: &Exchange)
         }
     }
     asked.finish();
-    asked
+    Ok(asked)
 }
 
 fn length(fields: &HeaderMap) -> i64 {

@@ -71,7 +71,7 @@ breaks! {
         facts.replicas.as_mut().unwrap()[0].body.ca_connected = false;
     };
     "PC-029", pc_029: "1 of 2 show what they know", |facts| drop(facts.replicas.as_mut().unwrap().pop());
-    "PC-030", pc_030: "policies cannot be applied", |facts| facts.crds.as_mut().unwrap().clear();
+    "PC-030", pc_030: "policies cannot be applied", |facts| drop(facts.crds.as_mut().unwrap().pop());
     "PC-031", pc_031: "no pod gets a proxy", |facts| facts.mutating.as_mut().unwrap().clear();
     "PC-032", pc_032: "a wrong policy is not refused", |facts| facts.validating.as_mut().unwrap().clear();
     "PC-033", pc_033: "failurePolicy is Ignore", |facts| {

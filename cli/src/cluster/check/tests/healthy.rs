@@ -128,6 +128,9 @@ pub(super) fn healthy() -> Facts {
                 "../../../../../charts/postern/files/crd-authorizationpolicies.yaml"
             )),
             established(include_str!("../../../../../charts/postern/files/crd-authorizers.yaml")),
+            established(include_str!(
+                "../../../../../charts/postern/files/crd-requestauthentications.yaml"
+            )),
         ]),
         mutating: Ok(typed(json!([{
             "metadata": { "name": "postern-injector" },
