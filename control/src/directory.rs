@@ -218,7 +218,8 @@ fn what_denies(document: Document) -> Option<Document> {
         Document::Policy(policy) => matches!(policy.action, Action::Deny | Action::Custom).then_some(document),
         Document::Authentication(it) => matches!(it.content, Content::Unreadable { .. }).then_some(document),
         Document::PeerAuthentication(peer) => peer.only_strict().map(|it| Document::PeerAuthentication(Arc::new(it))),
-        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) => None,
+        // Without an Authorizer the policies that ask it deny.
+        Document::Namespace(_) | Document::Service(_) | Document::Workload(_) | Document::Authorizer(_) => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postern_identity::TrustDomain;
 use postern_policy::document::{DocumentError, Object, Place, nearest};
-use postern_policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, Authorizer, PeerAuthentication, RequestAuthentication};
 
 mod authentication;
 mod namespace;
@@ -39,6 +39,7 @@ pub(crate) enum Document {
     Service(Arc<Service>),
     Workload(Arc<Workload>),
     Policy(AuthorizationPolicy),
+    Authorizer(Arc<Authorizer>),
     Authentication(Arc<RequestAuthentication>),
     PeerAuthentication(Arc<PeerAuthentication>),
 }
@@ -52,11 +53,12 @@ pub(crate) struct Key {
 }
 
 /// The kinds that this source reads, as `apiVersion` and `kind`.
-pub(crate) const KINDS: [(&str, &str); 12] = [
+pub(crate) const KINDS: [(&str, &str); 13] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
     ("postern.dev/v1alpha1", "Workload"),
     ("postern.dev/v1alpha1", "AuthorizationPolicy"),
+    ("postern.dev/v1alpha1", "Authorizer"),
     ("security.istio.io/v1", "AuthorizationPolicy"),
     // The same document: what most policy sets still say.
     ("security.istio.io/v1beta1", "AuthorizationPolicy"),
@@ -78,6 +80,9 @@ pub(crate) fn decode(object: &Object, trust_domain: &TrustDomain) -> Result<Docu
         }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
             AuthorizationPolicy::from_object(object).map(Document::Policy)
+        }
+        ("postern.dev/v1alpha1", "Authorizer") => {
+            postern_authorizer::document::read(object).map(|authorizer| Document::Authorizer(Arc::new(authorizer)))
         }
         ("postern.dev/v1alpha1" | "security.istio.io/v1" | "security.istio.io/v1beta1", "RequestAuthentication") => {
             authentication::decode(object).map(|document| Document::Authentication(Arc::new(document)))
@@ -178,6 +183,7 @@ impl Document {
             Self::Service(service) => ("Service", service.namespace.as_str(), service.name.as_str()),
             Self::Workload(workload) => ("Workload", workload.namespace.as_str(), workload.name.as_str()),
             Self::Policy(policy) => ("AuthorizationPolicy", policy.namespace.as_str(), policy.name.as_str()),
+            Self::Authorizer(asked) => ("Authorizer", asked.namespace.as_str(), asked.name.as_str()),
             Self::Authentication(document) => (
                 "RequestAuthentication",
                 document.namespace.as_str(),
@@ -203,6 +209,7 @@ impl Document {
             Self::Service(service) => &service.place,
             Self::Workload(workload) => &workload.place,
             Self::Policy(policy) => &policy.place,
+            Self::Authorizer(authorizer) => &authorizer.place,
             Self::Authentication(document) => &document.place,
             Self::PeerAuthentication(document) => &document.place,
         }

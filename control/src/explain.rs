@@ -14,7 +14,7 @@ use postern_policy::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Model, Workload};
+use crate::model::{Model, Workload, denying};
 use crate::protocol::Protocol;
 use crate::state::unix_ms;
 
@@ -353,11 +353,13 @@ struct Pools {
     open: Compiled,
     /// Those that may, with the label that it hangs on.
     maybe: Vec<(String, String)>,
+    /// CUSTOM policies whose provider is not there, `namespace/name`, and why: they deny.
+    unasked: Vec<(String, String)>,
 }
 
 impl Pools {
     fn of(model: &Model, called: &Called<'_>) -> Self {
-        let (mut closed, mut open, mut maybe) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut closed, mut open, mut maybe, mut unasked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let namespace_labels = model.described_labels_of(called.namespace);
         for policy in &model.policies {
             let selected = called.selected_by(model, policy);
@@ -365,10 +367,16 @@ impl Pools {
                 continue;
             }
             // What hangs on labels of the workload is settled where they are all known.
-            let policy = match namespace_labels {
+            let mut policy = match namespace_labels {
                 Some(of_namespace) if called.all_labels => policy.resolved(&called.labels, of_namespace),
                 _ => policy.clone(),
             };
+            if policy.action == Action::Custom
+                && let Err(why) = model.provider_of(&policy)
+            {
+                unasked.push((format!("{}/{}", policy.namespace, policy.name), why));
+                policy = denying(policy);
+            }
             if selected.is_none() {
                 let label = policy
                     .selector
@@ -392,6 +400,7 @@ impl Pools {
             closed: Compiled::new(closed),
             open: Compiled::new(open),
             maybe,
+            unasked,
         }
     }
 
@@ -438,7 +447,11 @@ impl Pools {
                 told(chosen, None, because)
             }
             (verdict, _) => {
-                let because = chosen.to_string();
+                let mut because = chosen.to_string();
+                let by = chosen.by.as_ref().map(|by| format!("{}/{}", by.namespace, by.name));
+                if let Some((_, why)) = self.unasked.iter().find(|(policy, _)| Some(policy) == by.as_ref()) {
+                    because.push_str(&format!("; {why}"));
+                }
                 told(chosen, verdict, because)
             }
         }

@@ -214,7 +214,12 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
         complaint: Complaint::default(),
         deaf_until: Instant::now(),
     }));
-    for kind in [Kind::Policies, Kind::Authentications, Kind::PeerAuthentications] {
+    for kind in [
+        Kind::Policies,
+        Kind::Authorizers,
+        Kind::Authentications,
+        Kind::PeerAuthentications,
+    ] {
         tasks.spawn(keep_on(rules(
             "postern.dev",
             "v1alpha1",
@@ -237,7 +242,7 @@ fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> Join
 
 type Keep = Box<dyn Fn(DynamicObject) -> Option<Item> + Send + Sync>;
 
-/// AuthorizationPolicies, RequestAuthentications or PeerAuthentications.
+/// AuthorizationPolicies, Authorizers, RequestAuthentications or PeerAuthentications.
 fn rules(
     group: &str,
     version: &str,
@@ -255,6 +260,10 @@ fn rules(
             let kind = GroupVersionKind::gvk(group, version, "PeerAuthentication");
             ApiResource::from_gvk_with_plural(&kind, "peerauthentications")
         }
+        Kind::Authorizers => {
+            let kind = GroupVersionKind::gvk(group, version, "Authorizer");
+            ApiResource::from_gvk_with_plural(&kind, "authorizers")
+        }
         Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
             resource(group, version)
         }
@@ -267,6 +276,7 @@ fn rules(
         Kind::PeerAuthentications | Kind::IstioPeerAuthentications => Box::new(move |object| {
             peer_authentications::PeerAuthenticationItem::keep(&object, &api_version).map(Item::PeerAuthentication)
         }),
+        Kind::Authorizers => Box::new(|object| policies::AuthorizerItem::keep(&object).map(Item::Authorizer)),
         Kind::Policies | Kind::IstioPolicies | Kind::Namespaces | Kind::Pods | Kind::Services | Kind::Slices => {
             Box::new(move |object| {
                 policies::PolicyItem::keep(object, &api_version).map(|policy| Item::Policy(Box::new(policy)))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use postern_identity::SpiffeId;
 use postern_policy::peer_authentication::PortModes;
-use postern_policy::{AuthorizationPolicy, Mode, PeerAuthentication, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, Authorizer, Mode, PeerAuthentication, RequestAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -16,10 +16,12 @@ use crate::source::Load;
 mod backends;
 mod conditions;
 mod doors;
+mod providers;
 mod ranges;
 mod resolve;
 
 pub(crate) use doors::{Fault, FaultKind};
+pub(crate) use providers::{Asked, denying};
 pub(crate) use ranges::Range;
 pub(crate) use resolve::octets;
 
@@ -36,6 +38,7 @@ pub(crate) struct Model {
     pub(crate) policies: Vec<AuthorizationPolicy>,
     pub(crate) authentications: Vec<Arc<RequestAuthentication>>,
     pub(crate) peer_authentications: Vec<Arc<PeerAuthentication>>,
+    authorizers: BTreeMap<Name, Arc<Authorizer>>,
     /// Where in the policies those of a namespace are.
     policies_in: HashMap<String, Vec<usize>>,
     /// Which workloads have an address, and which Services.
@@ -113,6 +116,10 @@ impl Model {
                     let of_namespace = model.policies_in.entry(policy.namespace.clone()).or_default();
                     of_namespace.push(model.policies.len());
                     model.policies.push(policy.clone());
+                }
+                Document::Authorizer(authorizer) => {
+                    let key = (authorizer.namespace.clone(), authorizer.name.clone());
+                    model.authorizers.insert(key, Arc::clone(authorizer));
                 }
                 Document::Authentication(document) => model.authentications.push(Arc::clone(document)),
                 Document::PeerAuthentication(document) => model.peer_authentications.push(Arc::clone(document)),

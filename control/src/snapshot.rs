@@ -4,16 +4,16 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postern_api::authentication_wire;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 use postern_api::mtls_wire;
 use postern_api::policy_wire::{mode_to_wire, to_wire};
+use postern_api::{authentication_wire, authorizer_wire};
 use postern_policy::authentication::JwtRule;
-use postern_policy::{Feature, FeatureSet, Mode};
+use postern_policy::{Action, Feature, FeatureSet, Mode};
 
 use crate::documents::Capture;
-use crate::model::{Model, Workload, octets};
+use crate::model::{Asked, Model, Workload, octets};
 use crate::state::Bundles;
 
 /// Its own workload. A proxy that knows no PeerAuthentication goes by the mode: where one is stricter than that, it is told the
@@ -60,22 +60,34 @@ pub(crate) fn workload(model: &Model, workload: &Workload, features: FeatureSet,
 /// The policies that select it, without what it cannot evaluate.
 pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet, version: u64) -> wire::PolicySet {
     let (own, of_namespace) = (&workload.document.labels, model.labels_of(&workload.document.namespace));
-    let policies = model.policies_of(workload).filter_map(|policy| {
-        let policy = match policy.has_destination_labels() {
-            true => Cow::Owned(policy.resolved(own, of_namespace)),
-            false => Cow::Borrowed(policy),
-        };
-        if features.covers(policy.features()) {
-            Some(to_wire(&policy))
-        } else {
-            policy.masked(features).as_ref().map(to_wire)
+    let mut asked = Asked::default();
+    let mut policies = Vec::new();
+    for policy in model.policies_of(workload) {
+        let mut policy = Cow::Borrowed(policy);
+        if policy.has_destination_labels() {
+            policy = Cow::Owned(policy.resolved(own, of_namespace));
         }
-    });
+        if !features.covers(policy.features()) {
+            match policy.masked(features) {
+                Some(masked) => policy = Cow::Owned(masked),
+                None => continue,
+            }
+        }
+        if policy.action == Action::Custom {
+            policy = Cow::Owned(asked.settle(model, policy.into_owned()));
+        }
+        policies.push(to_wire(&policy));
+    }
     // To a proxy that knows no users every rule about them was left out, or broadened.
     let authentications = model.authentications_of(workload).filter(|_| knows_users(features));
     wire::PolicySet {
         version,
-        policies: policies.collect(),
+        policies,
+        authorizers: asked
+            .authorizers
+            .iter()
+            .map(|authorizer| authorizer_wire::to_wire(authorizer))
+            .collect(),
         authentications: authentications
             .map(|document| authentication_wire::to_wire(document))
             .collect(),

@@ -53,7 +53,7 @@ impl State {
             }
         };
         let same = previous.is_there()
-            && previous.model.policies == model.policies
+            && previous.model.has_same_policies(&model)
             && previous.model.authentications == model.authentications;
         Self {
             revisions,

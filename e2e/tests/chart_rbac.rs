@@ -50,6 +50,8 @@ const GRANTS: &[Grant] = &[
         why: "which pods are ready for a Service", code: ("control/src", "EndpointSlice") },
     Grant { who: "postern-control", place: CLUSTER, group: "postern.dev", resource: "authorizationpolicies", object: ANY, verbs: &["list", "watch"],
         why: "policies", code: ("control/src", "authorizationpolicies") },
+    Grant { who: "postern-control", place: CLUSTER, group: "postern.dev", resource: "authorizers", object: ANY, verbs: &["list", "watch"],
+        why: "whom CUSTOM policies ask", code: ("control/src", "authorizers") },
     Grant { who: "postern-control", place: CLUSTER, group: "security.istio.io", resource: "authorizationpolicies", object: ANY, verbs: &["list", "watch"],
         why: "policies that were brought along", code: ("control/src", "security.istio.io") },
     Grant { who: "postern-control", place: CLUSTER, group: "postern.dev", resource: "requestauthentications", object: ANY, verbs: &["list", "watch"],

@@ -14,6 +14,8 @@ const AUTHORIZATIONS: &str = "authorizationpolicies";
 const AUTHENTICATIONS: &str = "requestauthentications";
 /// The resource of peer authentications.
 const PEER_AUTHENTICATIONS: &str = "peerauthentications";
+/// The resource of whom CUSTOM policies ask.
+const AUTHORIZERS: &str = "authorizers";
 /// Faults that one refusal names; the rest are counted.
 const MAX_NAMED: usize = 8;
 
@@ -26,6 +28,8 @@ pub enum Kind {
     Authentication,
     /// What ports take.
     PeerAuthentication,
+    /// Whom CUSTOM policies ask.
+    Authorizer,
 }
 
 impl Kind {
@@ -36,6 +40,7 @@ impl Kind {
             (AUTHORIZATIONS, Self::Authorization),
             (AUTHENTICATIONS, Self::Authentication),
             (PEER_AUTHENTICATIONS, Self::PeerAuthentication),
+            (AUTHORIZERS, Self::Authorizer),
         ];
         let kind = kinds
             .into_iter()
@@ -67,6 +72,7 @@ fn check(kind: Kind, mut policy: Value, namespace: &str) -> Result<(), Vec<Docum
     let object = Object::from_json(&policy, &origin)?;
     match kind {
         Kind::Authorization => AuthorizationPolicy::from_object(&object).map(drop),
+        Kind::Authorizer => postern_authorizer::document::read(&object).map(drop),
         Kind::Authentication => {
             let document = RequestAuthentication::from_object(&object)?;
             let errors = postern_token::key_set::errors_in_cluster(&document);
@@ -114,6 +120,31 @@ mod tests {
         assert_eq!(
             refusal(&json!([{ "to": [{ "operation": { "methods": ["GET"] } }] }])),
             None
+        );
+    }
+
+    #[test]
+    fn an_authorizers_fields_and_its_rego_are_looked_at() {
+        let refusal = |spec: Value| {
+            let authorizer = json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
+                "metadata": { "name": "opa" }, "spec": spec,
+            });
+            match verdict(Kind::Authorizer, authorizer, "shop") {
+                Verdict::Refused { message } => Some(message),
+                Verdict::Allowed { .. } | Verdict::Later { .. } => None,
+            }
+        };
+        let rego = |text: &str| json!({ "rego": { "modules": [{ "name": "a.rego", "text": text }] } });
+        assert_eq!(refusal(json!({ "extAuthz": { "address": "opa.policy:9191" } })), None);
+        assert_eq!(refusal(rego("package envoy.authz\ndefault allow := false")), None);
+        let message = refusal(json!({ "extAuthz": { "adress": "opa.policy:9191" } })).unwrap_or_default();
+        assert!(message.contains("did you mean `address`?"), "{message}");
+        let message = refusal(rego("package envoy.authz\nallow if http.send({})")).unwrap_or_default();
+        assert!(
+            message.starts_with("Authorizer/shop/opa:spec.rego.modules[0].text: module `a.rego`, line 2,")
+                && message.contains("http.send"),
+            "{message}"
         );
     }
 

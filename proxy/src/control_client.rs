@@ -119,6 +119,8 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             workload: None,
             compiled: None,
             peers: Arc::default(),
+            providers: Arc::default(),
+            rules: 0,
             users: Users::default(),
         },
         versions: Versions::default(),

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use postern_authorizer::Refusal;
 // The system's monotonic clock, which tests may move.
 use tokio::time::Instant;
 
@@ -146,6 +147,7 @@ pub struct Exchange {
     challenge: OnceCell<Box<str>>,
     audited: OnceCell<Audited>,
     permit: OnceCell<Permit>,
+    refusal: RefCell<Option<Box<Refusal>>>,
     riding: RefCell<Option<Rc<Riding>>>,
     in_clear_to: OnceCell<snapshot::Target>,
     half_closed: Cell<bool>,
@@ -174,6 +176,7 @@ impl Exchange {
             challenge: OnceCell::new(),
             audited: OnceCell::new(),
             permit: OnceCell::new(),
+            refusal: RefCell::new(None),
             riding: RefCell::new(None),
             in_clear_to: OnceCell::new(),
             half_closed: Cell::new(false),
@@ -217,6 +220,17 @@ impl Exchange {
     /// For the log.
     pub fn denied(&self, denial: Denial) {
         let _ = self.denial.set(denial);
+    }
+
+    /// In the words of whom a CUSTOM policy asked.
+    pub fn refused_with(&self, refusal: Refusal) {
+        *self.refusal.borrow_mut() = Some(Box::new(refusal));
+    }
+
+    /// See [`Exchange::refused_with`].
+    #[must_use]
+    pub fn take_refusal(&self) -> Option<Box<Refusal>> {
+        self.refusal.take()
     }
 
     /// For the log.

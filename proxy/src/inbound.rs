@@ -7,6 +7,7 @@
 
 pub mod authenticate;
 pub mod authorize;
+mod edit;
 mod fields;
 pub mod forward;
 pub mod http;
@@ -166,7 +167,14 @@ async fn run(connection: Rc<Connection>, transport: Rewound<Transport>, served: 
 async fn serve_opaque(connection: Rc<Connection>, transport: Rewound<Transport>) {
     let way = connection.way(Protocol::Tcp);
     let exchange = Exchange::begin(way, None);
-    let admitted = authorize::stream(&connection, &exchange);
+    let admitted = match authorize::stream(&connection, &exchange) {
+        Ok(authorize::Admission::Permitted(permit)) => Ok(permit),
+        // What it would edit is of requests. The client may go meanwhile: that is found out when bytes move.
+        Ok(authorize::Admission::Asks(question)) => Box::pin(question.ask(&connection, &exchange))
+            .await
+            .map(|(permit, _)| permit),
+        Err(failure) => Err(failure),
+    };
     let relayed = match admitted {
         Err(failure) => Err(failure),
         Ok(permit) => {

@@ -37,6 +37,7 @@ pub mod outcome;
 mod pod;
 mod probes;
 mod process;
+pub mod providers;
 pub mod redirect;
 mod scratch;
 pub mod snapshot;

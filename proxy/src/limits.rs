@@ -22,6 +22,11 @@ pub const HALF_CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// From the last byte of a request to the first of its answer. Streams and long polls live on the body deadline.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
+/// From a change of rules to the end of a stream of which CUSTOM policies do not agree any more: within the second that every
+/// change has, with what the waking takes.
+pub const RECHECK_DEADLINE: Duration = Duration::from_millis(900);
+/// How often whom CUSTOM policies ask may change while one request is asked about.
+pub const MAX_CUSTOM_ROUNDS: usize = 8;
 /// Control answers a first Resolve from memory.
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);
 /// Request and answer heads: 100 fields within 32 KiB (Envoy allows 60 KiB; no service of ours needs more).

@@ -49,6 +49,12 @@ pub async fn serve_explicit(worker: Rc<Worker>, stream: Stream) {
     explicit::serve(&worker, stream).await;
 }
 
+/// HTTP/2 of the proxy's own to a service of the mesh; in clear it goes nowhere.
+pub(crate) async fn serve_own(worker: Rc<Worker>, stream: tokio::io::DuplexStream, target: Target) {
+    let client = Rewound::new(Bytes::new(), Stream::InProcess(stream));
+    let _ = http::serve(&worker, client, Version::H2, Aim::Secured(target), None).await;
+}
+
 /// A connection of which the destination is settled: captured, or a CONNECT tunnel.
 async fn serve_fixed<IO>(worker: &Rc<Worker>, mut client: Rewound<IO>, target: Target, address: Option<SocketAddr>)
 where

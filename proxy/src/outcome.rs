@@ -48,6 +48,12 @@ pub enum Failure {
     // -- policy
     /// A decision.
     Denied(Reason),
+    /// Whom a CUSTOM policy asks said no.
+    CustomDenied,
+    /// It gave no valid answer, or could not be asked.
+    CustomError,
+    /// It gave none in time.
+    CustomTimeout,
     /// The same, and a login would change it: there is no user, or one who logged in too weakly or too long ago.
     NeedsLogin(Reason),
     /// The same, and a token that reaches further would change it.
@@ -158,6 +164,9 @@ impl Failure {
             Self::NeedsLogin(reason) => facts(Blame::Policy, 401, 16, false, reason.as_str(), Level::INFO),
             Self::NeedsScope(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
             Self::Denied(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
+            Self::CustomDenied => facts(Blame::Policy, 403, 7, false, "custom_denied", Level::INFO),
+            Self::CustomError => facts(Blame::Policy, 403, 7, false, "custom_error", Level::WARN),
+            Self::CustomTimeout => facts(Blame::Policy, 403, 7, false, "custom_timeout", Level::WARN),
             Self::NotHttp => facts(Blame::Policy, 403, 7, true, "not_http", Level::WARN),
             Self::NoIdentity => facts(Blame::Local, 503, 14, false, "no_identity", Level::ERROR),
             Self::IdentityExpired => facts(Blame::Local, 503, 14, false, "identity_expired", Level::ERROR),

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::RESOLVE_DEADLINE;
 use crate::outcome::Failure;
+use crate::providers::Providers;
 
 /// Everything that all workers of a proxy share.
 #[derive(Debug)]
@@ -59,12 +60,16 @@ pub struct Identity {
 pub struct PolicyState {
     /// Grows with each change.
     pub generation: u64,
+    /// Grows with each change of mode, policies or providers: not when merely labels of peers come and go.
+    pub rules: u64,
     /// Our workload as control describes it.
     pub workload: Workload,
     /// The policies that select it.
     pub compiled: Arc<Compiled>,
     /// What control says of peers, as far as those look at it.
     pub peers: Arc<Peers>,
+    /// Whom its CUSTOM policies ask.
+    pub providers: Arc<Providers>,
     /// Whose tokens are believed.
     pub authenticator: Arc<Authenticator>,
     /// By provider of keys, the newest question ([`MissedKeys::ask`]) that its keys answer.

@@ -126,7 +126,7 @@ impl Supervisor {
     }
 
     /// Looks at everything; false if nothing lives.
-    fn look(&self, worker: &Worker) -> bool {
+    fn look(&self, worker: &Rc<Worker>) -> bool {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|weak| weak.strong_count() > 0);
         let pass = Pass {
@@ -175,7 +175,7 @@ async fn run(worker: Rc<Worker>) {
 }
 
 struct Pass<'a> {
-    worker: &'a Worker,
+    worker: &'a Rc<Worker>,
     now: Instant,
     clock: Duration,
     phase: Phase,

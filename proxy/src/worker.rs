@@ -56,6 +56,8 @@ pub struct Worker {
     pub apps: crate::inbound::forward::AppPool,
     /// Connections to peers.
     pub peers: crate::outbound::pool::Pool,
+    /// Whom CUSTOM policies ask.
+    pub askers: crate::providers::Askers,
     /// End users' tokens.
     pub tokens: crate::inbound::user::Tokens,
 }
@@ -73,6 +75,7 @@ impl Worker {
             supervisor: crate::supervise::Supervisor::default(),
             apps: crate::inbound::forward::AppPool::default(),
             peers: crate::outbound::pool::Pool::default(),
+            askers: crate::providers::Askers::default(),
             tokens: crate::inbound::user::Tokens::default(),
         })
     }

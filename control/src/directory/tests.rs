@@ -78,6 +78,7 @@ fn policies(load: &Load) -> Vec<&AuthorizationPolicy> {
             Document::Namespace(_)
             | Document::Service(_)
             | Document::Workload(_)
+            | Document::Authorizer(_)
             | Document::Authentication(_)
             | Document::PeerAuthentication(_) => None,
         })

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use postern_authorizer::document::LOOKS_AT_REGO;
 use postern_identity::TrustDomain;
 use postern_policy::AuthorizationPolicy;
+use postern_policy::authorizer::{Asks, Authorizer};
 use postern_policy::document::{DocumentError, Object, Place, parse_those};
 use postern_policy::lint::{Code, Finding, Level, opaque_port};
 
@@ -80,6 +82,22 @@ impl Offline {
                 findings.extend(opaque_port(&selected, &name, port.number));
             }
         }
+        findings.extend(model.unasked().map(|(policy, why)| Finding {
+            code: Code::NoProvider,
+            level: Level::Warning,
+            place: policy.place.clone(),
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            says: why,
+        }));
+        let rego = |asked: &&Authorizer| matches!(asked.asks, Asks::Rego(_));
+        let unread = model.authorizers().filter(rego).filter(|_| !LOOKS_AT_REGO);
+        findings.extend(unread.map(|authorizer| Finding {
+            code: Code::UnreadRego,
+            level: Level::Note,
+            place: authorizer.place.clone(),
+            policy: authorizer.key(),
+            says: "this build of postern does not look at Rego (feature `rego`)".to_owned(),
+        }));
         // Where no workload is described nobody knows whom a policy selects.
         for policy in model.policies.iter().filter(|policy| !policy.foreign_target) {
             let described = |workload: &Workload| {

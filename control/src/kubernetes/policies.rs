@@ -1,13 +1,15 @@
-//! AuthorizationPolicies, ours and Istio's.
+//! AuthorizationPolicies, ours and Istio's; and whom CUSTOM ones ask.
 //!
 //! One that cannot be decoded denies what it selects, also if an earlier generation of it was good. A directory keeps the last
 //! good state of a file; here that would be a memory that a new replica does not have: two replicas would tell proxies
 //! different things, and a restart would change what is in force. So what is in force follows from the objects alone. (Our
 //! webhook refuses such an object before it is stored; what comes past it is an accident, or an attempt.)
 
+use std::sync::Arc;
+
 use kube::core::DynamicObject;
-use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{DocumentError, Object};
+use postern_policy::{AuthorizationPolicy, Authorizer};
 use serde_json::{Value, json};
 
 use crate::documents::deny_what_it_selects;
@@ -88,4 +90,31 @@ pub(super) fn told(errors: &[DocumentError]) -> Vec<String> {
         told.push(format!("and {more} more"));
     }
     told
+}
+
+/// An Authorizer. One that cannot be read is as good as none: policies that name it deny what they match.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AuthorizerItem {
+    pub(super) in_force: Option<Arc<Authorizer>>,
+    /// `Authorizer/namespace/name`.
+    pub(super) place: String,
+    pub(super) errors: Vec<String>,
+}
+
+impl AuthorizerItem {
+    pub(super) fn keep(object: &DynamicObject) -> Option<Self> {
+        let (object, mut errors) = read(object, "postern.dev/v1alpha1", "Authorizer")?;
+        let mut in_force = None;
+        if errors.is_empty() {
+            match postern_authorizer::document::read(&object) {
+                Ok(authorizer) => in_force = Some(Arc::new(authorizer)),
+                Err(found) => errors = found,
+            }
+        }
+        Some(Self {
+            in_force,
+            place: object.place.file.to_string(),
+            errors: told(&errors),
+        })
+    }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
+use postern_policy::{Action, Authorizer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -56,18 +57,22 @@ pub(super) struct Policy {
     pub(super) item: PolicyItem,
     /// The policy version that brought it in force as it is.
     pub(super) since: u64,
+    /// Whom a CUSTOM one asks, or why it cannot.
+    pub(super) asked: Option<Result<Arc<Authorizer>, String>>,
 }
 
 impl Told {
     /// After `state` was put in force.
     pub(super) fn after(previous: &Self, items: impl Iterator<Item = (Name, PolicyItem)>, state: &State) -> Self {
         let policies = items.map(|(name, item)| {
+            let policy = &item.in_force;
+            let asked = (policy.action == Action::Custom).then(|| state.model.provider_of(policy).cloned());
             let same = previous
                 .policies
                 .get(&name)
-                .filter(|before| before.item.in_force == item.in_force);
+                .filter(|before| before.item.in_force == item.in_force && before.asked == asked);
             let since = same.map_or(state.policy_version, |before| before.since);
-            (name, Policy { item, since })
+            (name, Policy { item, since, asked })
         });
         Self {
             policies: policies.collect(),
@@ -214,9 +219,10 @@ fn status(policy: &Policy, count: Count, before: &Value, now: OffsetDateTime) ->
             "lastTransitionTime": since.unwrap_or_else(|| json!(at(now))),
         })
     };
-    let accepted = match policy.item.errors.as_slice() {
-        [] => make("Accepted", "True", "Accepted", "it is read as it is meant".to_owned()),
-        errors => {
+    let accepted = match (policy.item.errors.as_slice(), &policy.asked) {
+        ([], Some(Err(why))) => make("Accepted", "False", "NoProvider", why.clone()),
+        ([], _) => make("Accepted", "True", "Accepted", "it is read as it is meant".to_owned()),
+        (errors, _) => {
             // Whose status it is, is known.
             let origin = format!("{}:", policy.item.in_force.place.file);
             let errors = errors.iter().map(|error| error.trim_start_matches(&origin));

@@ -11,7 +11,7 @@ use super::authentications::AuthenticationItem;
 use super::namespaces::NamespaceItem;
 use super::peer_authentications::PeerAuthenticationItem;
 use super::pods::PodItem;
-use super::policies::PolicyItem;
+use super::policies::{AuthorizerItem, PolicyItem};
 use super::services::{ServiceItem, SliceItem};
 use crate::documents::{self, Backend, Document};
 use crate::model::Name;
@@ -26,6 +26,7 @@ pub(super) enum Kind {
     Slices,
     Policies,
     IstioPolicies,
+    Authorizers,
     Authentications,
     IstioAuthentications,
     PeerAuthentications,
@@ -40,6 +41,7 @@ pub(super) enum Item {
     Service(ServiceItem),
     Slice(SliceItem),
     Policy(Box<PolicyItem>),
+    Authorizer(AuthorizerItem),
     Authentication(AuthenticationItem),
     PeerAuthentication(PeerAuthenticationItem),
     /// Of a kind that may be missing: it is served. In no world.
@@ -124,13 +126,14 @@ pub(super) struct World {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Namespaces,
         Self::Pods,
         Self::Services,
         Self::Slices,
         Self::Policies,
         Self::IstioPolicies,
+        Self::Authorizers,
         Self::Authentications,
         Self::IstioAuthentications,
         Self::PeerAuthentications,
@@ -145,6 +148,7 @@ impl Kind {
             Self::Slices => "endpointslices.discovery.k8s.io",
             Self::Policies => "authorizationpolicies.postern.dev",
             Self::IstioPolicies => "authorizationpolicies.security.istio.io",
+            Self::Authorizers => "authorizers.postern.dev",
             Self::Authentications => "requestauthentications.postern.dev",
             Self::IstioAuthentications => "requestauthentications.security.istio.io",
             Self::PeerAuthentications => "peerauthentications.postern.dev",
@@ -152,9 +156,18 @@ impl Kind {
         }
     }
 
+    /// Does it show in the status of our policies?
+    fn is_told_of(self) -> bool {
+        matches!(self, Self::Policies | Self::Authorizers)
+    }
+
     fn is_policy(self) -> bool {
         match self {
-            Self::Policies | Self::IstioPolicies | Self::Authentications | Self::IstioAuthentications => true,
+            Self::Policies
+            | Self::IstioPolicies
+            | Self::Authorizers
+            | Self::Authentications
+            | Self::IstioAuthentications => true,
             // What ports take is told with workloads and destinations.
             Self::PeerAuthentications | Self::IstioPeerAuthentications => false,
             Self::Namespaces | Self::Pods | Self::Services | Self::Slices => false,
@@ -169,7 +182,7 @@ impl World {
                 let store = self.stores.entry(kind).or_default();
                 let items: BTreeMap<Name, Item> = items.into_iter().collect();
                 let same = store.heard.is_some() && all_the_same(&store.items, &items);
-                self.touched |= kind == Kind::Policies;
+                self.touched |= kind.is_told_of();
                 (store.items, store.heard, store.failure) = (items, Some(Heard::UpTo(revision)), None);
                 if same { Effect::Newer } else { Effect::Different }
             }
@@ -186,7 +199,7 @@ impl World {
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
                 };
-                self.touched |= kind == Kind::Policies;
+                self.touched |= kind.is_told_of();
                 match item {
                     Some(item) => store.items.insert(name, item),
                     None => store.items.remove(&name),
@@ -256,6 +269,7 @@ impl World {
             | Item::Pod(_)
             | Item::Service(_)
             | Item::Slice(_)
+            | Item::Authorizer(_)
             | Item::Authentication(_)
             | Item::PeerAuthentication(_)
             | Item::Definition => None,
@@ -285,6 +299,15 @@ impl World {
                         let place = policy.in_force.place.file.to_string();
                         load.bad.insert(place, policy.errors.clone());
                     }
+                }
+            }
+        }
+        for (_, item) in self.items(Kind::Authorizers) {
+            if let Item::Authorizer(authorizer) = item {
+                load.documents
+                    .extend(authorizer.in_force.iter().map(Arc::clone).map(Document::Authorizer));
+                if !authorizer.errors.is_empty() {
+                    load.bad.insert(authorizer.place.clone(), authorizer.errors.clone());
                 }
             }
         }
@@ -331,6 +354,7 @@ impl World {
                 | Item::Service(_)
                 | Item::Slice(_)
                 | Item::Policy(_)
+                | Item::Authorizer(_)
                 | Item::Authentication(_)
                 | Item::PeerAuthentication(_)
                 | Item::Definition => None,

@@ -80,6 +80,10 @@ impl Model {
     }
 
     fn check_policies(&self, found: &mut Vec<String>) {
+        for (policy, why) in self.unasked() {
+            let (place, namespace, name) = (&policy.place, &policy.namespace, &policy.name);
+            found.push(format!("{place}: AuthorizationPolicy {namespace}/{name}: {why}"));
+        }
         for policy in &self.policies {
             let selects = self.workloads.values().any(|workload| {
                 policy.selects(

@@ -144,3 +144,90 @@ async fn a_snapshot_is_above_what_the_proxy_holds_of_its_kind_and_only_of_that()
     proxy.until(|held| held.policy_names() == ["all"]).await;
     assert_eq!(proxy.held.versions(wire::Kind::Policies), [far + 1, far + 2]);
 }
+
+const OPA: &str = "---\n{apiVersion: postern.dev/v1alpha1, kind: Authorizer, metadata: {name: opa, namespace: shop}, \
+                   spec: {extAuthz: {address: '127.0.0.1:9191', contextExtensions: {tenant: TENANT}}}}\n";
+const ASKS: &str = "{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {ports: ['80']}}]}]}";
+
+#[tokio::test]
+async fn whom_custom_policies_ask_comes_with_them_and_changes_with_its_document() {
+    let world = World::with(&[
+        ("shop.yaml", SHOP),
+        ("policies.yaml", &policy("asks", ASKS)),
+        ("opa.yaml", &OPA.replace("TENANT", "a")),
+    ])
+    .await;
+    let mut proxy = world.proxy("cart").await.started().await;
+    let tenant = |set: &wire::PolicySet| match set.authorizers.first()?.asks.as_ref()? {
+        wire::authorizer::Asks::ExtAuthz(server) => server.context_extensions.get("tenant").cloned(),
+        wire::authorizer::Asks::Rego(_) => None,
+    };
+    let set = proxy.held.policies.clone().unwrap();
+    assert_eq!(set.policies[0].action(), wire::PolicyAction::Custom);
+    assert_eq!(
+        (&*set.policies[0].provider, &*set.authorizers[0].key),
+        ("shop/opa", "shop/opa")
+    );
+    assert_eq!(tenant(&set).as_deref(), Some("a"));
+
+    world.write("opa.yaml", &OPA.replace("TENANT", "b"));
+    proxy
+        .until(|held| held.policies.as_ref().and_then(tenant).as_deref() == Some("b"))
+        .await;
+    // The policy stays, and denies what it matches.
+    world.remove("opa.yaml");
+    proxy
+        .until(|held| held.policies.as_ref().is_some_and(|set| set.authorizers.is_empty()))
+        .await;
+    let set = proxy.held.policies.clone().unwrap();
+    assert_eq!(set.policies[0].action(), wire::PolicyAction::Deny);
+    assert_eq!(set.policies[0].rules[0].to[0].ports, [80]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_asks_nobody_is_told_to_deny() {
+    let world = World::with(&[
+        ("shop.yaml", SHOP),
+        ("policies.yaml", &policy("asks", ASKS)),
+        ("opa.yaml", &OPA.replace("TENANT", "a")),
+    ])
+    .await;
+    let features = features_to_wire(FeatureSet::all().without(Feature::Custom));
+    let hello = wire::Hello { features, ..hello() };
+    let proxy = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
+    let set = proxy.held.policies.unwrap();
+    assert_eq!(
+        (set.policies[0].action(), set.authorizers.len()),
+        (wire::PolicyAction::Deny, 0)
+    );
+}
+
+#[tokio::test]
+async fn rego_that_is_not_understood_is_a_bad_file_and_what_asks_it_denies() {
+    let rego = "---\napiVersion: postern.dev/v1alpha1\nkind: Authorizer\nmetadata: {name: opa, namespace: shop}\nspec:\n  \
+                rego:\n    modules:\n    - name: a.rego\n      text: |\n        package envoy.authz\n        \
+                allow if http.send({})\n";
+    let world = World::with(&[
+        ("shop.yaml", SHOP),
+        ("policies.yaml", &policy("asks", ASKS)),
+        ("opa.yaml", rego),
+    ])
+    .await;
+    let proxy = world.proxy("cart").await.started().await;
+    let set = proxy.held.policies.unwrap();
+    assert_eq!(
+        (set.policies[0].action(), set.authorizers.len()),
+        (wire::PolicyAction::Deny, 0)
+    );
+    let mut viewer = world.viewer().await;
+    let picture = viewer.until(|picture| !picture.bad_files.is_empty()).await;
+    let bad = &picture.bad_files[0];
+    assert_eq!(bad.file, "opa.yaml");
+    assert!(bad.errors[0].contains("http.send"), "{bad:?}");
+    assert!(
+        picture
+            .conditions
+            .iter()
+            .any(|condition| condition.contains("no readable Authorizer `opa`"))
+    );
+}

@@ -4,6 +4,7 @@
 //! disagree and says how to regenerate) and committed, so that no build needs protoc.
 
 pub mod authentication_wire;
+pub mod authorizer_wire;
 pub mod ca_client;
 pub mod flow;
 pub mod mtls_wire;

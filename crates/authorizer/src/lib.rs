@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod client;
+pub mod document;
 pub mod failure;
 #[cfg(feature = "rego")]
 mod input;
@@ -20,7 +21,8 @@ mod message;
 #[cfg(feature = "rego")]
 pub mod rego;
 pub mod reply;
-#[cfg(feature = "rego")]
+// Without Rego only what edits queries is used.
+#[cfg_attr(not(feature = "rego"), allow(dead_code))]
 mod target;
 pub mod verdict;
 

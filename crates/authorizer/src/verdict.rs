@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::Failure;
+use crate::target;
 
 /// Fields that one answer may set, append, remove or add: more than any known authorizer uses, and little to go through.
 pub const MAX_FIELDS: usize = 64;
@@ -100,6 +101,29 @@ impl Edits {
         *self == Self::default()
     }
 
+    /// A query without the parameters that go and with those that are set; `None`: there is none.
+    #[must_use]
+    pub fn edited_query(&self, query: Option<&str>) -> Option<String> {
+        let goes = |pair: &&str| {
+            let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+            // What nobody can read stays as it is.
+            let name = target::unescape(name, true).unwrap_or_default();
+            self.remove_query.contains(&name) || self.set_query.iter().any(|(set, _)| *set == name)
+        };
+        let kept = query
+            .into_iter()
+            .flat_map(|query| query.split('&'))
+            .filter(|pair| !goes(pair));
+        let set = self
+            .set_query
+            .iter()
+            .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)));
+        let pairs: Vec<String> = kept.map(str::to_owned).chain(set).collect();
+        (query.is_some() || !pairs.is_empty())
+            .then(|| pairs.join("&"))
+            .filter(|query| !query.is_empty())
+    }
+
     pub(crate) fn bounded(self) -> Result<Self, Failure> {
         let fields = self.request.len() + self.remove.len() + self.answer.len();
         if fields + self.set_query.len() + self.remove_query.len() > MAX_FIELDS {
@@ -111,6 +135,18 @@ impl Edits {
         }
         Ok(self)
     }
+}
+
+/// RFC 3986: unreserved characters stay.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 /// A field that an answer may touch.
@@ -205,6 +241,31 @@ mod tests {
         assert!(field("x-user", b"a\r\nb").is_err());
         assert!(field("x-user", &[b'a'; MAX_VALUE]).is_ok());
         assert_eq!(field("x-user", &[b'a'; MAX_VALUE + 1]), Err(Failure::TooLarge("value")));
+    }
+
+    #[test]
+    fn a_query_loses_and_gains_parameters_and_keeps_the_others_byte_for_byte() {
+        let edits = |set: &[(&str, &str)], remove: &[&str]| Edits {
+            set_query: set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            remove_query: remove.iter().map(|name| (*name).to_owned()).collect(),
+            ..Edits::default()
+        };
+        for (query, set, remove, after) in [
+            (
+                Some("a=1&b=%2f&a=2"),
+                &[("a", "x&y=z /é")][..],
+                &[][..],
+                Some("b=%2f&a=x%26y%3Dz%20%2F%C3%A9"),
+            ),
+            (Some("a=1&%61=2&b"), &[], &["a"], Some("b")),
+            (Some("a=1"), &[], &["a"], None),
+            (None, &[("a", "")], &[], Some("a=")),
+            (None, &[], &["a"], None),
+            (Some("%zz=1&c"), &[], &["c"], Some("%zz=1")),
+        ] {
+            let edited = edits(set, remove).edited_query(query);
+            assert_eq!(edited.as_deref(), after, "{query:?}");
+        }
     }
 
     #[test]

@@ -86,6 +86,12 @@ impl Compiled {
         self.decided(request, Verdict::Deny, reason, None)
     }
 
+    /// Is there any CUSTOM policy?
+    #[must_use]
+    pub fn has_custom(&self) -> bool {
+        !self.custom.is_empty()
+    }
+
     /// The providers whose CUSTOM policies match, each once, with its first rule that does. Each must agree before
     /// [`Compiled::decide`] has its say. No allocation.
     pub fn custom<'a>(&'a self, request: &Request<'_>) -> impl Iterator<Item = (&'a str, Matched<'a>)> {

@@ -13,6 +13,7 @@
 //! Pure: no sockets, files, clock or randomness. Everything unknown or malformed is an error with a place
 //! and the nearest valid name; what cannot be understood never allows.
 
+pub mod authorizer;
 pub mod canonical;
 pub mod compile;
 pub mod decide;
@@ -26,6 +27,7 @@ pub mod schema;
 pub mod step_up;
 pub mod user;
 
+pub use authorizer::Authorizer;
 pub use canonical::{CanonicalError, CanonicalHost, CanonicalPath};
 pub use compile::{Compiled, Needs};
 pub use decide::{Decision, Matched, Reason, Verdict};

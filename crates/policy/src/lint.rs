@@ -39,6 +39,10 @@ pub enum Code {
     AppliesToNothing,
     /// What a document says does not hold.
     NotInForce,
+    /// A CUSTOM policy that asks nobody who is there.
+    NoProvider,
+    /// Rego that this build does not look at.
+    UnreadRego,
 }
 
 /// One finding.
@@ -126,6 +130,8 @@ impl Code {
             Self::OpaquePort => "opaque-port",
             Self::AppliesToNothing => "applies-to-nothing",
             Self::NotInForce => "not-in-force",
+            Self::NoProvider => "no-provider",
+            Self::UnreadRego => "unread-rego",
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The CustomResourceDefinitions of our AuthorizationPolicy, RequestAuthentication and PeerAuthentication, from one table of
-//! fields each.
+//! The CustomResourceDefinitions of our AuthorizationPolicy, Authorizer, RequestAuthentication and PeerAuthentication, from one
+//! table of fields each.
 //!
 //! An API server drops what a schema does not name, before any webhook sees it: a misspelled `notPrincipals` would be gone, and
 //! the policy would allow more than it says. So every map of `spec` keeps unknown fields, and every field may be null (a list
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{AuthorizationPolicy, Operation, Rule, Source};
 
 mod authentication;
+mod authorizer;
 mod peer_authentication;
 
 /// A field of a policy.
@@ -31,6 +32,8 @@ enum Shape {
     Labels,
     /// A map of port numbers to the same fields each.
     ByPort(&'static [Field]),
+    /// A map of anything.
+    Anything,
     Object(&'static [Field]),
     Objects(&'static [Field]),
 }
@@ -51,7 +54,11 @@ const SPEC: &[Field] = &[
         "ALLOW (the default), DENY, AUDIT or CUSTOM. CUSTOM is asked first, then DENY; what no ALLOW matches is denied. \
          AUDIT only marks.",
     ),
-    field("provider", Shape::Object(PROVIDER), "Whom a CUSTOM policy asks."),
+    field(
+        "provider",
+        Shape::Object(PROVIDER),
+        "Whom a CUSTOM policy asks: an Authorizer.",
+    ),
     field(
         "targetRef",
         Shape::Object(TARGET),
@@ -75,7 +82,11 @@ const SELECTOR: &[Field] = &[field(
     "Labels that a workload must all have.",
 )];
 
-const PROVIDER: &[Field] = &[field("name", Shape::Text, "The name of an authorization provider.")];
+const PROVIDER: &[Field] = &[field(
+    "name",
+    Shape::Text,
+    "The name of an Authorizer of the policy's namespace, or of the root namespace.",
+)];
 
 const TARGET: &[Field] = &[
     field("group", Shape::Text, "The API group of the target."),
@@ -236,7 +247,7 @@ const _: fn(AuthorizationPolicy, Rule, Source, Operation) = |policy, rule, sourc
 
 /// All definitions, by their full names.
 #[must_use]
-pub fn definitions() -> [(&'static str, Value); 3] {
+pub fn definitions() -> [(&'static str, Value); 4] {
     [
         (
             "authorizationpolicies.postern.dev",
@@ -266,6 +277,7 @@ pub fn definitions() -> [(&'static str, Value); 3] {
         ),
         ("requestauthentications.postern.dev", authentication::definition()),
         ("peerauthentications.postern.dev", peer_authentication::definition()),
+        ("authorizers.postern.dev", authorizer::definition()),
     ]
 }
 
@@ -314,6 +326,7 @@ fn node(shape: &Shape, says: &str) -> Value {
         // Every key is known: nothing is dropped.
         Shape::Labels => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Shape::ByPort(fields) => json!({ "type": "object", "additionalProperties": nullable(object(fields)) }),
+        Shape::Anything => json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }),
         Shape::Object(fields) => object(fields),
         Shape::Objects(fields) => json!({ "type": "array", "items": object(fields) }),
     };

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::convert;
 use super::versions::Update;
 use crate::metrics::Metrics;
+use crate::providers::{self, Providers};
 use crate::snapshot::{Peers, PolicyState, Shared, Workload};
 use crate::status::error_chain;
 use crate::workload::adopt_bundle;
@@ -31,6 +32,9 @@ pub(super) struct InForce {
     pub(super) workload: Option<Workload>,
     pub(super) compiled: Option<Arc<Compiled>>,
     pub(super) peers: Arc<Peers>,
+    pub(super) providers: Arc<Providers>,
+    /// See [`PolicyState::rules`].
+    pub(super) rules: u64,
     pub(super) users: Users,
 }
 
@@ -52,12 +56,16 @@ impl InForce {
         match update {
             Update::Workload(config) => {
                 self.workload = Some(convert::workload(config)?);
+                self.rules += 1;
                 self.publish_policy();
             }
             Update::Policies(set) => {
                 let documents = convert::authentications(&set.authentications)?;
-                self.compiled = Some(Arc::new(Compiled::new(convert::policies(set.clone())?)));
+                let (policies, authorizers) = convert::policies(set.clone())?;
+                self.compiled = Some(Arc::new(Compiled::new(policies)));
+                self.providers = Arc::new(providers::load(authorizers, &self.providers));
                 self.users.believe(documents);
+                self.rules += 1;
                 self.publish_policy();
             }
             Update::Bundle(set) => self.bundle(set)?,
@@ -91,6 +99,8 @@ impl InForce {
             workload: workload.clone(),
             compiled: Arc::clone(compiled),
             peers: Arc::clone(&self.peers),
+            rules: self.rules,
+            providers: Arc::clone(&self.providers),
             authenticator: Arc::clone(&self.users.authenticator),
             answered: Arc::clone(&self.users.answered),
         })));
@@ -262,6 +272,8 @@ mod tests {
             workload: None,
             compiled: None,
             peers: Arc::default(),
+            providers: Arc::default(),
+            rules: 0,
             users: Users::default(),
         };
         let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::mtls_wire;
 use postern_api::policy_wire::mode_from_wire;
 use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
-use postern_policy::{AuthorizationPolicy, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, Authorizer, RequestAuthentication};
 
 use crate::outcome::Failure;
 use crate::snapshot::{Destination, Door, Endpoint, Peers, Port, Protocol, Ranges, Service, Target, Workload};
@@ -47,12 +48,22 @@ fn port(port: &wire::WorkloadPort) -> Result<Port, Wrong> {
     })
 }
 
-pub(super) fn policies(set: wire::PolicySet) -> Result<Vec<AuthorizationPolicy>, Wrong> {
+/// Policies, and whom they ask.
+pub(super) fn policies(set: wire::PolicySet) -> Result<(Vec<AuthorizationPolicy>, Vec<Authorizer>), Wrong> {
     let read = |policy: wire::AuthorizationPolicy| {
         let name = format!("{}/{}", policy.namespace, policy.name);
         postern_api::policy_wire::from_wire(policy).map_err(|error| format!("policy {name}: {error}"))
     };
-    set.policies.into_iter().map(read).collect()
+    // What asks one that is not understood denies what it matches; the other policies hold.
+    let authorizers = set.authorizers.into_iter().filter_map(|authorizer| {
+        let read = authorizer_wire::from_wire(authorizer);
+        read.map_err(|error| tracing::error!(reason = "authorizer", "{error}"))
+            .ok()
+    });
+    Ok((
+        set.policies.into_iter().map(read).collect::<Result<_, _>>()?,
+        authorizers.collect(),
+    ))
 }
 
 /// Labels of peers; those of namespaces are of our own trust domain.

@@ -3,6 +3,7 @@
 
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use postern_authorizer::Refusal;
 
 use crate::exchange::Exchange;
 use crate::http::Version;
@@ -79,6 +80,55 @@ pub fn refusal_saying(failure: Failure, grpc: bool, version: Version, told: Told
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The answer in the words of whom a CUSTOM policy asked. gRPC callers get a status that says the same, and the fields.
+#[must_use]
+pub fn of_authorizer(refusal: Refusal, grpc: bool, decision_id: Option<&str>) -> Response<Body> {
+    let Refusal { status, headers, body } = refusal;
+    let mut response = if grpc {
+        Response::new(Body::empty())
+    } else if body.is_empty() {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        response
+    } else {
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    };
+    let fields = response.headers_mut();
+    for (name, value) in headers {
+        if name == CONTENT_TYPE {
+            fields.insert(name, value);
+        } else {
+            fields.append(name, value);
+        }
+    }
+    if grpc {
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.insert(GRPC_STATUS, HeaderValue::from(grpc_of(status)));
+        fields.insert(GRPC_MESSAGE, HeaderValue::from_static(CUSTOM_DENIED));
+    }
+    if let Some(id) = decision_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        fields.insert(DECISION_ID, id);
+    }
+    response
+}
+
+const CUSTOM_DENIED: &str = "custom_denied";
+
+/// gRPC's own table for answers of HTTP alone (`http-grpc-status-mapping.md`). A denial never looks like OK.
+fn grpc_of(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 7,
+    }
 }
 
 /// The trailers of a gRPC answer that we end in the middle.

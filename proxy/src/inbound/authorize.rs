@@ -1,13 +1,18 @@
 //! Only this module makes a [`Permit`].
+//!
+//! What CUSTOM policies match is asked about first ([`custom`]), and their yes is no permit: DENY and ALLOW have their say
+//! after it, under the policy of then. Where there is no CUSTOM policy nothing waits and nothing is allocated for them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use postern_authorizer::Check;
 use postern_policy::canonical::{CanonicalHost, CanonicalPathRef};
 use postern_policy::{
-    Decision, Doubt, Headers, Http, Labels, Matched, Mode, MtlsMode, Reason, Request, StepUp, Verdict,
+    AuthorizationPolicy, Compiled, Decision, Doubt, Headers, Http, Labels, Matched, Mode, MtlsMode, Reason, Request,
+    StepUp, User, Verdict,
 };
 use postern_token::answer;
 
@@ -20,6 +25,12 @@ use crate::outcome::{BadRequest, Failure};
 use crate::snapshot::{PolicyState, Protocol};
 use crate::worker::Worker;
 
+mod custom;
+mod question;
+
+pub use custom::Question;
+pub(super) use question::Whole;
+
 /// Proof that policy lets one request or stream through. Consumed by `forward`; the exchange keeps it, so that the
 /// same facts can be decided again when policy changes.
 #[derive(Debug)]
@@ -31,10 +42,14 @@ pub struct Permit {
     declared_tcp: bool,
     http: Option<Facts>,
     generation: Cell<u64>,
+    /// The rules under which CUSTOM policies were asked last; see [`PolicyState::rules`].
+    rules: Cell<u64>,
+    /// What they were asked, so that they can be asked again.
+    asked: OnceCell<Rc<Check>>,
 }
 
 /// Yes, or why not.
-type Outcome<'a> = Result<(), (Failure, Option<Decision<'a>>)>;
+type Outcome = Result<(), (Failure, Option<By>)>;
 
 /// What is kept of a request that its exchange does not keep.
 #[derive(Debug)]
@@ -55,103 +70,110 @@ pub struct Asked<'a> {
     pub user: Option<&'a Rc<Look>>,
 }
 
-/// Decides on a request.
-pub fn request(connection: &Connection, asked: Asked<'_>, exchange: &Exchange) -> Result<Permit, Failure> {
-    admit(connection, Some(asked), exchange)
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Admission {
+    /// It goes on.
+    Permitted(Permit),
+    /// Not before somebody is asked.
+    Asks(Box<Question>),
+}
+
+/// Does a CUSTOM policy match this request? Without one that is quickly said.
+pub(super) fn asks(connection: &Connection, state: &PolicyState, asked: Asked<'_>, method: &str, path: &str) -> bool {
+    let refused = asked.user.is_some_and(|look| look.refusal().is_some());
+    if !state.compiled.has_custom() || state.workload.mode == Mode::Discover || refused {
+        return false;
+    }
+    let about = About {
+        caller: &connection.caller,
+        port: connection.port.number,
+        destination: connection.port.app.ip(),
+        declared_tcp: false,
+        http: Some(AboutHttp {
+            method,
+            path,
+            host: asked.host,
+            headers: asked.fields,
+            user: asked.user.and_then(|look| look.user()),
+        }),
+    };
+    let matched = about.under(state, |compiled, request| compiled.custom(request).next().is_some());
+    matched.unwrap_or(false)
+}
+
+/// Decides on a request, under `state`.
+pub(super) fn request(
+    connection: &Connection,
+    state: Option<&PolicyState>,
+    asked: Asked<'_>,
+    whole: Option<Whole<'_>>,
+    exchange: &Exchange,
+) -> Result<Admission, Failure> {
+    let state = state.ok_or(Failure::ControlUnavailable)?;
+    let permit = Permit::at_door(connection, state, Some(asked), exchange)?;
+    // Who the user is comes before what may be done.
+    if let Some((failure, challenge)) = asked.user.and_then(|look| look.refusal()) {
+        if let Some(challenge) = challenge {
+            exchange.challenged(challenge);
+        }
+        permit.denied(&connection.worker, state, exchange, failure, None)?;
+        return Ok(Admission::Permitted(permit));
+    }
+    admit(connection, state, permit, whole, exchange)
 }
 
 /// Decides on an opaque stream.
-pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Permit, Failure> {
-    admit(connection, None, exchange)
-}
-
-fn admit(connection: &Connection, asked: Option<Asked<'_>>, exchange: &Exchange) -> Result<Permit, Failure> {
+pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Admission, Failure> {
     let state = connection.worker.shared.policy.load();
-    let Some(state) = state.as_ref() else {
-        return Err(Failure::ControlUnavailable);
-    };
-    let user = asked.and_then(|asked| asked.user);
-    let permit = Permit {
-        caller: Rc::clone(&connection.caller),
-        port: connection.port.number,
-        destination: connection.port.app.ip(),
-        declared_tcp: connection.port.protocol == Protocol::Tcp,
-        http: asked.map(|asked| Facts {
-            host: Rc::clone(asked.host),
-            fields: Kept::of(&state.compiled.needs().headers, asked.fields),
-            user: RefCell::new(asked.user.map(Rc::clone)),
-        }),
-        // What its token was verified under may have gone meanwhile: the next look at it will see.
-        generation: Cell::new(user.map_or(state.generation, |look| look.generation())),
-    };
-    if let Err(failure) = permit.passes_door(state) {
-        // It came in before that was so. Whatever the mode: nothing of plaintext is only monitored.
-        report(&connection.worker, exchange, failure, None, false);
-        return Err(failure);
-    }
-    let outcome = match user.and_then(|look| look.refusal()) {
-        None => {
-            let (outcome, audit) = permit.decide(state, exchange);
-            if let Some(audit) = audit {
-                mark(&connection.worker, exchange, audit);
-            }
-            outcome
-        }
-        Some((failure, challenge)) => {
-            if let Some(challenge) = challenge {
-                exchange.challenged(challenge);
-            }
-            Err((failure, None))
-        }
-    };
-    let Err((failure, decision)) = outcome else {
-        return Ok(permit);
-    };
-    let monitor_only = match state.workload.mode {
-        Mode::Discover => return Ok(permit),
-        Mode::Monitor => true,
-        Mode::Protect => false,
-    };
-    report(&connection.worker, exchange, failure, decision.as_ref(), monitor_only);
-    if monitor_only {
-        exchange.would_deny();
-        Ok(permit)
-    } else {
-        Err(failure)
-    }
+    let state = state.as_ref().ok_or(Failure::ControlUnavailable)?;
+    let permit = Permit::at_door(connection, state, None, exchange)?;
+    admit(connection, state, permit, None, exchange)
 }
 
-/// What a login would change of a denial (RFC 6750, RFC 9470).
-fn denied(state: &PolicyState, request: &Request<'_>, reason: Reason, exchange: &Exchange) -> Failure {
-    let (failure, answer) = match state.compiled.step_up(request) {
-        None => return Failure::Denied(reason),
-        Some(StepUp::Token) => (Failure::NeedsLogin(reason), answer::no_token()),
-        Some(StepUp::Login { acr_values, max_age }) => {
-            let acr_values = acr_values.iter().map(String::as_str);
-            (Failure::NeedsLogin(reason), answer::stronger_login(acr_values, max_age))
-        }
-        Some(StepUp::Scope(scopes)) => (
-            Failure::NeedsScope(reason),
-            answer::more_scope(scopes.iter().map(String::as_str)),
-        ),
-    };
-    if let Some(challenge) = answer.challenge {
-        exchange.challenged(challenge);
+fn admit(
+    connection: &Connection,
+    state: &PolicyState,
+    permit: Permit,
+    whole: Option<Whole<'_>>,
+    exchange: &Exchange,
+) -> Result<Admission, Failure> {
+    if permit.must_ask(state, exchange) {
+        let check = question::of(connection, whole, exchange)?;
+        return Ok(Admission::Asks(Box::new(Question::new(permit, check))));
     }
-    failure
+    permit.conclude(&connection.worker, state, exchange)?;
+    Ok(Admission::Permitted(permit))
+}
+
+/// Who said no.
+#[derive(Debug)]
+struct By {
+    /// `namespace/name`.
+    policy: String,
+    /// Where its rule was read.
+    rule: Option<String>,
+}
+
+impl By {
+    fn of(decision: &Decision<'_>) -> Option<Self> {
+        decision.policy.map(|policy| Self::named(policy, decision.place()))
+    }
+
+    fn named(policy: &AuthorizationPolicy, place: Option<&postern_policy::document::Place>) -> Self {
+        Self {
+            policy: format!("{}/{}", policy.namespace, policy.name),
+            rule: place.map(postern_policy::document::Place::line_of),
+        }
+    }
 }
 
 /// Only on a denial: names, counts, and leaves the trace that the access log line is made of.
-fn report(worker: &Worker, exchange: &Exchange, failure: Failure, decision: Option<&Decision<'_>>, monitor_only: bool) {
-    let policy = decision
-        .and_then(|decision| decision.policy)
-        .map(|policy| format!("{}/{}", policy.namespace, policy.name));
-    let rule = decision
-        .and_then(Decision::place)
-        .map(postern_policy::document::Place::line_of);
+fn report(worker: &Worker, exchange: &Exchange, failure: Failure, by: Option<By>, monitor_only: bool) {
     let reason = failure.facts().reason;
-    let name = policy.as_deref().unwrap_or("");
+    let name = by.as_ref().map_or("", |by| &by.policy);
     worker.metrics.denial(name, reason, monitor_only);
+    let (policy, rule) = by.map_or((None, None), |by| (Some(by.policy), by.rule));
     exchange.denied(Denial {
         decision_id: decision_id(worker.id).into(),
         policy: policy.map(Into::into),
@@ -170,6 +192,26 @@ fn mark(worker: &Worker, exchange: &Exchange, audit: Matched<'_>) {
     });
 }
 
+/// What a login would change of a denial (RFC 6750, RFC 9470).
+fn step_up(compiled: &Compiled, request: &Request<'_>, reason: Reason, exchange: &Exchange) -> Failure {
+    let (failure, answer) = match compiled.step_up(request) {
+        None => return Failure::Denied(reason),
+        Some(StepUp::Token) => (Failure::NeedsLogin(reason), answer::no_token()),
+        Some(StepUp::Login { acr_values, max_age }) => {
+            let acr_values = acr_values.iter().map(String::as_str);
+            (Failure::NeedsLogin(reason), answer::stronger_login(acr_values, max_age))
+        }
+        Some(StepUp::Scope(scopes)) => (
+            Failure::NeedsScope(reason),
+            answer::more_scope(scopes.iter().map(String::as_str)),
+        ),
+    };
+    if let Some(challenge) = answer.challenge {
+        exchange.challenged(challenge);
+    }
+    failure
+}
+
 pub(super) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -186,30 +228,48 @@ fn decision_id(worker: usize) -> String {
     format!("{start:010x}-{worker:x}-{count:x}")
 }
 
-impl Permit {
-    /// And what an AUDIT rule marks.
-    fn decide<'a>(&self, state: &'a PolicyState, exchange: &Exchange) -> (Outcome<'a>, Option<Matched<'a>>) {
-        let look = self.http.as_ref().and_then(|facts| facts.user.borrow().clone());
-        let http = match (&self.http, exchange.head()) {
-            (Some(facts), Some(head)) => {
+/// The facts of a request, wherever they are kept.
+struct About<'a> {
+    caller: &'a Caller,
+    port: u16,
+    destination: IpAddr,
+    declared_tcp: bool,
+    http: Option<AboutHttp<'a>>,
+}
+
+struct AboutHttp<'a> {
+    method: &'a str,
+    path: &'a str,
+    host: &'a CanonicalHost,
+    headers: &'a dyn Headers,
+    user: Option<&'a User>,
+}
+
+impl About<'_> {
+    /// What `ask` says of the request.
+    fn under<'s, R>(
+        &self,
+        state: &'s PolicyState,
+        ask: impl FnOnce(&'s Compiled, &Request<'_>) -> R,
+    ) -> Result<R, Failure> {
+        let http = match &self.http {
+            Some(http) => {
                 // `request::check` made it so: the path is a fixed point.
-                let path = match CanonicalPathRef::check(head.path()) {
+                let path = match CanonicalPathRef::check(http.path) {
                     Ok(Some(path)) => path,
-                    Ok(None) => return (Err((Failure::BadRequest(BadRequest::Target), None)), None),
-                    Err(error) => return (Err((Failure::BadPath(error), None)), None),
+                    Ok(None) => return Err(Failure::BadRequest(BadRequest::Target)),
+                    Err(error) => return Err(Failure::BadPath(error)),
                 };
                 Some(Http {
-                    method: head.method.as_str(),
-                    host: &facts.host,
+                    method: http.method,
+                    host: http.host,
                     path,
-                    headers: &facts.fields,
-                    user: look.as_ref().and_then(|look| look.user()),
+                    headers: http.headers,
+                    user: http.user,
                 })
             }
-            _ if !self.declared_tcp && state.compiled.needs_http(self.port) => {
-                return (Err((Failure::NotHttp, None)), None);
-            }
-            _ => None,
+            None if !self.declared_tcp && state.compiled.needs_http(self.port) => return Err(Failure::NotHttp),
+            None => None,
         };
         let needs = state.compiled.needs();
         let peer = self.caller.peer();
@@ -232,19 +292,46 @@ impl Permit {
             now: if needs.clock { unix_seconds() } else { 0 },
             http,
         };
-        let decision = state.compiled.decide(&request);
-        let outcome = match decision.verdict {
-            Verdict::Allow => Ok(()),
-            Verdict::Deny => {
-                let failure = match look {
-                    // No token is looked for: none would change it.
-                    None => Failure::Denied(decision.reason),
-                    Some(_) => denied(state, &request, decision.reason, exchange),
-                };
-                Err((failure, Some(decision)))
-            }
-        };
-        (outcome, decision.audit)
+        Ok(ask(&state.compiled, &request))
+    }
+}
+
+impl Permit {
+    /// Worth nothing until it is concluded.
+    fn unproven(connection: &Connection, state: &PolicyState, asked: Option<Asked<'_>>) -> Self {
+        Self {
+            caller: Rc::clone(&connection.caller),
+            port: connection.port.number,
+            destination: connection.port.app.ip(),
+            declared_tcp: connection.port.protocol == Protocol::Tcp,
+            http: asked.map(|asked| Facts {
+                host: Rc::clone(asked.host),
+                fields: Kept::of(&state.compiled.needs().headers, asked.fields),
+                user: RefCell::new(asked.user.map(Rc::clone)),
+            }),
+            // What its token was verified under may have gone meanwhile: the next look at it will see.
+            generation: Cell::new(
+                asked
+                    .and_then(|asked| asked.user)
+                    .map_or(state.generation, |look| look.generation()),
+            ),
+            rules: Cell::new(state.rules),
+            asked: OnceCell::new(),
+        }
+    }
+
+    /// It may have come in before the door was what it is now. Whatever the mode: nothing of plaintext is only monitored.
+    fn at_door(
+        connection: &Connection,
+        state: &PolicyState,
+        asked: Option<Asked<'_>>,
+        exchange: &Exchange,
+    ) -> Result<Self, Failure> {
+        let permit = Self::unproven(connection, state, asked);
+        permit
+            .passes_door(state)
+            .inspect_err(|failure| report(&connection.worker, exchange, *failure, None, false))?;
+        Ok(permit)
     }
 
     /// Nobody who proves nothing goes on where mutual TLS alone is taken, whatever the rules say.
@@ -255,8 +342,87 @@ impl Permit {
         }
     }
 
-    /// Decides the same facts under the policy of now; cheap while that has not changed.
-    pub(crate) fn still_holds(&self, worker: &Worker, exchange: &Exchange) -> Result<(), Failure> {
+    fn about<'a>(&'a self, look: Option<&'a Look>, exchange: &'a Exchange) -> About<'a> {
+        let http = self.http.as_ref().zip(exchange.head());
+        About {
+            caller: &self.caller,
+            port: self.port,
+            destination: self.destination,
+            declared_tcp: self.declared_tcp,
+            http: http.map(|(facts, head)| AboutHttp {
+                method: head.method.as_str(),
+                path: head.path(),
+                host: &facts.host,
+                headers: &facts.fields,
+                user: look.and_then(Look::user),
+            }),
+        }
+    }
+
+    fn look(&self) -> Option<Rc<Look>> {
+        self.http.as_ref().and_then(|facts| facts.user.borrow().clone())
+    }
+
+    /// What DENY and ALLOW say, and what an AUDIT rule marks.
+    fn decide<'s>(&self, state: &'s PolicyState, exchange: &Exchange) -> (Outcome, Option<Matched<'s>>) {
+        let look = self.look();
+        let about = self.about(look.as_deref(), exchange);
+        let decided = about.under(state, |compiled, request| {
+            let decision = compiled.decide(request);
+            let outcome = match decision.verdict {
+                Verdict::Allow => Ok(()),
+                Verdict::Deny => {
+                    let failure = match look {
+                        // No token is looked for: none would change it.
+                        None => Failure::Denied(decision.reason),
+                        Some(_) => step_up(compiled, request, decision.reason, exchange),
+                    };
+                    Err((failure, By::of(&decision)))
+                }
+            };
+            (outcome, decision.audit)
+        });
+        decided.unwrap_or_else(|failure| (Err((failure, None)), None))
+    }
+
+    /// What becomes of it by DENY and ALLOW, in the mode of `state`.
+    fn conclude(&self, worker: &Worker, state: &PolicyState, exchange: &Exchange) -> Result<(), Failure> {
+        let (outcome, audit) = self.decide(state, exchange);
+        if let Some(audit) = audit {
+            mark(worker, exchange, audit);
+        }
+        let Err((failure, by)) = outcome else {
+            return Ok(());
+        };
+        self.denied(worker, state, exchange, failure, by)
+    }
+
+    /// A denial, in the mode of `state`: `Ok` where it is only told.
+    fn denied(
+        &self,
+        worker: &Worker,
+        state: &PolicyState,
+        exchange: &Exchange,
+        failure: Failure,
+        by: Option<By>,
+    ) -> Result<(), Failure> {
+        let monitor_only = match state.workload.mode {
+            Mode::Discover => return Ok(()),
+            Mode::Monitor => true,
+            Mode::Protect => false,
+        };
+        report(worker, exchange, failure, by, monitor_only);
+        if monitor_only {
+            exchange.would_deny();
+            Ok(())
+        } else {
+            Err(failure)
+        }
+    }
+
+    /// Decides the same facts under the policy of now; cheap while that has not changed. Whom CUSTOM policies ask is asked
+    /// again beside the stream, which ends within a second if one of them does not agree.
+    pub(crate) fn still_holds(&self, worker: &Rc<Worker>, exchange: &Rc<Exchange>) -> Result<(), Failure> {
         let state = worker.shared.policy.load();
         let Some(state) = state.as_ref() else {
             return Err(Failure::ControlUnavailable);
@@ -274,10 +440,11 @@ impl Permit {
                     Some(failure) => Err((failure, None)),
                     None => self.decide(state, exchange).0,
                 };
-                outcome.map_err(|(failure, decision)| {
-                    report(worker, exchange, failure, decision.as_ref(), false);
+                outcome.map_err(|(failure, by)| {
+                    report(worker, exchange, failure, by, false);
                     failure
-                })
+                })?;
+                self.ask_again(worker, state, exchange)
             }
         }
     }

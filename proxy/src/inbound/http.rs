@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use super::fields::OfMap;
 use super::request::{self, HostCache};
 use super::user::Shown;
-use super::{Connection, authorize, forward, sanitize, user};
+use super::{Connection, authorize, edit, forward, sanitize, user};
 use crate::exchange::{Exchange, Head, Leg, Target, Way};
 use crate::http::answer::{self, Told};
 use crate::http::body::Body;
@@ -142,11 +142,31 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
             },
             user: look.as_ref(),
         };
-        let permit = authorize::request(&serving.connection, asked, &exchange)?;
+        let admission = {
+            let state = serving.connection.worker.shared.policy.load();
+            let whole = authorize::Whole {
+                fields: &parts.headers,
+                uri: &parts.uri,
+                look: look.as_deref(),
+                version: parts.version,
+            };
+            authorize::request(&serving.connection, state.as_deref(), asked, Some(whole), &exchange)?
+        };
+        let (permit, edits) = match admission {
+            authorize::Admission::Permitted(permit) => (permit, None),
+            authorize::Admission::Asks(question) => {
+                let asking = Box::pin(question.ask(&serving.connection, &exchange));
+                let (permit, edits) = exchange.unless_cut(asking).await??;
+                (permit, Some(Box::new(edits)))
+            }
+        };
         if let Some(look) = &look {
             look.clean(&mut parts)?;
         }
         let upgrade = sanitize::request(&mut parts.headers, &serving.connection.caller);
+        if let Some(edits) = &edits {
+            edit::request(&mut parts, edits)?;
+        }
         if let Some(look) = &look {
             look.tell(&mut parts.headers);
         }
@@ -165,22 +185,28 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
         let request = Request::from_parts(parts, body);
         let sending = forward::request(&serving.connection, permit, request, version, &exchange);
         let (response, lease) = exchange.unless_cut(sending).await??;
-        Ok((response, lease, upgrade && version == Version::H1))
+        Ok((response, lease, upgrade && version == Version::H1, edits))
     };
     let forwarded: Result<_, Failure> = forwarded.await;
     match forwarded {
-        Ok((response, lease, upgrade)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        Ok((mut response, lease, upgrade, edits)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if upgrade {
+                if let Some(edits) = edits {
+                    edit::answer(response.headers_mut(), &edits);
+                }
                 Ok(serving.switch(response, &exchange))
             } else {
                 drop(lease);
                 Ok(serving.refuse(Failure::BadAnswer, grpc, &exchange))
             }
         }
-        Ok((response, lease, _)) => {
+        Ok((response, lease, _, edits)) => {
             exchange.answered(response.status());
             let (mut parts, incoming) = response.into_parts();
             sanitize::answer(&mut parts.headers, false);
+            if let Some(edits) = edits {
+                edit::answer(&mut parts.headers, &edits);
+            }
             parts.extensions.clear();
             // Each hop speaks its own version (RFC 9110 section 6.2): an HTTP/1.0 app must not end its peers' connections.
             parts.version = http::Version::HTTP_11;
@@ -196,7 +222,10 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
 impl Serving {
     fn refuse(&self, failure: Failure, grpc: bool, exchange: &Rc<Exchange>) -> Response<Body> {
         exchange.fail(failure);
-        let response = answer::refusal(failure, grpc, self.version, Told::of(exchange));
+        let response = match exchange.take_refusal().filter(|_| failure == Failure::CustomDenied) {
+            Some(refusal) => answer::of_authorizer(*refusal, grpc, exchange.decision_id()),
+            None => answer::refusal(failure, grpc, self.version, Told::of(exchange)),
+        };
         exchange.answered(response.status());
         response.map(|body| body.watched_to_end(Rc::clone(exchange)))
     }

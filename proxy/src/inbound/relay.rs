@@ -43,6 +43,22 @@ impl Service for Serving {
         if look.as_ref().is_some_and(|look| look.may_settle()) && user::may_wait(&self.connection) {
             return Err(NotBegun::Other);
         }
+        // One policy for both questions: whether somebody is asked, and what is decided.
+        let state = self.connection.worker.shared.policy.load();
+        let state = state.as_deref();
+        if let (Ok((host, path)), Some(state)) = (&checked, state) {
+            let asked = authorize::Asked {
+                host: &host.canonical,
+                fields: &Shown {
+                    sent: &sent,
+                    look: look.as_deref(),
+                },
+                user: look.as_ref(),
+            };
+            if authorize::asks(&self.connection, state, asked, head.method, path) {
+                return Err(NotBegun::Other);
+            }
+        }
         let method = Method::from_bytes(head.method.as_bytes())
             .map_err(|_| Refused::of(Failure::BadRequest(BadRequest::Framing), self.unheard()))?;
         let told = Head {
@@ -64,7 +80,12 @@ impl Service for Serving {
             },
             user: look.as_ref(),
         };
-        let permit = authorize::request(&self.connection, asked, &exchange).map_err(refused)?;
+        let admission = authorize::request(&self.connection, state, asked, None, &exchange);
+        let permit = match admission.map_err(refused)? {
+            authorize::Admission::Permitted(permit) => permit,
+            // Said above, of the same state.
+            authorize::Admission::Asks(_) => return Err(refused(Failure::CustomError).into()),
+        };
         let admitted = forward::admit(permit, &exchange);
 
         let without = look

@@ -37,6 +37,8 @@ const THIS_PROXY: &str = "that is this proxy itself";
 pub(super) enum Aim {
     /// All of them there: captured, or in a tunnel.
     Fixed(Target),
+    /// All of them there, and only over mutual TLS.
+    Secured(Target),
     /// Each says where: a client of the explicit port, which is at this address.
     Named(Option<SocketAddr>),
 }
@@ -213,7 +215,7 @@ impl Serving {
     fn target(&self, parts: &mut request::Parts) -> Result<Target, Failure> {
         let bad = Failure::BadRequest(BadRequest::Target);
         match &self.aim {
-            Aim::Fixed(target) => Ok(target.clone()),
+            Aim::Fixed(target) | Aim::Secured(target) => Ok(target.clone()),
             Aim::Named(_) => {
                 let authority = parts.uri.authority().ok_or(bad)?;
                 if parts.uri.scheme_str() != Some("http") || authority.as_str().contains('@') {
@@ -247,6 +249,15 @@ impl Serving {
             return Err(Nowhere {
                 failure: Failure::UnknownDestination,
                 detail: THIS_PROXY.to_owned(),
+                way: Rc::clone(&route.way),
+            });
+        }
+        if let Aim::Secured(_) = self.aim
+            && !route.is_secured()
+        {
+            return Err(Nowhere {
+                failure: Failure::NoPeerIdentity,
+                detail: "it would be reached in clear".to_owned(),
                 way: Rc::clone(&route.way),
             });
         }
@@ -349,7 +360,7 @@ impl Serving {
                 .port_u16()
                 .ok_or(Failure::BadRequest(BadRequest::Target))
                 .and_then(|port| named(authority.host(), port)),
-            (Aim::Named(_) | Aim::Fixed(_), _) => Err(Failure::BadRequest(BadRequest::Target)),
+            (Aim::Named(_) | Aim::Fixed(_) | Aim::Secured(_), _) => Err(Failure::BadRequest(BadRequest::Target)),
         };
         let target = match target {
             Ok(target) => target,

@@ -292,6 +292,14 @@ impl Route {
         }
     }
 
+    /// Whoever answers there proves who it is.
+    pub(super) fn is_secured(&self) -> bool {
+        match &self.ends {
+            Ends::Open(_) => false,
+            Ends::Service(_) => self.ends.all().iter().all(|end| end.door != Door::Open),
+        }
+    }
+
     /// How many endpoints there are.
     pub(super) fn len(&self) -> usize {
         self.ends.all().len()

@@ -12,10 +12,12 @@ mod mint;
 
 mod bounds;
 mod conditions;
+mod custom;
 mod deadlines;
 mod denied_fields;
 mod doors;
 mod drain;
+mod envoy;
 mod floods;
 mod framing;
 mod hosts;

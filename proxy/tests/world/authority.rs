@@ -62,6 +62,11 @@ impl Authority {
         made
     }
 
+    /// The root, in DER.
+    pub fn root(&self) -> Vec<u8> {
+        self.root.der().to_vec()
+    }
+
     pub fn bundle(&self) -> TrustBundle {
         let roots = vec![self.root.der().clone()];
         TrustBundle::new(self.domain.clone(), 1, roots, UnixTime::now())

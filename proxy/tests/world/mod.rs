@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, clippy::unwrap_used)] // Each test binary uses its part.
 
 pub mod authority;
+pub mod authorizer;
 pub mod canary;
 pub mod client;
 pub mod h2;

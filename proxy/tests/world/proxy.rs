@@ -9,9 +9,10 @@ use std::sync::Arc;
 use postern_identity::{Expected, Instance, SpiffeId};
 use postern_policy::document;
 use postern_policy::peer_authentication::PortModes;
-use postern_policy::{AuthorizationPolicy, Compiled, Mode, RequestAuthentication};
+use postern_policy::{AuthorizationPolicy, Authorizer, Compiled, Mode, RequestAuthentication};
 use postern_proxy::drain::Phase;
 use postern_proxy::outcome::Failure;
+use postern_proxy::providers;
 use postern_proxy::snapshot::{
     Destination, Door, Endpoint, Peers, PolicyState, Port, Protocol, Service, Shared, Target, Workload,
 };
@@ -153,11 +154,26 @@ impl Proxy {
     /// With what ports take.
     pub fn policy_at(&self, mode: Mode, mtls: PortModes, yaml: &str) {
         let objects = document::parse("policy.yaml", yaml).unwrap();
-        let policies = objects
-            .iter()
+        let (authorizers, policies): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object.kind == "Authorizer");
+        let policies = policies
+            .into_iter()
             .map(|object| AuthorizationPolicy::from_object(object).unwrap())
             .filter(|policy| policy.selects("postern-system", "shop", &BTreeMap::new()))
+            // As control tells of it.
+            .map(|policy| AuthorizationPolicy {
+                provider: format!("shop/{}", policy.provider),
+                ..policy
+            })
             .collect();
+        let authorizers = authorizers
+            .into_iter()
+            .map(|object| Authorizer::from_object(object).unwrap())
+            .collect();
+        let before = self.shared.policy.load();
+        let before = before
+            .as_ref()
+            .map(|state| Arc::clone(&state.providers))
+            .unwrap_or_default();
         self.generation.set(self.generation.get() + 1);
         self.shared.policy.store(Some(Arc::new(PolicyState {
             generation: self.generation.get(),
@@ -169,6 +185,8 @@ impl Proxy {
                 mtls,
             },
             compiled: Arc::new(Compiled::new(policies)),
+            rules: self.generation.get(),
+            providers: Arc::new(providers::load(authorizers, &before)),
             peers: Arc::clone(&self.peers.borrow()),
             authenticator: Arc::clone(&self.authenticator.borrow()),
             answered: Arc::new(self.answered.borrow().clone()),

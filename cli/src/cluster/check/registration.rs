@@ -19,8 +19,9 @@ const SERVICE: &str = "postern-injector";
 /// The aggregated API.
 const API: &str = "v1alpha1.view.postern.dev";
 /// The kinds of this version, as the chart has them.
-const CRDS: [&str; 3] = [
+const CRDS: [&str; 4] = [
     include_str!("../../../../charts/postern/files/crd-authorizationpolicies.yaml"),
+    include_str!("../../../../charts/postern/files/crd-authorizers.yaml"),
     include_str!("../../../../charts/postern/files/crd-requestauthentications.yaml"),
     include_str!("../../../../charts/postern/files/crd-peerauthentications.yaml"),
 ];

@@ -200,3 +200,36 @@ async fn a_replica_writes_its_lease_once_its_own_pod_is_known_and_owns_it() {
     }
     panic!("no Lease was written");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_custom_policy_says_that_nobody_is_there_to_be_asked_until_somebody_is() {
+    let etcd = shop();
+    let spec = json!({ "action": "CUSTOM", "provider": { "name": "opa" }, "rules": [{}] });
+    etcd.put(POLICIES, policy("shop", "p", spec));
+    let replica = Replica::at(&ApiServer::of(&etcd));
+    let written = until(&etcd, |_| true).await;
+    assert_eq!(condition(&written, "Accepted")["status"], "False");
+    assert_eq!(condition(&written, "Accepted")["reason"], "NoProvider");
+    let message = condition(&written, "Accepted")["message"].as_str().unwrap();
+    assert!(message.contains("no readable Authorizer `opa`"), "{message}");
+
+    let authorizer = |spec: Value| {
+        json!({
+            "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
+            "metadata": { "name": "opa", "namespace": "shop" }, "spec": spec,
+        })
+    };
+    etcd.put(
+        played::AUTHORIZERS,
+        authorizer(json!({ "extAuthz": { "address": "127.0.0.1:9191" } })),
+    );
+    until(&etcd, |policy| condition(policy, "Accepted")["status"] == "True").await;
+    // One that cannot be read is as good as none, and the state says why.
+    etcd.put(
+        played::AUTHORIZERS,
+        authorizer(json!({ "extAuthz": { "address": "10.0.0.1:9191" } })),
+    );
+    until(&etcd, |policy| condition(policy, "Accepted")["status"] == "False").await;
+    let bad = &replica.hub.state().bad["Authorizer/shop/opa"];
+    assert!(bad[0].contains("another host's address"), "{bad:?}");
+}

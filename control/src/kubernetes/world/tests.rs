@@ -33,6 +33,10 @@ fn item(kind: Kind, object: &Value) -> Option<Item> {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             PolicyItem::keep(object, version).map(|policy| Item::Policy(Box::new(policy)))
         }
+        Kind::Authorizers => {
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            AuthorizerItem::keep(&object).map(Item::Authorizer)
+        }
         Kind::Authentications | Kind::IstioAuthentications => {
             let version = if kind == Kind::Authentications {
                 "postern.dev/v1alpha1"
@@ -102,6 +106,17 @@ fn object(kind: Kind, which: u8, state: u8) -> (Name, Option<Value>) {
             ];
             played::policy(namespace, "p", specs[usize::from(state % 4)].clone())
         }
+        Kind::Authorizers => {
+            let specs = [
+                json!({ "extAuthz": { "address": "127.0.0.1:9191" } }),
+                json!({ "extAuthz": { "address": "opa.policy:9191" } }),
+                json!({ "extAuthz": { "address": "10.0.0.1:9191" } }),
+            ];
+            json!({
+                "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
+                "metadata": { "name": "opa", "namespace": namespace }, "spec": specs[usize::from(state % 3)],
+            })
+        }
         Kind::Authentications | Kind::IstioAuthentications => {
             let rule = json!({ "issuer": "https://sso.test", "audiences": ["cart"] });
             let specs = [
@@ -144,9 +159,9 @@ proptest! {
     /// What is in force follows from the objects, whatever was heard of them on the way and in which order of kinds.
     #[test]
     fn a_world_of_watch_events_is_the_world_of_a_fresh_list(
-        events in proptest::collection::vec((0..8usize, any::<u8>(), 0..8u8), 0..80),
+        events in proptest::collection::vec((0..9usize, any::<u8>(), 0..8u8), 0..80),
         lists in proptest::collection::vec(0..80usize, 0..4),
-        order in Just([0, 1, 2, 3, 4, 5, 6, 7usize]).prop_shuffle(),
+        order in Just([0, 1, 2, 3, 4, 5, 6, 7, 8usize]).prop_shuffle(),
     ) {
         // What the API server has at each moment.
         let mut objects: BTreeMap<(Kind, Name), Value> = BTreeMap::new();

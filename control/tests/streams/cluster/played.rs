@@ -19,6 +19,7 @@ pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const POLICIES: &str = "/apis/postern.dev/v1alpha1/authorizationpolicies";
+pub(crate) const AUTHORIZERS: &str = "/apis/postern.dev/v1alpha1/authorizers";
 pub(crate) const ISTIO: &str = "/apis/security.istio.io/v1/authorizationpolicies";
 pub(crate) const AUTHENTICATIONS: &str = "/apis/postern.dev/v1alpha1/requestauthentications";
 pub(crate) const ISTIO_AUTHENTICATIONS: &str = "/apis/security.istio.io/v1/requestauthentications";
@@ -396,6 +397,7 @@ fn is_collection(path: &str) -> bool {
         NAMESPACES,
         SLICES,
         POLICIES,
+        AUTHORIZERS,
         ISTIO,
         AUTHENTICATIONS,
         ISTIO_AUTHENTICATIONS,

@@ -24,6 +24,69 @@ pub struct AuthorizationPolicy {
     #[prost(string, tag = "6")]
     pub provider: ::prost::alloc::string::String,
 }
+/// Whom CUSTOM policies ask.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Authorizer {
+    /// What `AuthorizationPolicy.provider` says: namespace/name.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(oneof = "authorizer::Asks", tags = "2, 3")]
+    pub asks: ::core::option::Option<authorizer::Asks>,
+}
+/// Nested message and enum types in `Authorizer`.
+pub mod authorizer {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Asks {
+        #[prost(message, tag = "2")]
+        ExtAuthz(super::ExtAuthz),
+        #[prost(message, tag = "3")]
+        Rego(super::Rego),
+    }
+}
+/// A server of envoy.service.auth.v3.Authorization.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExtAuthz {
+    /// unix:/path, a loopback address with its port, or service.namespace:port of the mesh.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub timeout_us: u64,
+    #[prost(map = "string, string", tag = "3")]
+    pub context_extensions: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Which fields of the head it is told, if not all.
+    #[prost(message, optional, tag = "4")]
+    pub include_headers: ::core::option::Option<IncludedHeaders>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IncludedHeaders {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Rego {
+    #[prost(message, repeated, tag = "1")]
+    pub modules: ::prost::alloc::vec::Vec<RegoModule>,
+    #[prost(string, tag = "2")]
+    pub query: ::prost::alloc::string::String,
+    /// An object, merged under `data`.
+    #[prost(string, tag = "3")]
+    pub data_json: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub timeout_us: u64,
+    /// Rego before OPA 1.0.
+    #[prost(bool, tag = "5")]
+    pub v0: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegoModule {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
     #[prost(message, optional, tag = "1")]
@@ -218,7 +281,7 @@ pub enum PolicyFeature {
     UserConditions = 13,
     SourceLabels = 14,
     Audit = 15,
-    Custom = 16,
+    Custom = 17,
     PeerAuthentication = 30,
 }
 impl PolicyFeature {
@@ -791,6 +854,9 @@ pub struct PolicySet {
     /// Only those that select this workload.
     #[prost(message, repeated, tag = "2")]
     pub policies: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    /// Whom its CUSTOM policies ask, each once; only to proxies that evaluate POLICY_FEATURE_CUSTOM.
+    #[prost(message, repeated, tag = "3")]
+    pub authorizers: ::prost::alloc::vec::Vec<Authorizer>,
     /// The same of whose tokens are believed. In force together with the policies, so that no rule about users stands alone.
     #[prost(message, repeated, tag = "20")]
     pub authentications: ::prost::alloc::vec::Vec<RequestAuthentication>,

@@ -75,6 +75,13 @@ impl<'a> Fields<'a> {
         self.left.iter().any(|(key, _, _)| key == name)
     }
 
+    /// Where the field's value begins, if it is there and not taken yet.
+    #[must_use]
+    pub fn place_of(&self, name: &str) -> Option<&'a Place> {
+        let (_, _, node) = self.left.iter().find(|(key, _, _)| key == name)?;
+        Some(&node.place)
+    }
+
     /// The field's node, whatever it is.
     pub fn take(&mut self, name: &'static str) -> Option<&'a Node> {
         self.known.push(name);

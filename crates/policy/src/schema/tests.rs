@@ -33,6 +33,7 @@ fn sample(field: &Field) -> Value {
         (Shape::Bool, _) => json!(true),
         (Shape::Texts, "algorithms") => json!(["ES256"]),
         (Shape::Ports, _) => json!(["80", 81]),
+        (Shape::Anything, _) => json!({ "a": 1 }),
         (Shape::Labels, _) => json!({ "app": "cart" }),
         (Shape::Texts, "paths" | "notPaths") => json!(["/a"]),
         (Shape::Texts, "methods" | "notMethods") => json!(["GET"]),
@@ -94,7 +95,7 @@ fn leaves(fields: &'static [Field], inside: &dyn Fn(Value) -> Value, into: &mut 
             Shape::Object(inner) => leaves(inner, &wrap, into),
             Shape::Objects(inner) => leaves(inner, &|value| wrap(json!([value])), into),
             Shape::ByPort(inner) => leaves(inner, &|value| wrap(json!({ "80": value })), into),
-            Shape::Text | Shape::Bool | Shape::Texts | Shape::Ports | Shape::Labels => {
+            Shape::Text | Shape::Bool | Shape::Texts | Shape::Ports | Shape::Labels | Shape::Anything => {
                 into.push((field.name.to_owned(), wrap(sample(field))));
             }
         }
@@ -110,6 +111,36 @@ fn every_field_of_the_schema_is_one_that_policies_have() {
         let spec = completed(spec);
         let errors = decoded(spec.clone());
         assert!(errors.is_empty(), "{name}: {spec}: {errors:?}");
+    }
+}
+
+#[test]
+fn every_field_of_an_authorizers_schema_is_one_that_authorizers_have() {
+    let mut all = Vec::new();
+    leaves(authorizer::SPEC, &|value| value, &mut all);
+    assert_eq!(all.len(), 10, "{all:?}");
+    for (name, mut spec) in all {
+        if spec.get("extAuthz").is_some() {
+            spec["extAuthz"]["address"] = json!("127.0.0.1:9191");
+        } else {
+            spec["rego"]["modules"] = json!([{ "name": "a", "text": "package a" }]);
+        }
+        for (kind, field, value) in [
+            ("extAuthz", "timeout", "1ms"),
+            ("rego", "timeout", "1ms"),
+            ("rego", "query", "data.a.b"),
+            ("rego", "regoVersion", "v0"),
+        ] {
+            if spec[kind].get(field).is_some() {
+                spec[kind][field] = json!(value);
+            }
+        }
+        let object = json!({
+            "apiVersion": "postern.dev/v1alpha1", "kind": "Authorizer",
+            "metadata": { "name": "p", "namespace": "shop" }, "spec": spec,
+        });
+        let object = Object::from_json(&object, "Authorizer/shop/p").unwrap();
+        assert!(crate::Authorizer::from_object(&object).is_ok(), "{name}: {spec}");
     }
 }
 
@@ -146,7 +177,7 @@ fn every_map_of_spec_keeps_what_it_does_not_know() {
         }
         maps
     }
-    for ((_, definition), maps) in definitions().into_iter().zip([12, 9, 5]) {
+    for ((_, definition), maps) in definitions().into_iter().zip([12, 9, 5, 6]) {
         let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         assert_eq!(check(spec, "spec"), maps);
     }

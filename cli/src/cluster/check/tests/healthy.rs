@@ -127,6 +127,7 @@ pub(super) fn healthy() -> Facts {
             established(include_str!(
                 "../../../../../charts/postern/files/crd-authorizationpolicies.yaml"
             )),
+            established(include_str!("../../../../../charts/postern/files/crd-authorizers.yaml")),
             established(include_str!(
                 "../../../../../charts/postern/files/crd-requestauthentications.yaml"
             )),
