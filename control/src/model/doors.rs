@@ -29,6 +29,9 @@ pub(crate) enum FaultKind {
     NotInForce,
 }
 
+/// Which other document is stricter, and at which port; none: the mode is.
+type Stricter = Option<(usize, u16)>;
+
 impl Model {
     /// What the ports of a workload take. Whoever has no proxy of ours takes what it takes.
     pub(super) fn port_modes(&self, document: &documents::Workload, mode: Mode) -> PortModes {
@@ -119,7 +122,7 @@ impl Model {
         &self,
         workload: &Workload,
         selecting: &[(usize, &PeerAuthentication)],
-        found: &mut BTreeMap<(usize, Option<(usize, u16)>), Named>,
+        found: &mut BTreeMap<(usize, Stricter), Named>,
     ) {
         let asked = self.asked(&workload.document, workload.mode);
         for (at, document) in selecting {

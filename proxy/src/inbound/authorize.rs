@@ -1,6 +1,6 @@
 //! Only this module makes a [`Permit`].
 //!
-//! What CUSTOM policies match is asked about first ([`custom`]), and their yes is no permit: DENY and ALLOW have their say
+//! What CUSTOM policies match is asked about first (`custom`), and their yes is no permit: DENY and ALLOW have their say
 //! after it, under the policy of then. Where there is no CUSTOM policy nothing waits and nothing is allocated for them.
 
 use std::cell::{Cell, OnceCell, RefCell};

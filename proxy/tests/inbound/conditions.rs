@@ -65,6 +65,25 @@ fn z_06_a_field_allows_only_if_all_of_its_values_do_and_denies_if_any_does() {
 }
 
 #[test]
+fn z_06_a_value_with_a_comma_is_not_evaded_by_two_lines() {
+    run(async {
+        let shop = Shop::new().await;
+        let mut conn = shop.h1().await;
+        let named = "when: [{key: 'request.headers[x-role]', values: ['admin, guest']}]";
+        for (fields, if_allow, if_deny) in [
+            ("X-Role: admin, guest\r\n", 200, 403),
+            ("X-Role: admin\r\nX-Role: guest\r\n", 403, 403),
+            ("X-Role: admin\r\n", 403, 200),
+        ] {
+            shop.cart.policy(&policy("ALLOW", named));
+            assert_eq!(status(&mut conn, fields).await, if_allow, "ALLOW {fields:?}");
+            shop.cart.policy(&(policy("ALLOW", "") + &policy("DENY", named)));
+            assert_eq!(status(&mut conn, fields).await, if_deny, "DENY {fields:?}");
+        }
+    });
+}
+
+#[test]
 fn z_06_a_field_of_http_2_is_decided_as_one_of_http_1() {
     run(async {
         let allow = when("{key: 'request.headers[x-role]', values: [admin]}");

@@ -16,6 +16,14 @@ pub(super) enum Form {
 }
 
 impl StringMatch {
+    pub(crate) fn holds_comma(&self) -> bool {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) | Self::Template(text) => text.contains(','),
+            Self::Wildcard(pieces) => pieces.iter().any(|piece| piece.contains(',')),
+            Self::Present => false,
+        }
+    }
+
     /// Reads a value as its field writes it.
     pub(super) fn read(text: &str, form: Form) -> Result<Self, &'static str> {
         match text {

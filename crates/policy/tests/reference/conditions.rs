@@ -156,6 +156,10 @@ fn header(name: &str, any: &[StringMatch], none: &[StringMatch], request: &Reque
         .into_iter()
         .map(|value| String::from_utf8(value).unwrap())
         .collect();
+    let has_comma = any.iter().chain(none).any(|m| text_of(m).contains(','));
+    if values.len() > 1 && has_comma {
+        return doubt(action);
+    }
     let is = |list: &[StringMatch], text: &str| list.iter().any(|m| plain(&text_of(m), text));
     let parts = |value: &str| -> Vec<String> {
         let mut all = vec![value.to_owned()];

@@ -1,7 +1,8 @@
 //! Fields of the head: each may stand several times, and hold a list.
 //!
 //! Servers differ in which of several values they take, so a rule that denies is met by any of them, and one that allows only
-//! if all of them agree (CVE-2020-25017).
+//! if all of them agree (CVE-2020-25017). Several lines are one list to some servers (RFC 9110 section 5.3): what a value with a
+//! comma says of those cannot be told.
 
 use super::fit::{Fit, Known, fit, unsure};
 use crate::{Action, Doubt, Headers, StringMatch, Values};
@@ -48,7 +49,7 @@ pub(super) fn fits(
 #[derive(Debug, Default)]
 struct Found {
     is_there: bool,
-    /// A byte that is no visible ASCII: servers read it in more than one way.
+    /// A byte that is no visible ASCII, or several lines and a value with a comma: servers read it in more than one way.
     unclear: bool,
     any: Hits,
     none: Hits,
@@ -69,6 +70,8 @@ impl Default for Hits {
 
 impl Found {
     fn add(&mut self, value: &[u8], any: &[StringMatch], none: &[StringMatch]) {
+        // Which of the lines would have to be put together, and with how much space, servers do not agree on.
+        self.unclear |= self.is_there && any.iter().chain(none).any(StringMatch::holds_comma);
         self.is_there = true;
         let visible = value.iter().all(|b| matches!(b, b' '..=b'~' | b'\t'));
         let Some(text) = std::str::from_utf8(value).ok().filter(|_| visible) else {
