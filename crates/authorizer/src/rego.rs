@@ -1,7 +1,7 @@
 //! Embedded Rego: modules are compiled once, each worker has an engine of its own, every evaluation has a limit.
 //!
 //! `regorus` finds out only while it evaluates that a function does not exist, recurses without a bound, and reads the
-//! clock as it likes. So a policy is looked at before it is taken ([`lint`]), and the built-ins in [`builtins`] stand
+//! clock as it likes. So a policy is looked at before it is taken (`lint`), and the built-ins in `builtins` stand
 //! in front of its own.
 
 use std::collections::BTreeMap;
