@@ -189,7 +189,7 @@ async fn istios_kind_is_heard_of_as_it_is_installed_and_removed() {
         etcd.install_istio(false);
         replica.until(|state| policy_names(state).is_empty()).await;
     }
-    assert_eq!(server.lists(played::CRDS), 2, "each kind is told of, and not asked for");
+    assert_eq!(server.lists(played::CRDS), 3, "each kind is told of, and not asked for");
 }
 
 fn issuers(state: &State) -> Vec<&str> {
