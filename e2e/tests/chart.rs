@@ -461,8 +461,8 @@ fn resource_definitions_are_upgraded_and_taken_away_and_kept_if_asked() {
         all.map(|crd| crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep")
             .collect::<Vec<_>>()
     };
-    assert_eq!(kept(&render("defaults")), [false; 3]);
-    assert_eq!(kept(&render("everything")), [true; 3]);
+    assert_eq!(kept(&render("defaults")), [false; 4]);
+    assert_eq!(kept(&render("everything")), [true; 4]);
     assert!(
         !chart::directory().join("crds").exists(),
         "Helm neither upgrades nor removes what is in crds/"
