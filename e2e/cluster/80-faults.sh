@@ -41,13 +41,14 @@ Y
     said=$(until_true 5 denied_at "$ip") || { status=1; echo "the DENY was not in force before the other was killed: $said"; }
     local tries=0
     while [ "$status" = 0 ] && [ $((SECONDS - begun)) -lt 30 ]; do
-        kill_9_pod $SYSTEM "$lucky" postern-control
+        kill_9_pod $SYSTEM "$lucky" postern-control 2>/dev/null
         said=$(call shop/e2e-held "http://$ip:8080/items" 2>&1)
         tries=$((tries + 1))
         [ "$said" = denied ] || { status=1; echo "after $((SECONDS - begun)) s it was: $said"; }
     done
     "$LAB_SCRIPTS/node.sh" iptables -D INPUT -s "$held_ip" -p tcp --dport 6443 -j DROP
-    [ "$status" != 0 ] || everywhere=$(until_true 60 denied_everywhere) || { status=1; echo "not in force everywhere afterwards: $everywhere"; }
+    # What was killed so often comes back after the kubelet's back-off, 5 minutes at most.
+    [ "$status" != 0 ] || everywhere=$(until_true 330 denied_everywhere) || { status=1; echo "not in force everywhere afterwards: $everywhere"; }
     k -n shop delete authorizationpolicies.postern.dev e2e-held >/dev/null
     [ "$status" != 0 ] || echo "$tries calls, all denied"
     return $status
