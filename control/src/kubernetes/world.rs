@@ -248,8 +248,8 @@ impl World {
             }
         };
         Revisions {
-            // Which policies a proxy gets depends on its pod's labels as well.
-            policies: reach(|kind| kind.is_policy() || kind == Kind::Pods),
+            // Which policies a proxy gets depends on its pod's and its namespace's labels as well.
+            policies: reach(|kind| kind.is_policy() || matches!(kind, Kind::Pods | Kind::Namespaces)),
             others: reach(|kind| !kind.is_policy()),
         }
     }

@@ -95,7 +95,7 @@ impl Places {
         }
         if let Some(query) = query {
             for (name, rules) in &self.params {
-                for (_, value) in params(query).filter(|(given, _)| *given == &**name) {
+                for (_, value) in params(query).filter(|(given, _)| is_param(given, name)) {
                     found.add(
                         value.as_bytes(),
                         || (Spot::Param(Arc::clone(name)), Arc::default()),
@@ -189,7 +189,25 @@ fn behind<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
         .then_some(rest.trim_ascii())
 }
 
-/// Names and values as they stand in a query; nothing is decoded: a token needs no `%`.
+/// Servers decode a name before they compare it: `access%5Ftoken` is `access_token`.
+fn is_param(given: &str, name: &str) -> bool {
+    let mut rest = given.as_bytes();
+    let decoded = std::iter::from_fn(|| {
+        let (first, after) = rest.split_first()?;
+        let hex = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let encoded = hex(0).zip(hex(1)).filter(|_| *first == b'%');
+        let (byte, left) = match encoded.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
+            Some(byte) => (byte, after.get(2..).unwrap_or_default()),
+            None if *first == b'+' => (b' ', after),
+            None => (*first, after),
+        };
+        rest = left;
+        Some(byte)
+    });
+    decoded.eq(name.bytes())
+}
+
+/// Names and values as they stand in a query; no value is decoded: a token needs no `%`.
 fn params(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")))
 }
@@ -209,7 +227,7 @@ fn cookies(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 pub fn without_param(query: &str, name: &str) -> Option<String> {
     let left: Vec<&str> = query
         .split('&')
-        .filter(|part| part.split_once('=').map_or(*part, |(given, _)| given) != name)
+        .filter(|part| !is_param(part.split_once('=').map_or(*part, |(given, _)| given), name))
         .collect();
     if left.is_empty() { None } else { Some(left.join("&")) }
 }

@@ -73,6 +73,11 @@ impl InForce {
             Update::Ranges(ranges) => self.shared.destinations.publish_ranges(convert::ranges(ranges)?),
             Update::PeerLabels(labels) => {
                 self.peers = Arc::new(convert::peers(labels, &self.trust_domain)?);
+                // Whom a CUSTOM policy matches by labels may be another now.
+                let by_labels = |compiled: &Arc<Compiled>| compiled.has_custom() && compiled.needs().peer_labels;
+                if self.compiled.as_ref().is_some_and(by_labels) {
+                    self.rules += 1;
+                }
                 self.publish_policy();
             }
             Update::Destination(..) => {}

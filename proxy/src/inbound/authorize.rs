@@ -268,7 +268,10 @@ impl About<'_> {
                     user: http.user,
                 })
             }
-            None if !self.declared_tcp && state.compiled.needs_http(self.port) => return Err(Failure::NotHttp),
+            // Bytes would carry a user's token, and what only we tell of users, past everybody who looks at them.
+            None if !self.declared_tcp && (state.compiled.needs_http(self.port) || !state.authenticator.is_idle()) => {
+                return Err(Failure::NotHttp);
+            }
             None => None,
         };
         let needs = state.compiled.needs();
@@ -359,7 +362,8 @@ impl Permit {
         }
     }
 
-    fn look(&self) -> Option<Rc<Look>> {
+    /// The end user, as last looked at.
+    pub(super) fn look(&self) -> Option<Rc<Look>> {
         self.http.as_ref().and_then(|facts| facts.user.borrow().clone())
     }
 

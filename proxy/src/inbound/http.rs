@@ -160,6 +160,8 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
                 (permit, Some(Box::new(edits)))
             }
         };
+        // Verified anew if somebody was asked for long.
+        let look = permit.look();
         if let Some(look) = &look {
             look.clean(&mut parts)?;
         }

@@ -7,8 +7,8 @@ use postern_authorizer::envoy::service::auth::v3::{CheckResponse, OkHttpResponse
 use postern_policy::Mode;
 use postern_proxy::outcome::Failure;
 use postern_proxy::snapshot::{Door, Protocol};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::live_policy::endless;
 use crate::world::authorizer::{Authorizer, Says, field, no, ok, ok_with};
 use crate::world::h2::{Client, get, grpc_app, request};
 use crate::world::{CART, Canary, Conn, POLICY, Proxy, Shop, WEB, WEB_ONLY, endpoint, meshed, named, run, until};
@@ -389,29 +389,6 @@ fn embedded_rego_decides_on_the_worker_and_its_failures_deny() {
         }
         assert_eq!(shop.app.requests().len(), 1);
     });
-}
-
-/// Answers with a chunk whenever it is told anything, and never ends.
-async fn endless() -> Canary {
-    Canary::serving(|mut stream, canary, connection| async move {
-        let mut read = Vec::new();
-        let Some(request) = canary.read_head(&mut stream, &mut read, connection).await else {
-            return;
-        };
-        canary.saw(request);
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
-            .await;
-        loop {
-            match stream.read(&mut [0; 64]).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {
-                    let _ = stream.write_all(b"4\r\ntick\r\n").await;
-                }
-            }
-        }
-    })
-    .await
 }
 
 async fn start(shop: &Shop, path: &str) -> Conn {

@@ -10,11 +10,11 @@ use postern_proxy::limits::{KEYS_DEADLINE, MAX_WAITING_FOR_KEYS};
 use postern_proxy::snapshot::Protocol;
 use postern_token::{KeySet, Keys};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::live_policy::endless;
 use crate::mint::{self, OTHER_P256, P256, Signer};
 use crate::world::h2::{Client, get, request};
-use crate::world::{Canary, Conn, MALLORY, POLICY, Received, Shop, WEB, hostile_client, run, soon, until};
+use crate::world::{Conn, MALLORY, POLICY, Received, Shop, WEB, hostile_client, run, soon, until};
 
 const SSO: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -666,29 +666,6 @@ fn in_monitor_a_bad_token_is_reported_and_in_discover_it_passes() {
         assert_eq!(ask(&shop, WEB, "/user", &fields).await.status, 200);
         assert_eq!(shop.cart.metric("postern_proxy_denials_total", &labels), 2);
     });
-}
-
-/// Answers with a chunk whenever it is told anything, and never ends.
-async fn endless() -> Canary {
-    Canary::serving(|mut stream, canary, connection| async move {
-        let mut read = Vec::new();
-        let Some(request) = canary.read_head(&mut stream, &mut read, connection).await else {
-            return;
-        };
-        canary.saw(request);
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
-            .await;
-        loop {
-            match stream.read(&mut [0; 64]).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {
-                    let _ = stream.write_all(b"4\r\ntick\r\n").await;
-                }
-            }
-        }
-    })
-    .await
 }
 
 async fn streaming(shop: &Shop, token: &str) -> Conn {

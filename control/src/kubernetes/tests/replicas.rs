@@ -121,7 +121,7 @@ async fn a_policy_counts_only_with_the_other_kind_as_new() {
 async fn a_replica_whose_watch_of_one_kind_is_held_back_counts_as_older() {
     // Whether policies count as older as well: pods carry the labels that policies select by.
     for (held_back, policies_as_well) in [
-        (NAMESPACES, false),
+        (NAMESPACES, true),
         (PODS, true),
         (SERVICES, false),
         (SLICES, false),

@@ -53,6 +53,7 @@ fn t_jwt_two_tokens_are_an_error_wherever_they_stand() {
         (vec![("x-jwt", &good), ("X_Jwt", &good)], None),
         (vec![("authorization", &bearer)], Some("t=x")),
         (vec![], Some("t=x&t=y")),
+        (vec![], Some("%74=x&t=y")),
         (vec![], Some("t=&t=")),
         (vec![("cookie", "c=x; c=y")], None),
         (vec![("cookie", "c=x"), ("cookie", "c=y")], None),

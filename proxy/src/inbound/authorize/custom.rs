@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use postern_authorizer::{Check, Edits, Failure as NoVerdict, Verdict};
+use postern_policy::request::is_same_field;
 use postern_policy::{Matched, Mode};
 use tokio::time::{Instant, timeout_at};
 
@@ -97,6 +98,8 @@ impl Question {
             });
             if open.is_empty() || tolerated {
                 if !tolerated {
+                    permit.user_after_asking(worker, &state, exchange)?;
+                    permit.edited_by(worker, &state, exchange, &edits)?;
                     permit.conclude(worker, &state, exchange)?;
                 }
                 if permit.look().is_none() {
@@ -141,6 +144,37 @@ fn add(edits: &mut Edits, more: Edits) {
 }
 
 impl Permit {
+    /// The token may have ended while somebody was asked, and whose tokens are believed may be another matter by now.
+    fn user_after_asking(&self, worker: &Worker, state: &PolicyState, exchange: &Exchange) -> Result<(), Failure> {
+        let failure = match self.look() {
+            Some(look) if look.generation() != state.generation || self.user_has_expired() => {
+                self.user_again(state, worker)
+            }
+            Some(_) => None,
+            // Nobody looked for a token in this head, nor for what only we may tell.
+            None if self.http.is_some() && !state.authenticator.is_idle() => Some(Failure::CustomError),
+            None => None,
+        };
+        failure.map_or(Ok(()), |failure| self.denied(worker, state, exchange, failure, None))
+    }
+
+    /// DENY and ALLOW decide on the head as it was sent: an answer that changes what they look at is none.
+    fn edited_by(
+        &self,
+        worker: &Worker,
+        state: &PolicyState,
+        exchange: &Exchange,
+        edits: &Edits,
+    ) -> Result<(), Failure> {
+        let mut names = edits.request.iter().map(|(name, ..)| name).chain(&edits.remove);
+        let looked_at = &state.compiled.needs().headers;
+        let touches = names.any(|name| looked_at.iter().any(|looked| is_same_field(name.as_str(), looked)));
+        if !touches {
+            return Ok(());
+        }
+        self.denied(worker, state, exchange, Failure::CustomError, None)
+    }
+
     /// Must somebody be asked? No allocation, and nothing at all where there is no CUSTOM policy. What cannot even be
     /// decided on is the other policies' to refuse.
     pub(super) fn must_ask(&self, state: &PolicyState, exchange: &Exchange) -> bool {
