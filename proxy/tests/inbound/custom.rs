@@ -178,6 +178,36 @@ fn what_a_server_allows_goes_on_with_its_edits() {
 }
 
 #[test]
+fn an_edit_of_a_field_that_rules_look_at_is_no_answer() {
+    run(async {
+        let shop = Shop::new().await;
+        let deny = "---\napiVersion: postern.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: risk, namespace: shop}\n\
+                    spec: {action: DENY, rules: [{when: [{key: 'request.headers[x-risk]', values: [high]}]}]}\n";
+        for edits in [
+            OkHttpResponse {
+                headers: vec![field("x-risk", "high")],
+                ..OkHttpResponse::default()
+            },
+            OkHttpResponse {
+                headers_to_remove: vec!["x_risk".to_owned()],
+                ..OkHttpResponse::default()
+            },
+        ] {
+            let opa = Authorizer::saying(ok_with(edits)).await;
+            shop.cart.policy(&format!("{}{deny}", asked_below(&server(&opa))));
+            let mut conn = shop.h1().await;
+            conn.send(get_path("/asked")).await;
+            let answer = conn.answer().await;
+            assert!(
+                answer.status == 403 && answer.text().starts_with("custom_error"),
+                "{answer:?}"
+            );
+        }
+        assert_eq!(shop.app.requests().len(), 0);
+    });
+}
+
+#[test]
 fn a_denial_is_answered_in_the_servers_words_and_the_connection_serves_on() {
     run(async {
         let shop = Shop::new().await;

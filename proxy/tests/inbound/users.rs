@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::live_policy::endless;
 use crate::mint::{self, OTHER_P256, P256, Signer};
 use crate::world::h2::{Client, get, request};
-use crate::world::{Conn, MALLORY, POLICY, Received, Shop, WEB, hostile_client, run, soon, until};
+use crate::world::{Conn, MALLORY, POLICY, Received, Shop, WEB, WEB_ONLY, hostile_client, run, soon, until};
 
 const SSO: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -665,6 +665,24 @@ fn in_monitor_a_bad_token_is_reported_and_in_discover_it_passes() {
         shop.cart.policy_in(Mode::Discover, USERS);
         assert_eq!(ask(&shop, WEB, "/user", &fields).await.status, 200);
         assert_eq!(shop.cart.metric("postern_proxy_denials_total", &labels), 2);
+    });
+}
+
+#[test]
+fn bytes_do_not_pass_by_where_tokens_are_looked_for() {
+    run(async {
+        let shop = Shop::with(Protocol::Http1, WEB_ONLY).await;
+        let forged = "GET /user HTTP/1.1\r\nHost: cart\r\nAuthorization: Bearer forged\r\n\r\n";
+        let mut before = shop.web(b"postern/tcp").await;
+        before.send(forged).await;
+        assert_eq!(before.answer().await.status, 200);
+        shop.cart.believes(SSO, Some(&keys(&[(&P256, "p256")])));
+        shop.cart.policy(WEB_ONLY);
+        assert_eq!(soon("the open stream is cut", before.rest()).await, b"");
+        let mut after = shop.web(b"postern/tcp").await;
+        after.send(forged).await;
+        assert_eq!(soon("the new one is refused", after.rest()).await, b"");
+        assert_eq!(shop.app.requests().len(), 1);
     });
 }
 
