@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::view_client::ViewClient;
 use postern_api::transport;
 use postern_control::explain::{Answer, Asked, Offline, Question};
-use postern_identity::TrustDomain;
 use postern_policy::Verdict;
 use serde_json::{Map, Value, json};
 use tonic::Code;
+
+use crate::offline::{Mesh, Output};
 
 /// The request is denied.
 const DENIED: u8 = 1;
@@ -76,25 +76,11 @@ pub(crate) struct Args {
     /// As of then, not of now (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339)]
     at: Option<SystemTime>,
-    /// The namespace whose policies apply to the whole mesh
-    #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
-    root_namespace: String,
-    /// The name of the trust domain
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
-    trust_domain: TrustDomain,
+    #[command(flatten)]
+    mesh: Mesh,
     /// How to say it
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -136,7 +122,7 @@ fn answer(args: Args) -> Result<Answer, String> {
     if let Some(socket) = args.control.clone() {
         return ask(&socket, &question(args)?);
     }
-    let offline = Offline::read(&args.policies, &args.root_namespace, &args.trust_domain);
+    let offline = Offline::read(&args.policies, &args.mesh.root_namespace, &args.mesh.trust_domain);
     let offline = offline.map_err(|error| error.to_string())?;
     let question = question(args)?;
     offline.answer(&question).map_err(|error| error.to_string())

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use postern_control::explain::Offline;
-use postern_identity::TrustDomain;
 use postern_policy::lint::Level;
 use serde_json::{Value, json};
+
+use crate::offline::{Mesh, Output};
 
 /// Warnings, and no errors.
 const WARNINGS: u8 = 1;
@@ -20,30 +20,16 @@ pub(crate) struct Args {
     /// YAML files, or directories of them; what is no kind of ours is passed over
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// The namespace whose policies apply to the whole mesh
-    #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
-    root_namespace: String,
-    /// The name of the trust domain
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
-    trust_domain: TrustDomain,
+    #[command(flatten)]
+    mesh: Mesh,
     /// How to say it
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
-}
-
 /// Prints what is found.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let (read, errors) = Offline::read_what_can_be(&args.paths, &args.root_namespace, &args.trust_domain);
+    let (read, errors) = Offline::read_what_can_be(&args.paths, &args.mesh.root_namespace, &args.mesh.trust_domain);
     let findings = read.lint();
     match args.output {
         Output::Text => {

@@ -10,6 +10,7 @@ mod cluster;
 mod demo;
 mod explain;
 mod lint;
+mod offline;
 mod tether;
 
 #[derive(Debug, Parser)]

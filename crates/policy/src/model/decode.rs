@@ -11,29 +11,17 @@ mod when;
 
 /// The kind that is read here.
 const KIND: &str = "AuthorizationPolicy";
-/// The apiVersions whose AuthorizationPolicy has this shape.
-const API_VERSIONS: [&str; 3] = [
-    "postern.dev/v1alpha1",
-    "security.istio.io/v1",
-    "security.istio.io/v1beta1",
-];
+/// Our own apiVersion.
+pub(super) const OURS: &str = "postern.dev/v1alpha1";
+/// The apiVersions under which kinds of Istio's shape are read.
+const API_VERSIONS: [&str; 3] = [OURS, "security.istio.io/v1", "security.istio.io/v1beta1"];
 
 /// What a policy can do.
 const ACTIONS: [Action; 4] = [Action::Allow, Action::Deny, Action::Audit, Action::Custom];
 
 pub(super) fn policy(object: &Object) -> Result<AuthorizationPolicy, Vec<DocumentError>> {
     let mut errors = Vec::new();
-    if !API_VERSIONS.contains(&object.api_version.as_str()) {
-        let what = format!("`{}` is not one of {}", object.api_version, API_VERSIONS.join(", "));
-        errors.push(object.error("apiVersion", what));
-    }
-    if object.kind != KIND {
-        errors.push(object.error("kind", format!("`{}` is not {KIND}", object.kind)));
-    }
-    let namespace = object.namespace.clone().unwrap_or_default();
-    if namespace.is_empty() {
-        errors.push(object.error("metadata", "`namespace` is missing: it says where the policy applies"));
-    }
+    let namespace = head(object, KIND, &mut errors);
     let empty = Node {
         place: object.place.clone(),
         value: Value::Null,
@@ -53,6 +41,22 @@ pub(super) fn policy(object: &Object) -> Result<AuthorizationPolicy, Vec<Documen
         Ok(spec) => read_spec(spec, &mut policy, &mut errors),
     }
     if errors.is_empty() { Ok(policy) } else { Err(errors) }
+}
+
+/// What the head of a document of Istio's shape must say. Returns the namespace, empty if there is none.
+pub(super) fn head(object: &Object, kind: &str, errors: &mut Vec<DocumentError>) -> String {
+    if !API_VERSIONS.contains(&object.api_version.as_str()) {
+        let what = format!("`{}` is not one of {}", object.api_version, API_VERSIONS.join(", "));
+        errors.push(object.error("apiVersion", what));
+    }
+    if object.kind != kind {
+        errors.push(object.error("kind", format!("`{}` is not {kind}", object.kind)));
+    }
+    let namespace = object.namespace.clone().unwrap_or_default();
+    if namespace.is_empty() {
+        errors.push(object.error("metadata", "`namespace` is missing: it says where the document applies"));
+    }
+    namespace
 }
 
 /// The selector of a document that may be broken otherwise; empty if it cannot be read.

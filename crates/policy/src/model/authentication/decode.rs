@@ -4,28 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{Content, MAX_RULES, RequestAuthentication};
 use crate::document::{DocumentError, Fields, Node, Object, Value};
-use crate::model::decode::{foreign_target, item};
+use crate::model::decode::{OURS, foreign_target, head, item};
 
 mod rule;
 
 const KIND: &str = "RequestAuthentication";
-const OURS: &str = "postern.dev/v1alpha1";
-/// The apiVersions whose RequestAuthentication has this shape.
-const API_VERSIONS: [&str; 3] = [OURS, "security.istio.io/v1", "security.istio.io/v1beta1"];
 
 pub(super) fn document(object: &Object) -> Result<RequestAuthentication, Vec<DocumentError>> {
     let mut errors = Vec::new();
-    if !API_VERSIONS.contains(&object.api_version.as_str()) {
-        let what = format!("`{}` is not one of {}", object.api_version, API_VERSIONS.join(", "));
-        errors.push(object.error("apiVersion", what));
-    }
-    if object.kind != KIND {
-        errors.push(object.error("kind", format!("`{}` is not {KIND}", object.kind)));
-    }
-    let namespace = object.namespace.clone().unwrap_or_default();
-    if namespace.is_empty() {
-        errors.push(object.error("metadata", "`namespace` is missing: it says where the document applies"));
-    }
+    let namespace = head(object, KIND, &mut errors);
     let empty = Node {
         place: object.place.clone(),
         value: Value::Null,

@@ -4,30 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{MtlsMode, PeerAuthentication};
 use crate::document::{DocumentError, Fields, Node, Object, Place, Value, nearest};
+use crate::model::decode::head;
 
 const KIND: &str = "PeerAuthentication";
-/// The apiVersions whose PeerAuthentication has this shape.
-const API_VERSIONS: [&str; 3] = [
-    "postern.dev/v1alpha1",
-    "security.istio.io/v1",
-    "security.istio.io/v1beta1",
-];
 /// The words for a mode.
 const MODES: [&str; 4] = ["STRICT", "PERMISSIVE", "DISABLE", "UNSET"];
 
 pub(super) fn document(object: &Object) -> Result<PeerAuthentication, Vec<DocumentError>> {
     let mut errors = Vec::new();
-    if !API_VERSIONS.contains(&object.api_version.as_str()) {
-        let what = format!("`{}` is not one of {}", object.api_version, API_VERSIONS.join(", "));
-        errors.push(object.error("apiVersion", what));
-    }
-    if object.kind != KIND {
-        errors.push(object.error("kind", format!("`{}` is not {KIND}", object.kind)));
-    }
-    let namespace = object.namespace.clone().unwrap_or_default();
-    if namespace.is_empty() {
-        errors.push(object.error("metadata", "`namespace` is missing: it says where the document applies"));
-    }
+    let namespace = head(object, KIND, &mut errors);
     let empty = Node {
         place: object.place.clone(),
         value: Value::Null,
