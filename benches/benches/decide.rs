@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -103,16 +104,16 @@ fn rule(action: Action, index: usize, n: u32) -> Rule {
     };
     Rule {
         index: u32::try_from(index).unwrap(),
-        from: vec![Source {
+        from: vec![Arc::new(Source {
             principals: vec![StringMatch::Exact(format!("cluster.local/ns/shop/sa/{}", account(n)))],
             ..Source::default()
-        }],
-        to: vec![Operation {
+        })],
+        to: vec![Arc::new(Operation {
             methods: vec![StringMatch::Exact("GET".into())],
             ports: vec![8080],
             paths: vec![StringMatch::Prefix(format!("/{tree}/{n}/"))],
             ..Operation::default()
-        }],
+        })],
         ..Rule::default()
     }
 }

@@ -29,7 +29,7 @@ mod wrk;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
-use args::{Args, Output};
+use args::{Args, Kind, Output};
 use clap::Parser;
 use world::World;
 
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Flaw> {
-    let missing = missing()?;
+    let missing = missing(args)?;
     if !missing.is_empty() {
         return Err(Flaw::Missing(missing.join(", ")));
     }
@@ -122,10 +122,12 @@ fn run(args: &Args) -> Result<(), Flaw> {
 }
 
 /// What this machine lacks; empty if it can measure.
-fn missing() -> Result<Vec<&'static str>, Flaw> {
-    const PROGRAMS: [&str; 7] = ["ip", "setpriv", "timeout", "curl", "nginx", "haproxy", "wrk"];
+fn missing(args: &Args) -> Result<Vec<&'static str>, Flaw> {
+    const PROGRAMS: [&str; 6] = ["ip", "setpriv", "timeout", "curl", "nginx", "wrk"];
+    let haproxy = args.subjects.contains(&Kind::Haproxy).then_some("haproxy");
     let mut missing: Vec<_> = PROGRAMS
         .into_iter()
+        .chain(haproxy)
         .filter(|program| postern_e2e::which(program).is_none())
         .collect();
     if std::fs::metadata("/proc/self")?.uid() != 0 {

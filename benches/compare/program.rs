@@ -33,8 +33,9 @@ fn build() -> std::io::Result<PathBuf> {
     cargo.args(["build", "-q", "-p", "postern", "-p", "postern-proxy", "--manifest-path"]);
     cargo.arg(manifest);
     cargo.arg("--target-dir").arg(profile.parent().unwrap_or(profile));
-    if profile.ends_with("release") {
-        cargo.arg("--release");
+    // By its folder's name: release, dist, or debug, which is dev's.
+    if let Some(name) = profile.file_name().filter(|name| *name != "debug") {
+        cargo.arg("--profile").arg(name);
     }
     if !cargo.status()?.success() {
         return Err(std::io::Error::other("`cargo build` failed"));

@@ -16,6 +16,8 @@ use crate::wrk::Counted;
 const RULES: u32 = 10_000;
 /// Of one policy.
 const RULES_OF_EACH: u32 = 100;
+/// Over which they are spread: control takes files of 1 MiB at most.
+const FILES: u32 = 2;
 /// Between two changes: control reads, proxies compile, and the old ones are freed.
 const EVERY: Duration = Duration::from_secs(2);
 /// No request may take this much longer than the quiet 99th percentile (microseconds).
@@ -36,7 +38,12 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<bool, Flaw> {
     };
     let connections = args.connections.first().copied().unwrap_or(16);
     let load = |time| world.wrk.run(&subject.pod, &subject.url, connections, time, || {});
-    mesh.write("rules.yaml", &rules(0));
+    let write = |version| {
+        for file in 0..FILES {
+            mesh.write(&format!("rules-{file}.yaml"), &rules(version, file));
+        }
+    };
+    write(0);
     let mut rounds = Vec::new();
     for round in 0..args.rounds {
         std::thread::sleep(EVERY);
@@ -47,7 +54,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<bool, Flaw> {
         let swapped = std::thread::scope(|scope| {
             scope.spawn(|| {
                 for version in 1.. {
-                    mesh.write("rules.yaml", &rules(round * 1_000 + version));
+                    write(round * 1_000 + version);
                     std::thread::sleep(EVERY);
                     if done.load(Ordering::Relaxed) {
                         return;
@@ -80,9 +87,10 @@ fn generation(subject: &crate::subject::Subject) -> Result<u64, Flaw> {
 }
 
 /// Identity, path and method rules mixed; none is the load's own, whose policy stays.
-fn rules(version: u32) -> String {
+fn rules(version: u32, file: u32) -> String {
     let mut yaml = String::new();
-    for policy in 0..RULES / RULES_OF_EACH {
+    let policies = RULES / RULES_OF_EACH / FILES;
+    for policy in file * policies..(file + 1) * policies {
         let action = if policy % 10 == 0 { "DENY" } else { "ALLOW" };
         // Writing to a String does not fail.
         let _ = write!(
@@ -104,24 +112,28 @@ fn rules(version: u32) -> String {
 
 fn text(rounds: &[Round], connections: u32) -> String {
     let mut out = format!(
-        "{RULES} rules replaced every {} s, {connections} connections\n{:>10}{:>10}{:>14}{:>14}{:>8}{:>12}\n",
+        "{RULES} rules replaced every {} s, {connections} connections\n{:>10}{:>10}{:>14}{:>14}{:>8}{:>12}{:>8}{:>14}\n",
         EVERY.as_secs(),
         "p99 us",
         "max us",
         "swapped p99",
         "swapped max",
         "swaps",
-        "beyond us"
+        "beyond us",
+        "slow",
+        "swapped slow"
     );
     for Round { quiet, swapped, swaps } in rounds {
         let _ = writeln!(
             out,
-            "{:>10}{:>10}{:>14}{:>14}{swaps:>8}{:>12}",
+            "{:>10}{:>10}{:>14}{:>14}{swaps:>8}{:>12}{:>8}{:>14}",
             quiet.p99,
             quiet.max,
             swapped.p99,
             swapped.max,
-            swapped.max.saturating_sub(quiet.p99)
+            swapped.max.saturating_sub(quiet.p99),
+            quiet.slower_than(quiet.p99 + BEYOND),
+            swapped.slower_than(quiet.p99 + BEYOND)
         );
     }
     out

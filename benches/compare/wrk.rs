@@ -10,14 +10,20 @@ use postern_e2e::lab::{APP_UID, Pod};
 
 use crate::Flaw;
 
-/// wrk's own report rounds; this one does not. Only `done` is defined: it runs once, after the load.
+/// wrk's own report rounds; this one does not. Only `done` is defined: it runs once, after the load. `slow` names each
+/// latency from 1 ms on and how many requests took it.
 const SCRIPT: &str = r#"
 done = function(summary, latency, requests)
   local e = summary.errors
+  local slow = {}
+  for i = 1, #latency do
+    local took, count = latency(i)
+    if took >= 1000 then slow[#slow + 1] = string.format("%d:%d", took, count) end
+  end
   io.write(string.format(
-    "pair requests=%d microseconds=%d p50=%d p99=%d max=%d connect=%d read=%d write=%d status=%d timeout=%d\n",
+    "pair requests=%d microseconds=%d p50=%d p99=%d max=%d connect=%d read=%d write=%d status=%d timeout=%d slow=%s\n",
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), latency.max,
-    e.connect, e.read, e.write, e.status, e.timeout))
+    e.connect, e.read, e.write, e.status, e.timeout, table.concat(slow, ",")))
 end
 "#;
 /// One thread drives 64 connections with ease, and the other core is the proxies'.
@@ -26,7 +32,7 @@ const THREADS: &str = "1";
 const GRACE: Duration = Duration::from_secs(20);
 
 /// What wrk counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Counted {
     /// Answers received.
     pub(crate) requests: u64,
@@ -40,6 +46,16 @@ pub(crate) struct Counted {
     pub(crate) max: u64,
     /// Connect, read, write, status and timeout errors together.
     pub(crate) errors: u64,
+    /// Latencies from 1 ms on, in microseconds, each with how many requests took it.
+    pub(crate) slow: Vec<(u64, u64)>,
+}
+
+impl Counted {
+    /// Requests that took longer than so many microseconds (1 ms at least).
+    pub(crate) fn slower_than(&self, microseconds: u64) -> u64 {
+        let slower = self.slow.iter().filter(|(took, _)| *took > microseconds);
+        slower.map(|(_, count)| count).sum()
+    }
 }
 
 /// wrk, ready to run in the client's pod.
@@ -105,7 +121,18 @@ fn parse(text: &str) -> Option<Counted> {
         p99: figure("p99")?,
         max: figure("max")?,
         errors: errors.into_iter().map(figure).sum::<Option<u64>>()?,
+        slow: slow(line)?,
     })
+}
+
+fn slow(line: &str) -> Option<Vec<(u64, u64)>> {
+    let list = line.split(' ').find_map(|field| field.strip_prefix("slow="))?;
+    let each = list.split(',').filter(|entry| !entry.is_empty());
+    each.map(|entry| {
+        let (took, count) = entry.split_once(':')?;
+        Some((took.parse().ok()?, count.parse().ok()?))
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -113,7 +140,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "Running 5s test @ http://10.77.0.3:8080/\n  1 threads and 16 connections\nRequests/sec: 1\n\
-        pair requests=812345 microseconds=5000123 p50=98 p99=412 max=1999 connect=0 read=0 write=0 status=0 timeout=0\n";
+        pair requests=812345 microseconds=5000123 p50=98 p99=412 max=1999 connect=0 read=0 write=0 status=0 timeout=0 slow=1000:2,1999:1\n";
 
     #[test]
     fn counts_and_percentiles_are_read() {
@@ -124,6 +151,7 @@ mod tests {
             p99: 412,
             max: 1_999,
             errors: 0,
+            slow: vec![(1_000, 2), (1_999, 1)],
         };
         assert_eq!(parse(GOOD), Some(expected));
     }
@@ -141,5 +169,7 @@ mod tests {
         assert_eq!(parse("unable to connect to 10.0.0.1:80 Connection refused\n"), None);
         assert_eq!(parse(&GOOD.replace(" timeout=0", "")), None);
         assert_eq!(parse(&GOOD.replace("p50=98", "p50=-1")), None);
+        assert_eq!(parse(&GOOD.replace(":1\n", ":\n")), None);
+        assert!(parse(&GOOD.replace("1000:2,1999:1", "")).is_some_and(|counted| counted.slow.is_empty()));
     }
 }

@@ -97,6 +97,12 @@ impl Leaf {
         vec![self.certificate.der().clone(), self.intermediate.der().clone()]
     }
 
+    /// Its private key.
+    #[must_use]
+    pub fn key_pkcs8(&self) -> Vec<u8> {
+        self.key.serialize_der()
+    }
+
     /// Chain and key in one PEM file, as HAProxy's `crt` takes it.
     #[must_use]
     pub fn pem_with_key(&self) -> String {

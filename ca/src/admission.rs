@@ -1,10 +1,13 @@
-//! How much is let in at once: in all, and from one caller. What is over is refused at once, not queued.
+//! How much is let in: at once, in all and from one address, before anybody is known; and of each identity that was
+//! attested, within a while. What is over is refused at once, not queued.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use postern_api::refusal::RefusalReason;
+use postern_identity::{Instance, SpiffeId};
 
 use crate::refusal::Refusal;
 
@@ -109,8 +112,47 @@ impl From<Full> for Refusal {
     }
 }
 
+/// Certificates that one identity (and instance) gets at once: far more than a process that restarts in a loop asks for.
+const BURST: u32 = 256;
+/// After those, one in each of these. So one identity fills the ledger in no less than its whole retention.
+const PER: Duration = Duration::from_secs(1);
+/// Identities that are remembered, for as long as they are short of their burst; some 200 bytes each. Should more ask within a
+/// minute, the ones that come on top are not counted: the limits before attestation hold for them.
+const MAX_IDENTITIES: usize = 16_384;
+
+/// What each identity has left.
+#[derive(Debug, Default)]
+pub(crate) struct Identities {
+    /// When its burst will be whole again.
+    whole_at: Mutex<HashMap<String, Instant>>,
+}
+
+impl Identities {
+    /// One certificate for this identity.
+    pub(crate) fn admit(&self, id: &SpiffeId, instance: Option<&Instance>, now: Instant) -> Result<(), Refusal> {
+        let caller = format!("{id} {}", instance.map_or("", Instance::as_str));
+        let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole_at.len() >= MAX_IDENTITIES && !whole_at.contains_key(&caller) {
+            whole_at.retain(|_, at| *at > now);
+            if whole_at.len() >= MAX_IDENTITIES {
+                return Ok(());
+            }
+        }
+        let at = whole_at.entry(caller).or_insert(now);
+        let next = (*at).max(now) + PER;
+        if next > now + PER * BURST {
+            return Err(Refusal::new(
+                RefusalReason::BusyIdentity,
+                format!("this identity has been given {BURST} certificates within a short time; it gets one a second"),
+            ));
+        }
+        *at = next;
+        Ok(())
+    }
+}
+
 /// Whoever has an IPv6 address usually has its whole /64.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {
@@ -138,6 +180,43 @@ mod tests {
         drop(held);
         admission.admit(greedy).unwrap();
         assert!(admission.inside.lock().unwrap().by_caller.is_empty());
+    }
+
+    #[test]
+    fn c_05_one_identity_cannot_have_certificates_without_end_and_others_do_not_notice() {
+        let identities = Identities::default();
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
+        let (one, other) = (Instance::parse("web-1").unwrap(), Instance::parse("web-2").unwrap());
+        let began = Instant::now();
+        for _ in 0..BURST {
+            identities.admit(&id, Some(&one), began).unwrap();
+        }
+        let refusal = identities.admit(&id, Some(&one), began).unwrap_err();
+        assert_eq!(refusal.reason(), RefusalReason::BusyIdentity);
+        assert!(refusal.reason().retry_after().is_some());
+        identities.admit(&id, Some(&other), began).unwrap();
+        identities.admit(&id, Some(&one), began + PER).unwrap();
+        identities.admit(&id, Some(&one), began + PER).unwrap_err();
+        let later = began + PER + PER * BURST;
+        for _ in 0..BURST {
+            identities.admit(&id, Some(&one), later).unwrap();
+        }
+    }
+
+    #[test]
+    fn c_05_the_memory_of_identities_is_bounded_and_whoever_comes_on_top_is_served() {
+        let identities = Identities::default();
+        let now = Instant::now();
+        let ask = |n: usize, now| {
+            let id = SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/web-{n}")).unwrap();
+            identities.admit(&id, None, now)
+        };
+        for n in 0..2 * MAX_IDENTITIES {
+            ask(n, now).unwrap();
+        }
+        assert_eq!(identities.whole_at.lock().unwrap().len(), MAX_IDENTITIES);
+        ask(2 * MAX_IDENTITIES, now + 2 * PER).unwrap();
+        assert_eq!(identities.whole_at.lock().unwrap().len(), 1);
     }
 
     #[test]

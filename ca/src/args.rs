@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::init::{InitConfig, init};
+use crate::init::{InitConfig, init_by_file, init_sealed};
+use crate::ledger::LedgerConfig;
+use crate::seal::{KekConfig, Sealer};
 #[cfg(not(feature = "kubernetes"))]
 use crate::serve::start;
-use crate::serve::{ServeConfig, rotate_store};
+use crate::serve::{ServeConfig, rewrap_store, rotate_store};
 use crate::{operator, svid_files};
+
+use ledger::LedgerCommand;
 
 #[cfg(feature = "kubernetes")]
 mod cluster;
+pub(crate) mod ledger;
 
 /// `postern-ca` as a program.
 #[derive(Debug, Parser)]
@@ -37,7 +42,7 @@ enum Command {
     /// Make a root and an issuing certificate in a new store
     Init(InitArgs),
     /// Issue certificates
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make, list and revoke join tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -45,8 +50,46 @@ enum Command {
     Svid(SvidArgs),
     /// Put a new issuing certificate in place, in a running CA or in the store of a stopped one
     Rotate(RotateArgs),
+    /// Seal the store of a stopped CA under the key that wraps now (a running one does that by itself)
+    Rewrap(RewrapArgs),
     /// Show what the CA is doing
     Status(StatusArgs),
+    /// Show or check the record of what was issued and refused
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+/// The key that seals the CA's state.
+#[derive(Debug, Clone, clap::Args)]
+#[group(multiple = false)]
+struct KekArgs {
+    /// A file of key-encryption keys (32 bytes in base64, one per line: the first wraps, all unwrap); `init` makes one that is not
+    /// there. Unless said: beside the store, DIR.kek
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_KEK_FILE")]
+    kek_file: Option<PathBuf>,
+    /// The Unix socket of a KMS plugin of Kubernetes (KMS v2)
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_KMS_SOCKET")]
+    kms_socket: Option<PathBuf>,
+}
+
+impl KekArgs {
+    fn config(self) -> Option<KekConfig> {
+        self.kek_file
+            .map(KekConfig::File)
+            .or(self.kms_socket.map(KekConfig::Kms))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct RewrapArgs {
+    /// The store of a CA that does not run
+    #[arg(long, value_name = "DIR", env = "POSTERN_CA_STORE")]
+    store: PathBuf,
+    #[command(flatten)]
+    kek: KekArgs,
+    /// Also seal records that an older version left in clear
+    #[arg(long)]
+    migrate: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +106,8 @@ struct InitArgs {
     /// How long each issuing certificate is good; it is replaced at two thirds
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
     issuer_life: Duration,
+    #[command(flatten)]
+    kek: KekArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +141,21 @@ struct ServeArgs {
     /// Allow certificates of seconds, for demonstrations and tests
     #[arg(long)]
     insecure_short_life: bool,
+    #[command(flatten)]
+    kek: KekArgs,
+    /// Also read records that an older version left in clear, and seal them
+    #[arg(long)]
+    migrate: bool,
+    /// How long the ledger's records are kept in the store (at least 1h; at most 4,000,000 records, then the oldest go)
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
+    ledger_retention: Duration,
+    /// While the root is being replaced: the new one signs after this long, even if a proxy has not acknowledged it
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    root_acknowledge_timeout: Duration,
+    /// While the root is being replaced: the old one leaves the bundle this long after the new one signs (unless said: 24h, the
+    /// longest life of a leaf, and with join tokens 24h more, in which an expired SVID may renew itself)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    root_retire_after: Option<Duration>,
 }
 
 /// How to reach a running CA.
@@ -136,7 +196,7 @@ pub(crate) struct SvidArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("ca").required(true).args(["admin_socket", "store"])))]
 struct RotateArgs {
     /// The operator's Unix socket of a running CA
     #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
@@ -144,6 +204,17 @@ struct RotateArgs {
     /// The store of a CA that does not run (one that cannot start, because its issuer was made under a wrong clock)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Replace the root: a new one is made, published, signs once the proxies know it, and the old one leaves
+    #[arg(long, requires = "admin_socket", conflicts_with = "taint")]
+    root: bool,
+    /// The root is in wrong hands: a new one signs at once, everybody renews, and the old one leaves as soon as they know
+    #[arg(long, requires = "admin_socket")]
+    taint: bool,
+    /// Change nothing: show the stages of the root's replacement and where they stand
+    #[arg(long, requires = "admin_socket")]
+    dry_run: bool,
+    #[command(flatten)]
+    kek: KekArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -200,19 +271,53 @@ pub(crate) enum Output {
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
     let outcome = match args.command {
-        Command::Init(args) => make(args),
+        Command::Init(args) => in_runtime(make(args)),
         Command::Serve(args) => {
             postern_telemetry::log::init();
-            in_runtime(serve(args))
+            in_runtime(serve(*args))
         }
         Command::Token(command) => in_runtime(operator::token(command)),
         Command::Svid(args) => in_runtime(svid_files::write(args)),
-        Command::Rotate(RotateArgs { store: Some(store), .. }) => in_runtime(rotate_stopped(store)),
+        Command::Rotate(RotateArgs {
+            store: Some(store),
+            kek,
+            ..
+        }) => in_runtime(rotate_stopped(store, kek.config())),
+        Command::Rewrap(args) => in_runtime(rewrap_stopped(args)),
         Command::Rotate(RotateArgs {
             store: None,
             admin_socket,
-        }) => in_runtime(operator::rotate(admin_socket.unwrap_or_default())),
+            root,
+            taint,
+            dry_run,
+            ..
+        }) => {
+            let socket = admin_socket.unwrap_or_default();
+            match (dry_run, root || taint) {
+                (true, _) => in_runtime(operator::root::stages(socket)),
+                (false, true) => in_runtime(operator::root::rotate(socket, taint)),
+                (false, false) => in_runtime(operator::rotate(socket)),
+            }
+        }
         Command::Status(args) => in_runtime(operator::status(args)),
+        Command::Ledger(command) => {
+            let mut ended = Ok(());
+            let done = in_runtime(async {
+                ended = crate::ledger::command::run(command).await;
+                Ok(())
+            });
+            return match (done, ended) {
+                (Ok(()), Ok(())) => ExitCode::SUCCESS,
+                (Err(message), _) => {
+                    eprintln!("postern-ca: {message}");
+                    ExitCode::from(2)
+                }
+                (_, Err(error)) => {
+                    eprintln!("postern-ca: {error}");
+                    crate::ledger::command::code(&error)
+                }
+            };
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -223,12 +328,13 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn make(args: InitArgs) -> Result<(), String> {
+async fn make(args: InitArgs) -> Result<(), String> {
     let InitArgs {
         store,
         trust_domain,
         root_life,
         issuer_life,
+        kek,
     } = args;
     let config = InitConfig {
         store,
@@ -236,8 +342,26 @@ fn make(args: InitArgs) -> Result<(), String> {
         root_life,
         issuer_life,
     };
-    let made = init(&config, crate::clock::system()()).map_err(|error| crate::error_chain(&error))?;
+    let now = crate::clock::system()();
+    let kek = kek.config().unwrap_or_else(|| KekConfig::beside(&config.store));
+    let made = match &kek {
+        KekConfig::File(file) => init_by_file(&config, file, now),
+        KekConfig::Kms(_) => {
+            let sealer = Sealer::unseal(&kek).await.map_err(|error| crate::error_chain(&error))?;
+            init_sealed(&config, sealer, now)
+        }
+    };
+    let made = made.map_err(|error| crate::error_chain(&error))?;
     println!("{}", made.root_sha256);
+    Ok(())
+}
+
+async fn rewrap_stopped(args: RewrapArgs) -> Result<(), String> {
+    let kek = args.kek.config();
+    let sealed = rewrap_store(&args.store, kek.as_ref(), args.migrate).await;
+    for kind in sealed.map_err(|error| crate::error_chain(&error))? {
+        println!("{} is sealed anew", kind.file());
+    }
     Ok(())
 }
 
@@ -254,6 +378,14 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
         ready_file: args.ready_file,
         svid_life: args.svid_life,
         insecure_short_life: args.insecure_short_life,
+        kek: args.kek.config(),
+        migrate: args.migrate,
+        ledger: LedgerConfig {
+            retention: args.ledger_retention,
+            ..LedgerConfig::default()
+        },
+        root_acknowledge: args.root_acknowledge_timeout,
+        root_retire: args.root_retire_after,
     };
     let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
     // Before anything is served: a signal that comes early is not lost.
@@ -283,8 +415,8 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
     Ok(())
 }
 
-async fn rotate_stopped(store: PathBuf) -> Result<(), String> {
-    let epoch = rotate_store(&store, crate::clock::system())
+async fn rotate_stopped(store: PathBuf, kek: Option<KekConfig>) -> Result<(), String> {
+    let epoch = rotate_store(&store, kek.as_ref(), crate::clock::system())
         .await
         .map_err(|error| crate::error_chain(&error))?;
     println!("issuer {epoch} signs");

@@ -51,5 +51,7 @@ pub(crate) trait Attestor {
 pub(crate) struct Attested<C> {
     pub(crate) id: SpiffeId,
     pub(crate) instance: Option<Instance>,
+    /// What was believed, for the ledger: which token, certificate or pod. Nothing secret.
+    pub(crate) evidence: String,
     pub(crate) claim: C,
 }

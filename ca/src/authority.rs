@@ -1,30 +1,43 @@
 //! The power to issue: root, issuing intermediate, bundle chain. One immutable value, replaced whole.
 //!
 //! ```text
-//! found / load / with_new_issuer --self_test--> Authority      (no other way to one)
+//! found / load / with_new_issuer / rotation.rs (another root) --self_test--> Authority      (no other way to one)
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use postern_api::ca_client::ca_id;
 use postern_api::refusal::RefusalReason;
 use postern_identity::bundle::{self, SignedBundle};
-use postern_identity::{BundleSet, Instance, Role, SpiffeId, Trust, TrustBundle, TrustDomain, verify};
+use postern_identity::{
+    BundleSet, Instance, Role, SignedQuarantine, SpiffeId, Trust, TrustBundle, TrustDomain, verify,
+};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::clock::{earlier, later, shown};
-use crate::profile::{self, BACKDATE, ProfileError, Validity};
+use crate::profile::{self, BACKDATE, Holder, ProfileError, Validity};
 use crate::refusal::Refusal;
+use crate::tokens::hex;
 
 mod issuer;
+mod jwt;
 mod record;
+mod rotation;
+#[cfg(test)]
+mod tests;
 
 use issuer::Issuer;
+pub(crate) use jwt::JwtKeysRecord;
+
+use jwt::JwtKeys;
 
 pub(crate) use record::{AuthorityRecord, RootRecord};
+pub use rotation::RootPace;
+pub(crate) use rotation::{Rotation, Stage, Step};
 
 /// An issuer is replaced when this share of its life is over.
 const ISSUER_SHARE: f64 = 2.0 / 3.0;
@@ -55,15 +68,20 @@ pub(crate) struct Root {
 }
 
 /// Root certificate, issuer and bundle chain that belong together and have passed the self-test.
+#[derive(Clone)]
 pub(crate) struct Authority {
     trust_domain: TrustDomain,
     own_id: SpiffeId,
     root: CertificateDer<'static>,
     root_validity: Validity,
-    issuer: Issuer,
+    issuer: Arc<Issuer>,
     issuer_life: Duration,
     links: Vec<SignedBundle>,
     bundle: TrustBundle,
+    /// `None`: founded by a version without them; the next issuer brings them.
+    jwt: Option<JwtKeys>,
+    /// The last replacement of the root.
+    rotation: Option<Rotation>,
 }
 
 /// A signed leaf with its chain.
@@ -71,19 +89,40 @@ pub(crate) struct Authority {
 pub(crate) struct Signed {
     /// Leaf first, without the root.
     pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// Hex.
+    pub(crate) serial: String,
+    pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
     pub(crate) issuer_epoch: u64,
 }
 
 impl Root {
-    /// A new root.
+    /// The first root of a trust domain.
     pub(crate) fn create(trust_domain: &TrustDomain, life: Duration, now: UnixTime) -> Result<Self, AuthorityError> {
+        Self::named(trust_domain, new_key()?, "root", life, now)
+    }
+
+    /// One that takes the place of another. It has a name of its own: by one name for both, a verifier that lacks it would speak of a
+    /// bad signature.
+    fn succeeding(trust_domain: &TrustDomain, life: Duration, now: UnixTime) -> Result<Self, AuthorityError> {
         let key = new_key()?;
+        let sum = hex(&sha256(&key.subject_public_key_info()));
+        let name = format!("root {}", sum.get(..8).unwrap_or_default());
+        Self::named(trust_domain, key, &name, life, now)
+    }
+
+    fn named(
+        trust_domain: &TrustDomain,
+        key: KeyPair,
+        name: &str,
+        life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
         let validity = Validity {
             not_before: earlier(now, BACKDATE),
             not_after: later(now, life),
         };
-        let cert = profile::root(trust_domain, &key, validity)?;
+        let cert = profile::root(trust_domain, name, &key, validity)?;
         Ok(Self { cert, key, validity })
     }
     /// Its certificate, DER.
@@ -102,22 +141,44 @@ impl Authority {
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
         let issuer = Issuer::create(trust_domain, 1, root, issuer_life, now)?;
-        let bundle = TrustBundle::new(trust_domain.clone(), 1, vec![root.cert.clone()], now);
+        let jwt = JwtKeys::create()?;
+        let bundle =
+            TrustBundle::new(trust_domain.clone(), 1, vec![root.cert.clone()], now).with_jwt_keys(jwt.published());
         let links = vec![issuer.sign_bundle(trust_domain, bundle.to_document())?];
         Self {
             own_id: own_id(trust_domain)?,
             trust_domain: trust_domain.clone(),
             root: root.cert.clone(),
             root_validity: root.validity,
-            issuer,
+            issuer: Arc::new(issuer),
             issuer_life,
             links,
             bundle,
+            jwt: Some(jwt),
+            rotation: None,
         }
         .tested(now)
     }
 
-    /// The same trust with the next issuer.
+    /// With its keys of JWT-SVIDs. Keys that its bundle does not publish are left out, until the next issuer brings others: a replica
+    /// of a version without them has replaced the issuer, or the process was killed between the two records.
+    pub(crate) fn with_jwt_keys(mut self, record: Option<JwtKeysRecord>) -> Result<Self, AuthorityError> {
+        let Some(keys) = record.map(JwtKeysRecord::load).transpose()? else {
+            return Ok(self);
+        };
+        match keys.test(self.bundle.jwt_keys()) {
+            Ok(()) => self.jwt = Some(keys),
+            Err(error) => tracing::warn!(reason = "jwt_keys", "no JWT-SVIDs until the next issuer: {error}"),
+        }
+        Ok(self)
+    }
+
+    /// What the store keeps of its keys of JWT-SVIDs.
+    pub(crate) fn jwt_keys_record(&self) -> Option<JwtKeysRecord> {
+        self.jwt.as_ref().map(JwtKeysRecord::of)
+    }
+
+    /// The same trust with the next issuer, and the next key of JWT-SVIDs.
     pub(crate) fn with_new_issuer(&self, root: &Root, now: UnixTime) -> Result<Self, AuthorityError> {
         if root.cert != self.root {
             return Err(AuthorityError::Unusable(
@@ -140,15 +201,29 @@ impl Authority {
             });
             previous = Some(next);
         }
+        let jwt = self
+            .jwt
+            .as_ref()
+            .map_or_else(JwtKeys::create, |keys| keys.rotated(now))?;
+        let roots = self.bundle.roots().to_vec();
+        let bundle = TrustBundle::new(self.trust_domain.clone(), self.bundle.sequence() + 1, roots, now)
+            .with_jwt_keys(jwt.published());
+        // Whoever holds a bundle of the same roots can take the new one at once.
+        if previous.is_some_and(|last| last.roots() == bundle.roots()) {
+            links.pop();
+        }
+        links.push(issuer.sign_bundle(&self.trust_domain, bundle.to_document())?);
         Self {
             trust_domain: self.trust_domain.clone(),
             own_id: self.own_id.clone(),
             root: self.root.clone(),
             root_validity: self.root_validity,
-            issuer,
+            issuer: Arc::new(issuer),
             issuer_life: self.issuer_life,
             links,
-            bundle: self.bundle.clone(),
+            bundle,
+            jwt: Some(jwt),
+            rotation: self.rotation_without_cross(),
         }
         .tested(now)
     }
@@ -165,22 +240,42 @@ impl Authority {
                 self.bundle.sequence()
             )));
         }
+        if let Some(keys) = &self.jwt {
+            keys.test(walked.jwt_keys())?;
+        }
+        let chain = self.throwaway_leaf(now)?;
+        // By today's bundle, and by the root that signs alone: what the bundle has beside it will go.
+        for bundle in [&self.bundle, &pinned] {
+            let trust = Trust {
+                bundles: BundleSet::default().with(bundle.clone()),
+                ..Trust::default()
+            };
+            let peer =
+                verify::verify_peer(&chain, Role::Server, &trust, now).map_err(|error| failed(error.to_string()))?;
+            if *peer.id() != self.own_id {
+                return Err(failed(format!("its leaf reads as {}", peer.id())));
+            }
+        }
+        Ok(self.with_what_leads_from_old_root(now))
+    }
+
+    /// A leaf that nobody will show, and its issuer.
+    fn throwaway_leaf(&self, now: UnixTime) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        let failed = |why: String| AuthorityError::SelfTest(why);
         let key = new_key()?;
         let instance = Instance::parse("self-test").map_err(|error| failed(error.to_string()))?;
         let validity = self
             .leaf_validity(BACKDATE, now)
             .map_err(|refusal| failed(refusal.to_string()))?;
-        let leaf = profile::leaf(&self.own_id, Some(&instance), &key, validity, &self.issuer.signer)?;
-        let peer = verify::verify_peer(&[leaf, self.issuer.cert.clone()], Role::Server, &self.trust(), now)
-            .map_err(|error| failed(error.to_string()))?;
-        if *peer.id() != self.own_id || peer.instance() != Some(&instance) {
-            return Err(failed(format!(
-                "its leaf reads as {} ({:?})",
-                peer.id(),
-                peer.instance()
-            )));
-        }
-        Ok(self)
+        let (leaf, _) = profile::leaf(
+            &self.own_id,
+            Some(&instance),
+            Holder::Proxy,
+            &key,
+            validity,
+            &self.issuer.signer,
+        )?;
+        Ok(vec![leaf, self.issuer.cert.clone()])
     }
 
     /// Signs an SVID. The identity has been attested and the key proven; the trust domain is checked here once more.
@@ -188,6 +283,7 @@ impl Authority {
         &self,
         id: &SpiffeId,
         instance: Option<&Instance>,
+        holder: Holder,
         key: &impl PublicKeyData,
         life: Duration,
         now: UnixTime,
@@ -197,15 +293,23 @@ impl Authority {
             return Err(Refusal::new(RefusalReason::RenewalIdentity, message));
         }
         let validity = self.leaf_validity(life, now)?;
-        let leaf = profile::leaf(id, instance, key, validity, &self.issuer.signer).map_err(|error| {
+        let signed = profile::leaf(id, instance, holder, key, validity, &self.issuer.signer);
+        let (leaf, serial) = signed.map_err(|error| {
             tracing::error!(reason = "internal", error = %error, "signing failed");
             Refusal::new(RefusalReason::Internal, "the certificate could not be signed")
         })?;
         Ok(Signed {
             chain: vec![leaf, self.issuer.cert.clone()],
+            serial: profile::serial_shown(&serial),
+            not_before: validity.not_before,
             not_after: validity.not_after,
             issuer_epoch: self.issuer.epoch,
         })
+    }
+
+    /// Signs who is cut off, as proxies will read it.
+    pub(crate) fn sign_quarantine(&self, document: Vec<u8>) -> Result<SignedQuarantine, AuthorityError> {
+        self.issuer.sign_quarantine(&self.trust_domain, document)
     }
 
     /// Within the issuer's own validity, or a refusal: a clock that was moved must not make certificates.
@@ -250,6 +354,7 @@ impl Authority {
         self.issuer.cert == other.issuer.cert
             && self.root == other.root
             && self.bundle.sequence() == other.bundle.sequence()
+            && self.rotation == other.rotation
     }
     /// From the next issuer on they live this long.
     #[cfg(feature = "kubernetes")]
@@ -297,11 +402,6 @@ impl Authority {
     #[must_use]
     pub(crate) fn bundle(&self) -> &TrustBundle {
         &self.bundle
-    }
-    /// The chain of bundles, oldest first.
-    #[must_use]
-    pub(crate) fn links(&self) -> &[SignedBundle] {
-        &self.links
     }
     /// What the CA itself believes peers by.
     #[must_use]

@@ -41,6 +41,12 @@ pub(crate) struct ProvenKey {
     fingerprint: KeyFingerprint,
 }
 
+/// SHA-256 of the key (SubjectPublicKeyInfo) that this DER request proves, or the word of the refusal.
+pub fn proven_key(der: &[u8]) -> Result<[u8; 32], &'static str> {
+    let proven = ProvenKey::from_csr(der).map_err(|refusal| refusal.reason().as_str())?;
+    Ok(proven.fingerprint())
+}
+
 /// The kinds of key that are certified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyKind {

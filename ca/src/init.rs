@@ -1,6 +1,7 @@
 //! `init`: a root and its first issuer, in a store that did not exist.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_identity::{IdError, TrustDomain};
@@ -8,7 +9,8 @@ use rustls_pki_types::UnixTime;
 
 use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord};
 use crate::pem;
-use crate::store::{Kind, NewStore, StoreError};
+use crate::seal::{KekConfig, KekError, Sealer, make_kek_file};
+use crate::store::{Kind, NewStore, Seals, StoreError};
 use crate::tokens::hex;
 
 /// Shorter and the issuer would be replaced all the time.
@@ -47,6 +49,9 @@ pub enum InitError {
     /// Certificates could not be made.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The key that seals the store.
+    #[error(transparent)]
+    Kek(#[from] KekError),
     /// The store could not be made.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,14 +72,37 @@ pub(crate) fn check_lives(root_life: Duration, issuer_life: Duration) -> Result<
     Ok(())
 }
 
-/// Makes a CA. Either all of it is on disk when this returns, or nothing.
+/// Makes a CA, sealed under the key of the file beside its store.
 pub fn init(config: &InitConfig, now: UnixTime) -> Result<Initialised, InitError> {
+    match KekConfig::beside(&config.store) {
+        KekConfig::File(file) => init_by_file(config, &file, now),
+        KekConfig::Kms(_) => Err(InitError::Config("the KEK beside a store is a file".to_owned())),
+    }
+}
+
+/// Makes a CA, sealed under the key of a file; one that is not there is made, and stays only if the CA does.
+pub(crate) fn init_by_file(config: &InitConfig, file: &Path, now: UnixTime) -> Result<Initialised, InitError> {
+    let is_new = make_kek_file(file)?;
+    let sealer = Sealer::by_file(file).map_err(InitError::from);
+    let made = sealer.and_then(|sealer| init_sealed(config, sealer, now));
+    if made.is_err() && is_new {
+        // Nothing is sealed under it.
+        let _ = std::fs::remove_file(file);
+    }
+    made
+}
+
+/// Makes a CA. Either all of it is on disk when this returns, or nothing.
+pub fn init_sealed(config: &InitConfig, sealer: Sealer, now: UnixTime) -> Result<Initialised, InitError> {
     check_lives(config.root_life, config.issuer_life)?;
     let trust_domain = TrustDomain::parse(&config.trust_domain)?;
-    let store = NewStore::begin(&config.store)?;
+    let store = NewStore::begin(&config.store, Seals::Sealed(Arc::new(sealer)))?;
     let root = Root::create(&trust_domain, config.root_life, now)?;
     let authority = Authority::found(&trust_domain, &root, config.issuer_life, now)?;
     store.write(Kind::Root, &RootRecord::of(&root))?;
+    if let Some(keys) = authority.jwt_keys_record() {
+        store.write(Kind::JwtKeys, &keys)?;
+    }
     store.write(Kind::Authority, &AuthorityRecord::of(&authority))?;
     store.write_root_pem(&pem::encode("CERTIFICATE", root.cert()))?;
     store.finish()?;

@@ -1,7 +1,8 @@
 //! The CA itself: from a request to a certificate, in one place and in order.
 //!
 //! ```text
-//! admit -> CSR (key proven) -> clock -> attest (identity) -> key fresh -> sign -> settle (token used up, on disk) -> answer
+//! admit -> CSR (key proven) -> clock -> attest (identity) -> not cut off -> admit (identity) -> key fresh -> sign
+//!       -> record (in the ledger, on disk) -> settle (token used up, on disk) -> still not cut off -> answer
 //! ```
 
 use std::net::IpAddr;
@@ -11,33 +12,49 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use postern_api::ca::v1 as pb;
 use postern_api::ca::v1::issue_request::Attestation;
+use postern_api::ca_client::JoinToken;
 use postern_api::refusal::RefusalReason;
-use postern_identity::{SharedTrust, TrustBundle};
+use postern_identity::SharedTrust;
+use postern_identity::bundle::SignedBundle;
 use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::admission::{Admission, REQUESTS};
+use crate::acknowledged::Acknowledgements;
+use crate::admission::{Admission, Identities, REQUESTS};
 use crate::attest::Attestor;
 use crate::attest::join::ByJoinToken;
 #[cfg(feature = "kubernetes")]
 use crate::attest::pod::ByPod;
 use crate::attest::renewal::ByOwnSvid;
-use crate::authority::{Authority, AuthorityError, AuthorityRecord, RootRecord};
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, RootPace};
 use crate::clock::{Clock, shown};
 use crate::csr::{self, ProvenKey};
 use crate::keys_seen::KeysSeen;
+use crate::ledger::entry::{Event, Issued};
+use crate::ledger::{Ledger, LedgerConfig};
 use crate::metrics::Metrics;
+use crate::profile::Holder;
+use crate::quarantine::Held;
 use crate::refusal::Refusal;
 #[cfg(feature = "kubernetes")]
 use crate::replicas::Shared;
+use crate::seal::Sealer;
 #[cfg(feature = "kubernetes")]
 use crate::store::secret::SecretError;
 use crate::store::{Kind, Store, StoreError};
 use crate::tokens::{TokenBook, hex};
 
+mod jwt;
+mod quarantine;
+mod root;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use quarantine::QuarantineChange;
+use quarantine::trust_under;
+pub(crate) use root::RootChange;
+use root::{finished, root_of, show_roots};
 
 /// State of a running CA; shared by all its services.
 pub(crate) struct Ca {
@@ -46,10 +63,17 @@ pub(crate) struct Ca {
     pub(crate) metrics: Metrics,
     pub(crate) trust: SharedTrust,
     authority: watch::Sender<Arc<Authority>>,
+    quarantine: watch::Sender<Arc<Held>>,
     keeping: Keeping,
     attesting: Attesting,
     keys_seen: KeysSeen,
     admission: Admission,
+    identities: Identities,
+    pub(crate) ledger: Ledger,
+    pub(crate) acknowledged: Acknowledgements,
+    root_pace: RootPace,
+    /// Since when this process serves.
+    began: UnixTime,
     /// One rotation at a time; a rotation whose caller went away still holds it.
     rotating: Arc<tokio::sync::Mutex<()>>,
 }
@@ -102,6 +126,8 @@ pub(crate) enum RotationError {
     Authority(#[from] AuthorityError),
     #[error("the root key is not in the store ({0}); put root.json back to rotate")]
     RootOffline(String),
+    #[error("the root is being replaced already (it is {0}; `postern-ca rotate --dry-run` shows the stages)")]
+    RootUnderWay(&'static str),
     #[error("the rotation was cut short")]
     Cut,
 }
@@ -124,20 +150,37 @@ pub(crate) fn load_authority(store: &Store, now: UnixTime) -> Result<Authority, 
         .read(Kind::Authority)?
         .ok_or_else(|| store.damaged(Kind::Authority, "it is missing"))?;
     let authority = record.load(now).map_err(|error| damaged(Kind::Authority, error))?;
+    let authority = authority
+        .with_jwt_keys(store.read(Kind::JwtKeys)?)
+        .map_err(|error| damaged(Kind::JwtKeys, error))?;
+    let authority = authority
+        .with_rotation(store.read(Kind::Rotation)?, now)
+        .map_err(|error| damaged(Kind::Rotation, error))?;
+    let authority = finished(store, authority)?;
     // Only looked at, so that a damaged root is known today and not on the day of the rotation.
-    if let Some(root) = store.read::<RootRecord>(Kind::Root)? {
-        let root = root.load().map_err(|error| damaged(Kind::Root, error))?;
-        if root.cert() != authority.root() {
-            return Err(store.damaged(Kind::Root, "it is the root of another store"));
-        }
-    }
+    root_of(store, &authority)?;
     Ok(authority)
+}
+
+/// What a request asks for, beside what it shows.
+struct Asked<'r> {
+    csr: &'r [u8],
+    holder: Holder,
+    held: HeldBundle,
+    quarantine_version: u64,
 }
 
 impl Ca {
     /// A CA over a directory's store that attests by join tokens.
-    pub(crate) fn load(store: Store, svid_life: Duration, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
+    pub(crate) fn load(
+        store: Store,
+        lives: (Duration, RootPace),
+        ledger: &LedgerConfig,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, StoreError> {
         let authority = load_authority(&store, clock())?;
+        show_roots(&store, &authority);
         let store = Arc::new(store);
         let book = Arc::new(TokenBook::load(Arc::clone(&store))?);
         let trust: SharedTrust = Arc::new(ArcSwap::from_pointee(authority.trust()));
@@ -149,37 +192,51 @@ impl Ca {
                 own_id: authority.own_id().clone(),
             },
         };
-        let keeping = Keeping::Directory(store);
-        Ok(Self::new(
+        let ledger = Ledger::open(
+            &store,
+            authority.founding_root_sha256(),
+            ledger,
+            Arc::clone(&clock),
+            metrics.clone(),
+        )?;
+        let ca = Self::new(
             authority,
-            keeping,
+            (Keeping::Directory(store), ledger),
             (attesting, trust),
-            svid_life,
+            lives,
             clock,
             metrics,
-        ))
+        );
+        ca.load_own_quarantine()?;
+        Ok(ca)
     }
 
     pub(crate) fn new(
         authority: Authority,
-        keeping: Keeping,
+        (keeping, ledger): (Keeping, Ledger),
         (attesting, trust): (Attesting, SharedTrust),
-        svid_life: Duration,
+        (svid_life, root_pace): (Duration, RootPace),
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
         csr::prepare();
         metrics.authority(&authority);
         Self {
+            began: clock(),
             clock,
             svid_life,
             metrics,
             trust,
             authority: watch::Sender::new(Arc::new(authority)),
+            quarantine: watch::Sender::default(),
             keeping,
             attesting,
             keys_seen: KeysSeen::default(),
             admission: Admission::new(REQUESTS),
+            identities: Identities::default(),
+            ledger,
+            acknowledged: Acknowledgements::default(),
+            root_pace,
             rotating: Arc::default(),
         }
     }
@@ -213,20 +270,24 @@ impl Ca {
             .admit(caller)
             .map_err(Refusal::from)
             .inspect_err(|refusal| self.refused(refusal, "none", caller))?;
-        let sequence = request.bundle_sequence;
-        let csr = &request.csr;
+        let asked = Asked {
+            csr: &request.csr,
+            holder: if request.for_app { Holder::App } else { Holder::Proxy },
+            held: held_by(&request),
+            quarantine_version: request.quarantine_version,
+        };
         let (name, outcome) = match (&self.attesting, request.attestation) {
             (Attesting::Tokens { by_token, .. }, Some(Attestation::JoinToken(token))) => (
                 ByJoinToken::NAME,
-                self.issue_to(by_token, Zeroizing::new(token), csr, sequence).await,
+                self.issue_to(by_token, Zeroizing::new(token), &asked, caller).await,
             ),
             (Attesting::Tokens { by_svid, .. }, Some(Attestation::Renewal(renewal))) => {
-                (ByOwnSvid::NAME, self.issue_to(by_svid, renewal, csr, sequence).await)
+                (ByOwnSvid::NAME, self.issue_to(by_svid, renewal, &asked, caller).await)
             }
             #[cfg(feature = "kubernetes")]
             (Attesting::Pods(by_pod), Some(Attestation::KubernetesToken(token))) => (
                 ByPod::NAME,
-                self.issue_to(by_pod, Zeroizing::new(token), csr, sequence).await,
+                self.issue_to(by_pod, Zeroizing::new(token), &asked, caller).await,
             ),
             (attesting, _) => ("none", Err(attesting.takes_something_else())),
         };
@@ -241,44 +302,92 @@ impl Ca {
         &self,
         attestor: &A,
         evidence: A::Evidence,
-        csr: &[u8],
-        bundle_sequence: u64,
+        asked: &Asked<'_>,
+        caller: IpAddr,
     ) -> Result<pb::IssueResponse, Refusal> {
+        let Asked {
+            csr,
+            holder,
+            held,
+            quarantine_version,
+        } = *asked;
         let key = ProvenKey::from_csr(csr)?;
         let authority = self.authority();
         let now = self.now();
         authority.ready(now)?;
         let attested = attestor.attest(evidence, csr, key.fingerprint(), now).await?;
+        self.not_quarantined(&attested.id, attested.instance.as_ref())?;
+        self.identities
+            .admit(&attested.id, attested.instance.as_ref(), Instant::now())?;
         let fresh = self.keys_seen.reserve(key.fingerprint())?;
         let signed = authority.sign(
             &attested.id,
             attested.instance.as_ref(),
+            holder,
             key.spki(),
             self.svid_life,
             now,
         )?;
-        attestor.settle(attested.claim, now).await?;
+        // First: a token that is used up without a record would be lost to both sides, and nobody would know why.
+        self.ledger
+            .record(Event::Issued(Issued {
+                serial: signed.serial.clone(),
+                identity: attested.id.to_string(),
+                instance: attested.instance.as_ref().map(ToString::to_string),
+                key_sha256: hex(&key.fingerprint()),
+                attestation: A::NAME.to_owned(),
+                evidence: attested.evidence,
+                caller: Some(caller.to_canonical().to_string()),
+                not_before: signed.not_before.as_secs(),
+                not_after: signed.not_after.as_secs(),
+                issuer_epoch: signed.issuer_epoch,
+            }))
+            .await?;
+        attestor.settle(attested.claim, now).await.inspect_err(|refusal| {
+            let reason = refusal.reason().as_str().to_owned();
+            self.ledger.note(Event::Withdrawn {
+                serial: signed.serial.clone(),
+                reason,
+            });
+        })?;
         fresh.keep();
+        // Who was cut off meanwhile gets nothing, even at the price of its token.
+        self.not_quarantined(&attested.id, attested.instance.as_ref())
+            .inspect_err(|refusal| {
+                let reason = refusal.reason().as_str().to_owned();
+                self.ledger.note(Event::Withdrawn {
+                    serial: signed.serial.clone(),
+                    reason,
+                });
+            })?;
+        // Whose it is, is in the ledger, which is sealed; a log is read by many.
         tracing::info!(
-            id = %attested.id,
-            instance = attested.instance.as_ref().map(|instance| instance.as_str()),
+            serial = signed.serial,
             attestation = A::NAME,
             not_after = shown(signed.not_after),
             issuer_epoch = signed.issuer_epoch,
-            key_sha256 = hex(&key.fingerprint()),
             "issued"
         );
         Ok(pb::IssueResponse {
             chain: signed.chain.iter().map(|der| der.to_vec()).collect(),
-            bundles: links_from(&authority, bundle_sequence, now),
+            bundles: held.lacks(&authority).iter().map(Into::into).collect(),
             issuer_epoch: signed.issuer_epoch,
+            quarantine: self.quarantine_after(quarantine_version),
         })
+    }
+
+    /// The set for a caller who holds this version.
+    fn quarantine_after(&self, version: u64) -> Option<pb::SignedQuarantine> {
+        let held = self.quarantine();
+        held.signed.as_ref().filter(|_| held.version > version).map(Into::into)
     }
 
     /// Counts and logs a refusal.
     pub(crate) fn refused(&self, refusal: &Refusal, attestation: &'static str, caller: IpAddr) {
         self.metrics.refused(refusal.reason());
-        tracing::warn!(reason = refusal.reason().as_str(), attestation, caller = %caller, "refused: {refusal}");
+        self.ledger.refused(refusal, attestation, caller);
+        let what = refusal.without_identities();
+        tracing::warn!(reason = refusal.reason().as_str(), attestation, caller = %caller, "refused: {what}");
     }
 
     /// A new issuer: prepared, tested, stored, and only then the one that signs and is announced. Once begun it is
@@ -319,6 +428,41 @@ impl Ca {
         })
     }
 
+    /// What seals what this CA keeps.
+    pub(crate) fn sealer(&self) -> Option<Arc<Sealer>> {
+        let seals = match &self.keeping {
+            Keeping::Directory(store) => store.seals(),
+            #[cfg(feature = "kubernetes")]
+            Keeping::Secret(shared) => shared.store.seals(),
+        };
+        seals.sealer().map(Arc::clone)
+    }
+
+    /// Seals anew what is not sealed as it would be now; which records those were.
+    pub(crate) async fn rewrap(&self) -> Result<Vec<Kind>, RotationError> {
+        let one = self.rotating().await;
+        match &self.keeping {
+            Keeping::Directory(store) => {
+                let store = Arc::clone(store);
+                store.learn().await?;
+                // To its end, also if nobody waits for it any more.
+                let work = tokio::task::spawn_blocking(move || {
+                    let _one = one;
+                    let behind = store.behind()?;
+                    behind.iter().try_for_each(|kind| store.rewrap(*kind))?;
+                    Ok(behind)
+                });
+                work.await.unwrap_or(Err(RotationError::Cut))
+            }
+            #[cfg(feature = "kubernetes")]
+            Keeping::Secret(shared) => match shared.store.rewrap().await {
+                // Another replica is quicker, or rotates: the next look sees what is left.
+                Err(SecretError::Conflict(_)) => Ok(Vec::new()),
+                done => Ok(done?),
+            },
+        }
+    }
+
     /// Held by whoever changes what is stored or takes it over.
     pub(crate) async fn rotating(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.rotating).lock_owned().await
@@ -326,20 +470,19 @@ impl Ca {
 
     /// Blocks; under `rotating`.
     fn replace_issuer(&self, store: &Store) -> Result<Arc<Authority>, RotationError> {
-        let root: RootRecord = store
-            .read(Kind::Root)?
+        let current = self.authority();
+        let root = root_of(store, &current)?
             .ok_or_else(|| RotationError::RootOffline(store.path(Kind::Root).display().to_string()))?;
-        let next = self.authority().with_new_issuer(&root.load()?, self.now())?;
-        store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
-        Ok(self.adopt(next))
+        self.commit(store, current.with_new_issuer(&root, self.now())?)
     }
 
     /// This is what signs from now on; it is stored. Under `rotating`.
     pub(crate) fn adopt(&self, next: Authority) -> Arc<Authority> {
         let next = Arc::new(next);
-        self.trust.store(Arc::new(next.trust()));
+        self.trust.store(Arc::new(trust_under(&next, &self.quarantine())));
         self.metrics.authority(&next);
         self.authority.send_replace(Arc::clone(&next));
+        self.resign_quarantine(&next);
         next
     }
 
@@ -359,6 +502,35 @@ impl Ca {
     }
 }
 
+/// What a caller knows of our trust domain.
+#[derive(Debug, Clone, Copy)]
+enum HeldBundle {
+    Sequence(u64),
+    /// A root alone; `None`: an older version, which does not say which.
+    Root(Option<[u8; 32]>),
+}
+
+impl HeldBundle {
+    /// The links of the bundle chain that it lacks, oldest first.
+    fn lacks(self, authority: &Authority) -> Vec<SignedBundle> {
+        match self {
+            Self::Sequence(sequence) => authority.links_after(sequence),
+            Self::Root(root) => authority.links_from_root(&root.unwrap_or_else(|| authority.likely_pin())),
+        }
+    }
+}
+
+fn held_by(request: &pb::IssueRequest) -> HeldBundle {
+    if request.bundle_sequence != 0 {
+        return HeldBundle::Sequence(request.bundle_sequence);
+    }
+    let pinned = match &request.attestation {
+        Some(Attestation::JoinToken(token)) => JoinToken::parse(token).ok().map(|token| token.root_sha256()),
+        _ => None,
+    };
+    HeldBundle::Root(request.root_sha256.as_slice().try_into().ok().or(pinned))
+}
+
 impl Attesting {
     fn takes_something_else(&self) -> Refusal {
         let message = match self {
@@ -371,18 +543,4 @@ impl Attesting {
         };
         Refusal::new(RefusalReason::AttestationMissing, message)
     }
-}
-
-/// The links of the bundle chain that a holder of bundle `sequence` lacks, oldest first.
-pub(crate) fn links_from(authority: &Authority, sequence: u64, now: UnixTime) -> Vec<pb::SignedBundle> {
-    authority
-        .links()
-        .iter()
-        .filter(|link| {
-            let bundle = TrustBundle::from_document(authority.trust_domain().clone(), &link.document, now);
-            // Our own documents read back; should one not, the caller is the better judge.
-            bundle.map_or(true, |bundle| bundle.sequence() > sequence)
-        })
-        .map(Into::into)
-        .collect()
 }

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::authority::Authority;
 use crate::clock::unix;
+use crate::ledger::entry::EVENTS;
 
 /// Seconds from request to answer: signing takes a tenth of a millisecond, syncing the token book some.
 const ISSUE_BUCKETS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
@@ -31,6 +32,11 @@ struct Outcome {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEvent {
+    event: &'static str,
+}
+
 /// Handles; clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -47,6 +53,14 @@ pub(crate) struct Metrics {
     pub(crate) watchers: Gauge,
     state_reads: Family<Outcome, Counter>,
     leading: Gauge,
+    sealed: Gauge,
+    kek: Gauge,
+    rewrapped: Counter,
+    quarantined: Gauge,
+    ledger_records: Family<OfEvent, Counter>,
+    ledger_head: Gauge,
+    ledger_failures: Counter,
+    ledger_lost: Counter,
 }
 
 /// How callers are attested.
@@ -68,6 +82,14 @@ impl Metrics {
             watchers: Gauge::default(),
             state_reads: Family::default(),
             leading: Gauge::default(),
+            sealed: Gauge::default(),
+            kek: Gauge::default(),
+            rewrapped: Counter::default(),
+            quarantined: Gauge::default(),
+            ledger_records: Family::default(),
+            ledger_head: Gauge::default(),
+            ledger_failures: Counter::default(),
+            ledger_lost: Counter::default(),
         };
         // Every reason is there from the start: a rate over a series that appears with its first event misses it.
         for attestation in ATTESTATIONS {
@@ -77,6 +99,9 @@ impl Metrics {
             drop(metrics.refused.get_or_create(&Reason {
                 reason: reason.as_str(),
             }));
+        }
+        for event in EVENTS {
+            drop(metrics.ledger_records.get_or_create(&OfEvent { event }));
         }
         for outcome in ["done", "failed"] {
             drop(metrics.rotations.get_or_create(&Outcome { outcome }));
@@ -139,6 +164,46 @@ impl Metrics {
             metrics.state_reads.clone(),
         );
         registry.register(
+            "sealed",
+            "1 while the key-encryption key is away at the start, so that nothing is issued",
+            metrics.sealed.clone(),
+        );
+        registry.register(
+            "kek_available",
+            "1 if the key-encryption key was there at the last look",
+            metrics.kek.clone(),
+        );
+        registry.register(
+            "records_rewrapped",
+            "Records sealed anew under another key-encryption key",
+            metrics.rewrapped.clone(),
+        );
+        registry.register(
+            "quarantined",
+            "Entries of the quarantine: identities, instances and serial numbers that are cut off",
+            metrics.quarantined.clone(),
+        );
+        registry.register(
+            "ledger_records",
+            "Records written into the ledger, by what happened",
+            metrics.ledger_records.clone(),
+        );
+        registry.register(
+            "ledger_head",
+            "Number of the ledger's newest record; it never falls but where an old backup was put back",
+            metrics.ledger_head.clone(),
+        );
+        registry.register(
+            "ledger_write_failures",
+            "Times that the ledger could not be written; nothing is issued meanwhile",
+            metrics.ledger_failures.clone(),
+        );
+        registry.register(
+            "ledger_lost",
+            "Refusals that are not in the ledger, since it could not be written for long",
+            metrics.ledger_lost.clone(),
+        );
+        registry.register(
             "leading",
             "1 in the replica that rotates the issuer and publishes the roots",
             metrics.leading.clone(),
@@ -167,6 +232,30 @@ impl Metrics {
     #[cfg(feature = "kubernetes")]
     pub(crate) fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
+    }
+    pub(crate) fn sealed(&self, sealed: bool) {
+        self.sealed.set(sealed.into());
+    }
+    pub(crate) fn kek(&self, available: bool) {
+        self.kek.set(available.into());
+    }
+    pub(crate) fn rewrapped(&self, records: usize) {
+        self.rewrapped.inc_by(records as u64);
+    }
+    pub(crate) fn quarantined(&self, entries: usize) {
+        self.quarantined.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+    pub(crate) fn ledger_record(&self, event: &'static str) {
+        self.ledger_records.get_or_create(&OfEvent { event }).inc();
+    }
+    pub(crate) fn ledger_head(&self, number: u64) {
+        self.ledger_head.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+    pub(crate) fn ledger_failed(&self) {
+        self.ledger_failures.inc();
+    }
+    pub(crate) fn ledger_lost(&self, records: usize) {
+        self.ledger_lost.inc_by(records as u64);
     }
     pub(crate) fn rotation(&self, done: bool) {
         self.rotations

@@ -11,6 +11,8 @@ use tonic::transport::Channel;
 
 use crate::args::{Output, StatusArgs, TokenCommand};
 
+pub(crate) mod root;
+
 /// `token create`, `list`, `revoke`.
 pub(crate) async fn token(command: TokenCommand) -> Result<(), String> {
     match command {
@@ -96,6 +98,8 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), String> {
                 "issued": status.issued,
                 "refused": status.refused,
                 "svid_life_seconds": status.svid_life_seconds,
+                "root_sha256": status.root_sha256,
+                "root_rotation": status.root_rotation.as_ref().map(root::json),
             })
         ),
         Output::Text => {
@@ -106,7 +110,14 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), String> {
                 status.issuer_epoch,
                 time_of(status.issuer_not_after_unix)
             );
-            println!("root          until {}", time_of(status.root_not_after_unix));
+            println!(
+                "root          {} until {}",
+                status.root_sha256,
+                time_of(status.root_not_after_unix)
+            );
+            if let Some(rotation) = &status.root_rotation {
+                println!("root rotation {}", root::line(rotation));
+            }
             println!("issued        {}", status.issued);
             println!("refused       {}", status.refused);
             let life = Duration::from_secs(status.svid_life_seconds.into());
@@ -116,14 +127,14 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), String> {
     Ok(())
 }
 
-async fn dial(socket: &Path) -> Result<AdminClient<Channel>, String> {
+pub(crate) async fn dial(socket: &Path) -> Result<AdminClient<Channel>, String> {
     let channel = transport::connect_unix(socket)
         .await
         .map_err(|error| format!("{}; is `postern-ca serve` running?", crate::error_chain(&error)))?;
     Ok(AdminClient::new(channel))
 }
 
-fn said(status: Status) -> String {
+pub(crate) fn said(status: Status) -> String {
     status.message().to_owned()
 }
 
@@ -137,7 +148,7 @@ fn token_json(token: &pb::JoinToken) -> serde_json::Value {
     })
 }
 
-fn time_of(unix: i64) -> String {
+pub(crate) fn time_of(unix: i64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or_default());
     humantime::format_rfc3339_seconds(time).to_string()
 }

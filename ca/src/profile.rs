@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use postern_identity::leaf::{INSTANCE_OID, instance_extension_der};
+use postern_identity::leaf::{APP_EXTENSION_DER, APP_OID, INSTANCE_OID, instance_extension_der};
 use postern_identity::{Instance, SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -12,6 +12,8 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
+
+use crate::tokens::hex;
 
 /// How far a notBefore lies in the past, for peers whose clocks are behind ours.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
@@ -23,6 +25,15 @@ const SERIAL_LEN: usize = 16;
 pub(crate) struct Validity {
     pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
+}
+
+/// Who holds the key of a workload's SVID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Its proxy, or the one process that it is.
+    Proxy,
+    /// The app, by its proxy's Workload API. See [`APP_OID`].
+    App,
 }
 
 impl Validity {
@@ -48,10 +59,11 @@ pub enum ProfileError {
 /// A self-signed root of `trust_domain`.
 pub(crate) fn root(
     trust_domain: &TrustDomain,
+    name: &str,
     key: &KeyPair,
     validity: Validity,
 ) -> Result<CertificateDer<'static>, ProfileError> {
-    let mut params = authority(trust_domain, &format!("{trust_domain} root"), validity)?;
+    let mut params = authority(trust_domain, &format!("{trust_domain} {name}"), validity)?;
     // One issuer below it, leaves below that.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     Ok(params.self_signed(key)?.der().clone())
@@ -71,15 +83,16 @@ pub(crate) fn issuer(
     Ok(params.signed_by(key, root)?.der().clone())
 }
 
-/// An X.509-SVID for a workload.
+/// An X.509-SVID for a workload, and its serial number.
 pub(crate) fn leaf(
     id: &SpiffeId,
     instance: Option<&Instance>,
+    holder: Holder,
     key: &impl PublicKeyData,
     validity: Validity,
     issuer: &rcgen::Issuer<'_, impl SigningKey>,
-) -> Result<CertificateDer<'static>, ProfileError> {
-    let mut params = blank(validity)?;
+) -> Result<(CertificateDer<'static>, [u8; SERIAL_LEN]), ProfileError> {
+    let (mut params, serial) = blank(validity)?;
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
     // NoCa would leave BasicConstraints out, and SPIFFE wants it there.
     params.is_ca = IsCa::ExplicitNoCa;
@@ -88,14 +101,22 @@ pub(crate) fn leaf(
     params.use_authority_key_identifier_extension = true;
     if let Some(instance) = instance {
         let value = instance_extension_der(instance);
-        params.custom_extensions = vec![CustomExtension::from_oid_content(INSTANCE_OID, value)];
+        params
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(INSTANCE_OID, value));
     }
-    Ok(params.signed_by(key, issuer)?.der().clone())
+    if holder == Holder::App {
+        let value = APP_EXTENSION_DER.to_vec();
+        params
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(APP_OID, value));
+    }
+    Ok((params.signed_by(key, issuer)?.der().clone(), serial))
 }
 
 /// What root and issuers have in common. No name constraints: webpki refuses any chain with a URI one.
 fn authority(trust_domain: &TrustDomain, name: &str, validity: Validity) -> Result<CertificateParams, ProfileError> {
-    let mut params = blank(validity)?;
+    let (mut params, _) = blank(validity)?;
     params.distinguished_name.push(DnType::OrganizationName, "Postern");
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(format!("spiffe://{trust_domain}"))?)];
@@ -104,19 +125,26 @@ fn authority(trust_domain: &TrustDomain, name: &str, validity: Validity) -> Resu
 }
 
 /// rcgen's defaults are a subject, a serial made from the key and validity from 1975 to 4096: all set anew.
-fn blank(validity: Validity) -> Result<CertificateParams, ProfileError> {
+fn blank(validity: Validity) -> Result<(CertificateParams, [u8; SERIAL_LEN]), ProfileError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.not_before = date(validity.not_before)?;
     params.not_after = date(validity.not_after)?;
-    params.serial_number = Some(SerialNumber::from_slice(&serial()?));
-    Ok(params)
+    let serial = serial()?;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok((params, serial))
 }
 
 fn serial() -> Result<[u8; SERIAL_LEN], ProfileError> {
     let mut serial = [0; SERIAL_LEN];
     rand::fill(&mut serial).map_err(|_| ProfileError::Random)?;
     Ok(serial)
+}
+
+/// As `openssl x509 -serial` shows it, and without the zero that DER puts before a high bit.
+pub(crate) fn serial_shown(serial: &[u8]) -> String {
+    let zeros = serial.iter().take_while(|byte| **byte == 0).count();
+    hex(serial.get(zeros..).unwrap_or_default())
 }
 
 fn date(time: UnixTime) -> Result<OffsetDateTime, ProfileError> {

@@ -17,14 +17,16 @@ use postern_identity::TrustDomain;
 use rustls_pki_types::UnixTime;
 use tokio::time::sleep;
 
-use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord};
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord, Rotation};
 use crate::clock::Clock;
-use crate::issuance::{Ca, RotationError, Why};
+use crate::issuance::{Ca, RootChange, RotationError, Why};
+use crate::ledger::chain::KeyRecord;
 use crate::store::Kind;
-use crate::store::secret::{SecretError, SecretStore, record};
+use crate::store::secret::{SealError, SecretError, SecretStore, Stored};
 use crate::tokens::hex;
 
 mod lead;
+mod quarantine;
 #[cfg(test)]
 mod tests;
 
@@ -56,7 +58,7 @@ pub(crate) enum FoundingError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error("the new CA cannot be written down")]
-    Encoding(#[from] serde_json::Error),
+    Encoding(#[from] SealError),
     #[error("the published roots are not there yet: {0}")]
     Roots(String),
     /// A CA was here, whose keys are gone: another one would be a stranger to every pod.
@@ -102,6 +104,18 @@ pub(crate) async fn found_or_load(
     }
 }
 
+/// What a Secret holds of an authority; written together, or not at all.
+fn records_of(store: &SecretStore, authority: &Authority) -> Result<Vec<(Kind, Vec<u8>)>, SealError> {
+    let mut records = vec![store.record(Kind::Authority, &AuthorityRecord::of(authority))?];
+    if let Some(keys) = authority.jwt_keys_record() {
+        records.push(store.record(Kind::JwtKeys, &keys)?);
+    }
+    if let Some(rotation) = authority.rotation() {
+        records.push(store.record(Kind::Rotation, rotation)?);
+    }
+    Ok(records)
+}
+
 async fn attempt(
     store: &SecretStore,
     roots: Option<&RootsMap>,
@@ -127,10 +141,8 @@ async fn attempt(
     }
     let root = Root::create(&founding.trust_domain, founding.root_life, now)?;
     let authority = Authority::found(&founding.trust_domain, &root, founding.issuer_life, now)?;
-    let records = vec![
-        record(Kind::Root, &RootRecord::of(&root))?,
-        record(Kind::Authority, &AuthorityRecord::of(&authority))?,
-    ];
+    let mut records = records_of(store, &authority)?;
+    records.push(store.record(Kind::Root, &RootRecord::of(&root))?);
     store.write(stored, records).await?;
     tracing::info!(
         secret = store.place(),
@@ -139,6 +151,32 @@ async fn attempt(
         "a new CA is founded"
     );
     Ok(authority)
+}
+
+/// The key of the ledger that replicas share; made by the first that looks. Waits for the API server as long as it takes.
+pub(crate) async fn ledger_key(store: &SecretStore) -> Result<KeyRecord, FoundingError> {
+    let mut backoff = Backoff::up_to(LONGEST_WAIT);
+    loop {
+        match ledger_key_once(store).await {
+            Err(error) if error.is_outage() => {
+                tracing::warn!("the ledger's key is not there yet: {}", crate::error_chain(&error));
+                sleep(backoff.after_failure(rand_share())).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn ledger_key_once(store: &SecretStore) -> Result<KeyRecord, FoundingError> {
+    let stored = store.read().await?;
+    if let Some(key) = stored.ledger_key()? {
+        return Ok(key);
+    }
+    let key = KeyRecord::create().map_err(SealError::from)?;
+    let record = store.record(Kind::Ledger, &key)?;
+    // If another replica was quicker, that is a conflict, and its key is read.
+    store.write(stored, vec![record]).await?;
+    Ok(key)
 }
 
 /// One that was read is ours to sign with.
@@ -165,21 +203,16 @@ impl Shared {
     pub(crate) async fn rotate(&self, ca: &Ca, why: Why) -> Result<Arc<Authority>, RotationError> {
         for _ in 0..RACES {
             let now = ca.now();
-            let stored = self.store.read().await?;
-            let read = stored
-                .authority(now)?
-                .ok_or_else(|| RotationError::Gone(self.store.place()))?;
-            self.take(ca, suits(&self.store, &self.founding, read)?);
-            let current = ca.authority();
+            let (stored, current) = self.current(ca, now).await?;
             if why == Why::Due && now < current.rotation_due(ca.svid_life) {
                 return Ok(current);
             }
             let root = stored
-                .root()?
+                .root_of(&current)?
                 .ok_or_else(|| RotationError::RootOffline(format!("Secret {}", self.store.place())))?;
             let next = current.with_new_issuer(&root, now)?;
-            let record = record(Kind::Authority, &AuthorityRecord::of(&next)).map_err(|_| RotationError::Cut)?;
-            match self.store.write(stored, vec![record]).await {
+            let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
+            match self.store.write(stored, records).await {
                 Ok(()) => {
                     let made = Ok(ca.adopt(next));
                     ca.rotated(&made);
@@ -192,14 +225,71 @@ impl Shared {
         Err(RotationError::Races)
     }
 
-    /// What another replica wrote is what signs from now on.
-    fn take(&self, ca: &Ca, read: Authority) {
+    /// The same for the root: all records in one writing.
+    pub(crate) async fn change_root(&self, ca: &Ca, change: RootChange) -> Result<Arc<Authority>, RotationError> {
+        for _ in 0..RACES {
+            let now = ca.now();
+            let (stored, current) = self.current(ca, now).await?;
+            let root = stored.root_of(&current)?;
+            let Some(next) = change.made(ca, &current, root.as_ref(), now)? else {
+                return Ok(current);
+            };
+            let pending = next.pending_root_of_own()?;
+            let next = if pending.is_some() {
+                next.with_root_stored()
+            } else {
+                next
+            };
+            let mut records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
+            if let Some(root) = pending {
+                let record = self.store.record(Kind::Root, &RootRecord::of(&root));
+                records.push(record.map_err(|_| RotationError::Cut)?);
+            }
+            match self.store.write(stored, records).await {
+                Ok(()) => return Ok(ca.adopt(next)),
+                Err(SecretError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RotationError::Races)
+    }
+
+    /// What the Secret holds now, which signs from now on.
+    async fn current(&self, ca: &Ca, now: UnixTime) -> Result<(Stored, Arc<Authority>), RotationError> {
+        let stored = self.store.read().await?;
+        let read = stored
+            .authority(now)?
+            .ok_or_else(|| RotationError::Gone(self.store.place()))?;
+        self.take(ca, suits(&self.store, &self.founding, read)?)?;
+        Ok((stored, ca.authority()))
+    }
+
+    /// What another replica wrote is what signs from now on; but nothing brings a root back that is in wrong hands.
+    fn take(&self, ca: &Ca, read: Authority) -> Result<(), SecretError> {
         let held = ca.authority();
         if read.is(&held) {
-            return;
+            return Ok(());
+        }
+        let replaced = |to: &&Rotation| to.is_tainted() && to.new_root() == *held.root();
+        if held
+            .rotation()
+            .filter(replaced)
+            .is_some_and(|to| to.old_root() == *read.root())
+        {
+            return Err(SecretError::Damaged {
+                place: self.store.place(),
+                key: Kind::Authority.file(),
+                why: "it was put back to the root that was replaced because it is in wrong hands; put back a backup that is newer"
+                    .to_owned(),
+            });
         }
         let epoch = read.issuer_epoch();
-        if read.root() != held.root() {
+        if read.root() != held.root() && read.rotation().is_some_and(|to| to.old_root() == *held.root()) {
+            tracing::info!(
+                issuer_epoch = epoch,
+                "the next root's issuer signs from now on: another replica has seen to it"
+            );
+        } else if read.root() != held.root() {
             tracing::error!(
                 root_sha256 = hex(&read.root_sha256()),
                 "Secret {} holds a CA with another root, which signs from now on: every pod of the mesh must be re-created",
@@ -215,6 +305,7 @@ impl Shared {
             tracing::info!(issuer_epoch = epoch, "another replica's new issuer signs from now on");
         }
         ca.adopt(read);
+        Ok(())
     }
 
     /// Looks for what other replicas wrote, for ever.
@@ -250,9 +341,11 @@ impl Shared {
         let read = stored
             .authority(ca.now())?
             .ok_or_else(|| RotationError::Gone(self.store.place()))?;
-        self.take(ca, suits(&self.store, &self.founding, read)?);
+        self.take(ca, suits(&self.store, &self.founding, read)?)?;
+        let version = stored.version().map(str::to_owned);
+        self.follow_quarantine(ca, stored).await?;
         // Only what was taken need not be read again: trouble is told for as long as it lasts.
-        *seen = stored.version().map(str::to_owned);
+        *seen = version;
         Ok(())
     }
 }

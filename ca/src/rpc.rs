@@ -13,12 +13,14 @@ use postern_api::transport::Caller;
 use postern_identity::VerifiedPeer;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use crate::issuance::Ca;
 use crate::refusal::Refusal;
 
 pub(crate) mod admin;
 mod bundles;
+mod quarantine;
 
 /// Serves callers over TLS.
 pub(crate) struct Issuing {
@@ -34,6 +36,16 @@ impl CertificateAuthority for Issuing {
         Ok(Response::new(self.ca.issue(request.into_inner(), caller).await?))
     }
 
+    async fn issue_jwt(&self, request: Request<pb::IssueJwtRequest>) -> Result<Response<pb::IssueJwtResponse>, Status> {
+        let caller = address_of(&request);
+        let peer = request
+            .extensions()
+            .get::<Caller>()
+            .and_then(|caller| caller.peer.clone());
+        let answer = self.ca.issue_jwt(request.get_ref(), peer.as_ref(), caller).await?;
+        Ok(Response::new(answer))
+    }
+
     type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<pb::BundleUpdate, Status>> + Send>>;
 
     async fn watch_bundle(
@@ -43,9 +55,42 @@ impl CertificateAuthority for Issuing {
         let control = self.control_of(&request).inspect_err(|refusal| {
             self.ca.refused(refusal, "none", address_of(&request));
         })?;
-        let sequence = request.into_inner().bundle_sequence;
+        let pb::WatchBundleRequest {
+            bundle_sequence: sequence,
+            quarantine,
+        } = request.into_inner();
+        if let Some(held) = quarantine {
+            self.ca.relearn_quarantine(&held.into()).await;
+        }
         let stream = bundles::stream(Arc::clone(&self.ca), control, sequence, self.down.clone());
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn report_bundle(
+        &self,
+        request: Request<pb::ReportBundleRequest>,
+    ) -> Result<Response<pb::ReportBundleResponse>, Status> {
+        let control = self.control_of(&request).inspect_err(|refusal| {
+            self.ca.refused(refusal, "none", address_of(&request));
+        })?;
+        let report = request.into_inner();
+        let by = bundles::control_of(&control);
+        self.ca.acknowledged.report(&by, report.lowest_sequence, report.proxies);
+        Ok(Response::new(pb::ReportBundleResponse {}))
+    }
+
+    async fn operate_quarantine(
+        &self,
+        request: Request<pb::OperateQuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineState>, Status> {
+        let caller = address_of(&request);
+        let request = request.into_inner();
+        let token = Zeroizing::new(request.operator_token);
+        let allowed = self.ca.may_operate(&token, caller).await;
+        allowed.inspect_err(|refusal| self.ca.refused(refusal, "operator_token", caller))?;
+        quarantine::operated(&self.ca, request.operation)
+            .await
+            .map(Response::new)
     }
 }
 
@@ -60,7 +105,8 @@ impl Issuing {
             .get::<Caller>()
             .and_then(|caller| caller.peer.clone())
         {
-            Some(peer) if *peer.id() == wanted => Ok(peer),
+            // Not what stands beside it.
+            Some(peer) if *peer.id() == wanted && !peer.is_app() => Ok(peer),
             Some(peer) => refuse(format!(
                 "the bundle is streamed to {wanted} only, the caller is {}",
                 peer.id()

@@ -11,7 +11,6 @@ use futures_util::future::BoxFuture;
 use postern_api::ca::v1::admin_server::AdminServer;
 use postern_api::ca::v1::certificate_authority_server::CertificateAuthorityServer;
 use postern_api::transport;
-use postern_telemetry::Endpoint;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -19,18 +18,26 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::attest::renewal::GRACE;
+use crate::authority::RootPace;
 use crate::clock::{Clock, until};
 use crate::connections;
 use crate::csr::MAX_CSR;
 use crate::issuance::{Ca, Why};
+use crate::ledger::{LedgerConfig, MIN_RETENTION};
 use crate::metrics::Metrics;
+use crate::rewrap;
 use crate::rpc::Issuing;
 use crate::rpc::admin::{Operating, only_own_user};
+use crate::seal::{KekConfig, KekError, Sealer, make_kek_file};
 use crate::serving::Serving;
-use crate::store::{Store, StoreError};
+use crate::store::{Kind, Seals, Store, StoreError};
 
 #[cfg(feature = "kubernetes")]
 mod cluster;
+mod front;
+
+use front::Front;
 
 #[cfg(feature = "kubernetes")]
 pub use cluster::{InCluster, Pace, SecretState, start_in_cluster};
@@ -41,8 +48,8 @@ pub(crate) const MIN_SVID_LIFE: Duration = Duration::from_secs(5 * 60);
 pub(crate) const MAX_SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The least under the insecure switch.
 const MIN_INSECURE_SVID_LIFE: Duration = Duration::from_secs(1);
-/// A request is a CSR and a chain of at most six certificates.
-const MAX_REQUEST: usize = 4 * MAX_CSR;
+/// A request is a CSR and a chain of at most six certificates, or the quarantine that control holds.
+const MAX_REQUEST: usize = postern_identity::quarantine::MAX_DOCUMENT + 4 * MAX_CSR;
 /// Header lists of gRPC calls take a few hundred bytes.
 const MAX_HEADER_LIST: u32 = 8 * 1024;
 /// Streams on one connection; a caller needs one or two.
@@ -58,6 +65,8 @@ const CONNECTION_AGE: Duration = Duration::from_secs(10 * 60);
 const DRAIN: Duration = Duration::from_secs(2);
 /// The issuer's age is looked at at least this often, should the clock be moved.
 pub(crate) const ISSUER_LOOK: Duration = Duration::from_secs(30);
+/// A stage of the root's replacement is in whole seconds.
+const STAGE_LOOK: Duration = Duration::from_secs(1);
 /// After a failed rotation.
 pub(crate) const ROTATION_RETRY: Duration = Duration::from_secs(10);
 
@@ -78,6 +87,17 @@ pub struct ServeConfig {
     pub svid_life: Duration,
     /// Allows lives of seconds.
     pub insecure_short_life: bool,
+    /// What seals the state; `None`: of a directory the file beside it, of a Secret nothing.
+    pub kek: Option<KekConfig>,
+    /// Reads records that are in clear, too, and seals them.
+    pub migrate: bool,
+    /// How what is issued and refused is recorded.
+    pub ledger: LedgerConfig,
+    /// A new root signs after this long even if not all have acknowledged it.
+    pub root_acknowledge: Duration,
+    /// The old root leaves the bundle this long after the new one signs; `None`: after the longest life that a leaf can have,
+    /// and, where an SVID renews itself, how long it may do so past its end.
+    pub root_retire: Option<Duration>,
 }
 
 /// Why the CA does not serve.
@@ -90,6 +110,9 @@ pub enum ServeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The key that seals the state.
+    #[error(transparent)]
+    Kek(#[from] KekError),
     /// The state in the cluster.
     #[error("{0}")]
     State(String),
@@ -141,35 +164,47 @@ impl Drop for Running {
 /// Opens the store and starts serving.
 pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeError> {
     check_life(&config)?;
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    let store = Store::open(&config.store)?;
-    let ca = Arc::new(Ca::load(store, config.svid_life, clock, metrics)?);
+    let front = Front::open(&config).await?;
+    let store = opened(&config, &front).await?;
+    let lives = (config.svid_life, root_pace(&config, GRACE));
+    let ca = Ca::load(store, lives, &config.ledger, clock, front.metrics.clone())?;
+    let ca = Arc::new(ca);
+    rewrap::at_start(&ca).await;
     renew_overdue_issuer(&ca).await?;
     let keepers: Vec<BoxFuture<'static, ()>> = vec![Box::pin(keep_issuer_fresh(Arc::clone(&ca)))];
-    run(config, ca, registry, keepers).await
+    run(config, ca, front, keepers).await
+}
+
+/// The directory's store, with the keys of its records.
+async fn opened(config: &ServeConfig, front: &Front) -> Result<Store, ServeError> {
+    let kek = key_of(&config.store, config.kek.as_ref(), config.migrate)?;
+    let store = Store::open(&config.store, front.seals(&kek, config.migrate).await?)?;
+    front.patiently(async || Ok(store.learn().await?)).await?;
+    Ok(store)
 }
 
 /// Serves, and does the keepers' work beside it.
 async fn run(
     config: ServeConfig,
     ca: Arc<Ca>,
-    registry: Registry,
+    mut front: Front,
     keepers: Vec<BoxFuture<'static, ()>>,
 ) -> Result<Running, ServeError> {
     let serving = Arc::new(Serving::start(Arc::clone(&ca)).map_err(ServeError::CannotIssue)?);
 
     let (listener, listen) = bind(config.listen).await?;
-    let (metrics_listener, metrics) = bind(config.metrics_listen).await?;
+    let metrics = front.address;
     let admin = bind_admin(&config.admin_socket).await?;
-    let (down, going_down) = watch::channel(false);
-    let mut tasks = JoinSet::new();
+    front.stands_before(&ca);
+    front.metrics.sealed(false);
+    let going_down = front.down.subscribe();
+    let tasks = &mut front.tasks;
     tasks.spawn(serve_callers(Arc::clone(&ca), serving, listener, going_down.clone()));
     tasks.spawn(serve_operator(Arc::clone(&ca), admin, going_down.clone()));
-    tasks.spawn(until_down(
-        going_down.clone(),
-        endpoint(&ca, registry, going_down.clone()).serve(metrics_listener),
-    ));
+    if let Some(sealer) = ca.sealer() {
+        let following = rewrap::follow(Arc::clone(&ca), sealer, rewrap::LOOK);
+        tasks.spawn(until_down(going_down.clone(), following));
+    }
     for keeper in keepers {
         tasks.spawn(until_down(going_down.clone(), keeper));
     }
@@ -191,21 +226,73 @@ async fn run(
     Ok(Running {
         listen,
         metrics,
-        down,
-        tasks,
+        down: front.down,
+        tasks: front.tasks,
         admin_socket: config.admin_socket,
     })
 }
 
 /// Puts a new issuer into the store of a CA that does not run; its number.
-pub async fn rotate_store(store: &Path, clock: Clock) -> Result<u64, ServeError> {
+pub async fn rotate_store(store: &Path, kek: Option<&KekConfig>, clock: Clock) -> Result<u64, ServeError> {
     let metrics = Metrics::register(&mut Registry::default());
-    let ca = Arc::new(Ca::load(Store::open(store)?, MAX_SVID_LIFE, clock, metrics)?);
+    let store = stopped(store, kek, false).await?;
+    let ca = Arc::new(Ca::load(
+        store,
+        (MAX_SVID_LIFE, RootPace::PATIENT),
+        &LedgerConfig::default(),
+        clock,
+        metrics,
+    )?);
     let next = ca
         .rotate(Why::Asked)
         .await
         .map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))?;
     Ok(next.issuer_epoch())
+}
+
+/// Seals the records of a CA that does not run under the key that wraps now; which ones were not. `migrate`: also those that
+/// an older version left in clear.
+pub async fn rewrap_store(store: &Path, kek: Option<&KekConfig>, migrate: bool) -> Result<Vec<Kind>, ServeError> {
+    let store = stopped(store, kek, migrate).await?;
+    let behind = store.behind()?;
+    for kind in &behind {
+        store.rewrap(*kind)?;
+    }
+    Ok(behind)
+}
+
+/// The key of a store, before it is asked for. A store that an older version left in clear has none, and gets one when it is
+/// migrated.
+fn key_of(store: &Path, kek: Option<&KekConfig>, migrate: bool) -> Result<KekConfig, ServeError> {
+    let kek = kek.cloned().unwrap_or_else(|| KekConfig::beside(store));
+    Store::exists(store)?;
+    let (clear, sealed) = Store::found(store)?;
+    match (clear, &kek) {
+        (Some(kind), _) if !migrate => return Err(Store::in_clear(store, kind).into()),
+        (Some(_), KekConfig::File(file)) if !sealed => {
+            make_kek_file(file)?;
+        }
+        (_, _) => {}
+    }
+    Ok(kek)
+}
+
+pub(crate) async fn stopped(store: &Path, kek: Option<&KekConfig>, migrate: bool) -> Result<Store, ServeError> {
+    let kek = key_of(store, kek, migrate)?;
+    let sealer = Sealer::unseal(&kek).await?;
+    let store = Store::open(store, Seals::by(sealer, migrate))?;
+    store.learn().await?;
+    Ok(store)
+}
+
+/// `grace`: how long past its end an SVID of the old root may still be of use.
+fn root_pace(config: &ServeConfig, grace: Duration) -> RootPace {
+    RootPace {
+        acknowledge: config.root_acknowledge,
+        // Not `svid_life`: leaves of an earlier start may live longer.
+        retire: config.root_retire.unwrap_or(MAX_SVID_LIFE + grace),
+        settle: RootPace::settling(config.root_acknowledge, config.svid_life),
+    }
 }
 
 fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
@@ -220,6 +307,20 @@ fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
             humantime::format_duration(config.svid_life),
             humantime::format_duration(least),
             humantime::format_duration(MAX_SVID_LIFE),
+        )));
+    }
+    if let Some(retire) = config.root_retire.filter(|retire| *retire < config.svid_life) {
+        return Err(ServeError::Config(format!(
+            "--root-retire-after {} is out of bounds: leaves of the old root are good for {} (--svid-life)",
+            humantime::format_duration(retire),
+            humantime::format_duration(config.svid_life),
+        )));
+    }
+    if config.ledger.retention < MIN_RETENTION {
+        return Err(ServeError::Config(format!(
+            "--ledger-retention {} is out of bounds: {} at least",
+            humantime::format_duration(config.ledger.retention),
+            humantime::format_duration(MIN_RETENTION),
         )));
     }
     Ok(())
@@ -279,30 +380,13 @@ async fn serve_operator(ca: Arc<Ca>, listener: UnixListener, down: watch::Receiv
     }
 }
 
-fn endpoint(ca: &Arc<Ca>, registry: Registry, down: watch::Receiver<bool>) -> Endpoint {
-    let (asked, scraped) = (Arc::clone(ca), Arc::clone(ca));
-    let readiness = move || {
-        if *down.borrow() {
-            return Err("going down".to_owned());
-        }
-        asked
-            .authority()
-            .ready(asked.now())
-            .map_err(|refusal| refusal.to_string())
-    };
-    Endpoint::new(registry, Arc::new(readiness), move || {
-        let outstanding = scraped.tokens().map_or(0, |book| book.outstanding(scraped.now()));
-        scraped
-            .metrics
-            .tokens_outstanding
-            .set(i64::try_from(outstanding).unwrap_or(i64::MAX));
-    })
-}
-
 /// Replaces the issuer in good time, for ever.
 async fn keep_issuer_fresh(ca: Arc<Ca>) {
-    let mut changes = ca.watch();
+    let (mut changes, mut reports) = (ca.watch(), ca.acknowledged.watch());
     loop {
+        changes.mark_unchanged();
+        reports.mark_unchanged();
+        let root = ca.advance_root().await.unwrap_or(ISSUER_LOOK);
         let authority = ca.authority();
         let due = authority.rotation_due(ca.svid_life);
         let now = ca.now();
@@ -317,7 +401,9 @@ async fn keep_issuer_fresh(ca: Arc<Ca>) {
             continue;
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.min(root.max(STAGE_LOOK))) => {}
+            // What a stage of the root's replacement may wait for.
+            _ = reports.changed() => {}
             // By hand: the reckoning starts anew. (A receiver remembers what it has seen: nothing is lost.)
             _ = changes.changed() => {}
         }

@@ -1,11 +1,16 @@
-//! The CA's state on disk: three small files, each replaced whole, in one directory that one process owns.
+//! The CA's state on disk: small files, each replaced whole, in one directory that one process owns.
 //!
 //! ```text
 //! DIR (0700)/lock              held for as long as a process owns the store
 //!            authority.json    root certificate, issuing key, bundle chain      } 0600, each one sealed record,
 //!            root.json         root certificate and key; may be kept elsewhere  } written to a temporary file,
+//!            rotation.json     the last replacement of the root, and its stage  }
+//!            jwt.json          keys of JWT-SVIDs                                }
 //!            tokens.json       join tokens (the SHA-256 of their secrets)       } synced, renamed, directory synced
-//!            root.pem          the root certificate, for people and foreign peers
+//!            quarantine.json   who is cut off, why, by whom and since when      }
+//!            ledger.json       the ledger's key, and how far it had come        }
+//!            ledger.redb       what was issued and refused: `ledger.rs`
+//!            root.pem          the published root certificates, for people and foreign peers
 //! ```
 //!
 //! A file that is not exactly what was written is never guessed at: the error says which one and what to do. In Kubernetes
@@ -15,11 +20,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
+
+use crate::seal::{KekError, Sealer};
 
 mod record;
 #[cfg(feature = "kubernetes")]
@@ -30,7 +37,7 @@ mod tests;
 /// State files are small; a larger one is not ours. (10,000 tokens take under 4 MiB.)
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 const LOCK: &str = "lock";
-/// The root certificate in PEM; public.
+/// The published root certificates in PEM; public.
 pub const ROOT_PEM: &str = "root.pem";
 
 /// What a file of the store holds.
@@ -40,19 +47,39 @@ pub enum Kind {
     Authority,
     /// Root key.
     Root,
+    /// The last replacement of the root.
+    Rotation,
+    /// The keys of JWT-SVIDs.
+    JwtKeys,
     /// Join tokens.
     Tokens,
+    /// Who is cut off.
+    Quarantine,
+    /// The key of the ledger, and how far it had come.
+    Ledger,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Authority, Self::Root, Self::Tokens];
+    const ALL: [Self; 7] = [
+        Self::Authority,
+        Self::Rotation,
+        Self::JwtKeys,
+        Self::Root,
+        Self::Tokens,
+        Self::Quarantine,
+        Self::Ledger,
+    ];
 
     /// The word in the record's head.
     fn name(self) -> &'static str {
         match self {
             Self::Authority => "authority",
             Self::Root => "root",
+            Self::Rotation => "rotation",
+            Self::JwtKeys => "jwt",
             Self::Tokens => "tokens",
+            Self::Quarantine => "quarantine",
+            Self::Ledger => "ledger",
         }
     }
     /// The file's name in the store.
@@ -61,7 +88,11 @@ impl Kind {
         match self {
             Self::Authority => "authority.json",
             Self::Root => "root.json",
+            Self::Rotation => "rotation.json",
+            Self::JwtKeys => "jwt.json",
             Self::Tokens => "tokens.json",
+            Self::Quarantine => "quarantine.json",
+            Self::Ledger => "ledger.json",
         }
     }
     /// What an operator does about a damaged one.
@@ -75,9 +106,26 @@ impl Kind {
                 "put this one file back from a backup; or move it away: the CA then serves with the issuer that it \
                  has, and cannot make another"
             }
+            Self::Rotation => {
+                "put this one file back from a backup; without a backup, move it away together with ledger.json and ledger.redb: a \
+                 replacement of the root that is under way stays where it is until the next one (`postern-ca rotate --root`)"
+            }
             Self::Tokens => {
                 "move this one file away and start again: outstanding join tokens are void, make new ones; \
                  certificates and renewals are not touched"
+            }
+            Self::JwtKeys => {
+                "move this one file away and start again: there are no JWT-SVIDs until the next issuer (`postern-ca rotate`); \
+                 certificates are not touched"
+            }
+            Self::Quarantine => {
+                "put this one file back from a backup; without a backup, move it away and start again: who was cut off comes \
+                 back from control if that still runs, and `postern quarantine list` shows whether it did"
+            }
+            Self::Ledger => {
+                "put ledger.json and ledger.redb back as they were last; or move both away and start again: a new chain \
+                 begins, certificates and tokens are not touched, and what is whole of the old one can still be read with \
+                 `postern-ca ledger`"
             }
         }
     }
@@ -125,6 +173,18 @@ pub enum StoreError {
         /// What is wrong.
         why: String,
     },
+    /// Its key.
+    #[error("{} cannot be opened or sealed", path.display())]
+    Kek {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: KekError,
+    },
+    /// The process is ending.
+    #[error("writing {0} was cut short")]
+    Cut(&'static str),
     /// The operating system refuses.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -138,10 +198,52 @@ pub enum StoreError {
     },
 }
 
+/// How records are kept.
+#[derive(Debug, Clone)]
+pub enum Seals {
+    /// As they are: only in a Secret, whose cluster may encrypt it.
+    Clear,
+    /// Sealed; one in clear is refused.
+    Sealed(Arc<Sealer>),
+    /// Sealed; one in clear is read, too.
+    Migrating(Arc<Sealer>),
+}
+
+impl Seals {
+    pub(crate) fn by(sealer: Sealer, migrate: bool) -> Self {
+        let sealer = Arc::new(sealer);
+        match migrate {
+            true => Self::Migrating(sealer),
+            false => Self::Sealed(sealer),
+        }
+    }
+
+    pub(crate) fn sealer(&self) -> Option<&Arc<Sealer>> {
+        match self {
+            Self::Clear => None,
+            Self::Sealed(sealer) | Self::Migrating(sealer) => Some(sealer),
+        }
+    }
+
+    /// Gets what is needed to open these records.
+    pub(crate) async fn learn(&self, records: &[&[u8]]) -> Result<(), KekError> {
+        match self.sealer() {
+            Some(sealer) => sealer.learn(records).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Is this record as it would be written now?
+    pub(crate) fn is_current(&self, record: &[u8]) -> bool {
+        self.sealer().is_none_or(|sealer| sealer.is_current(record))
+    }
+}
+
 /// An owned store.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    seals: Seals,
     /// One write at a time: two would share a temporary file.
     writing: Mutex<()>,
     /// Released by the kernel when the process ends, however it ends.
@@ -149,11 +251,30 @@ pub struct Store {
 }
 
 impl Store {
-    /// Takes ownership of an existing store.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    /// Is there a store? Said before anybody is asked for a key.
+    pub fn exists(dir: &Path) -> Result<(), StoreError> {
         if !dir.join(Kind::Authority.file()).exists() && !dir.join(LOCK).exists() {
             return Err(StoreError::Missing { dir: dir.to_owned() });
         }
+        Ok(())
+    }
+
+    /// Which record is in clear, and whether any is sealed; read before anybody has a key.
+    pub(crate) fn found(dir: &Path) -> Result<(Option<Kind>, bool), StoreError> {
+        let (mut clear, mut sealed) = (None, false);
+        for kind in Kind::ALL {
+            match bytes_in(dir, kind)? {
+                Some(bytes) if record::is_clear(&bytes) => clear = clear.or(Some(kind)),
+                Some(_) => sealed = true,
+                None => {}
+            }
+        }
+        Ok((clear, sealed))
+    }
+
+    /// Takes ownership of an existing store. Nothing is read before [`Self::learn`].
+    pub fn open(dir: &Path, seals: Seals) -> Result<Self, StoreError> {
+        Self::exists(dir)?;
         private(dir, 0o700)?;
         let path = dir.join(LOCK);
         let lock = OpenOptions::new()
@@ -183,6 +304,7 @@ impl Store {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            seals,
             writing: Mutex::new(()),
             _lock: lock,
         })
@@ -190,14 +312,86 @@ impl Store {
 
     /// Reads a file; `None` if it is not there.
     pub fn read<T: DeserializeOwned>(&self, kind: Kind) -> Result<Option<T>, StoreError> {
-        read_in(&self.dir, kind)
+        let Some(bytes) = bytes_in(&self.dir, kind)? else {
+            return Ok(None);
+        };
+        unsealed(&self.seals, kind, &bytes)
+            .map(Some)
+            .map_err(|why| self.damaged(kind, why))
     }
 
     /// Replaces a file: when this returns, a crash finds the new one; before, the old one; never a mixture.
     pub fn write<T: Serialize>(&self, kind: Kind, value: &T) -> Result<(), StoreError> {
         // A write that panicked left at most its temporary file, which the next one truncates.
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        write_in(&self.dir, kind, value)
+        write_in(&self.dir, &self.seals, kind, value)
+    }
+
+    /// The public root certificates, as they stand there.
+    pub(crate) fn root_pem(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join(ROOT_PEM)).ok()
+    }
+
+    /// Replaces the public root certificates, for people and foreign peers.
+    pub(crate) fn write_root_pem(&self, pem: &str) -> Result<(), StoreError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, temporary) = (self.dir.join(ROOT_PEM), self.dir.join(format!(".{ROOT_PEM}.tmp")));
+        write_synced(&temporary, pem.as_bytes(), 0o644)?;
+        fs::rename(&temporary, &path).map_err(io_error("replace", &path))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Asks for the keys of the records that are there.
+    pub async fn learn(&self) -> Result<(), StoreError> {
+        for kind in Kind::ALL {
+            if let Some(bytes) = bytes_in(&self.dir, kind)? {
+                let learned = self.seals.learn(&[&bytes]).await;
+                learned.map_err(|source| StoreError::Kek {
+                    path: self.path(kind),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that are not sealed as they would be now.
+    pub fn behind(&self) -> Result<Vec<Kind>, StoreError> {
+        let mut behind = Vec::new();
+        for kind in Kind::ALL {
+            if bytes_in(&self.dir, kind)?.is_some_and(|bytes| !self.seals.is_current(&bytes)) {
+                behind.push(kind);
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Seals a record anew, as it stands. What was begun and not finished is begun again: each record stands for itself.
+    pub fn rewrap(&self, kind: Kind) -> Result<(), StoreError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bytes) = bytes_in(&self.dir, kind)? else {
+            return Ok(());
+        };
+        let body = record::open(&self.seals, kind, &bytes).map_err(|why| self.damaged(kind, why))?;
+        write_body(&self.dir, &self.seals, kind, &body)
+    }
+
+    /// How its records are sealed.
+    pub(crate) fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
+    pub(crate) fn in_clear(dir: &Path, kind: Kind) -> StoreError {
+        StoreError::Damaged {
+            path: dir.join(kind.file()),
+            kind,
+            why: record::IN_CLEAR.to_owned(),
+        }
+    }
+
+    /// Where something lies that is not one small record.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// For messages: where a file lies.
@@ -222,11 +416,12 @@ impl Store {
 pub struct NewStore {
     dir: PathBuf,
     building: PathBuf,
+    seals: Seals,
 }
 
 impl NewStore {
     /// Begins a store that will be at `dir`, which must not exist or be empty.
-    pub fn begin(dir: &Path) -> Result<Self, StoreError> {
+    pub fn begin(dir: &Path, seals: Seals) -> Result<Self, StoreError> {
         match fs::read_dir(dir) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
@@ -256,12 +451,13 @@ impl NewStore {
         Ok(Self {
             dir: dir.to_owned(),
             building,
+            seals,
         })
     }
 
     /// Writes one of its files.
     pub fn write<T: Serialize>(&self, kind: Kind, value: &T) -> Result<(), StoreError> {
-        write_in(&self.building, kind, value)
+        write_in(&self.building, &self.seals, kind, value)
     }
 
     /// Writes the public root certificate.
@@ -297,7 +493,7 @@ impl Drop for NewStore {
     }
 }
 
-fn read_in<T: DeserializeOwned>(dir: &Path, kind: Kind) -> Result<Option<T>, StoreError> {
+fn bytes_in(dir: &Path, kind: Kind) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
     let path = dir.join(kind.file());
     let damaged = |why: String| StoreError::Damaged {
         path: path.clone(),
@@ -320,27 +516,35 @@ fn read_in<T: DeserializeOwned>(dir: &Path, kind: Kind) -> Result<Option<T>, Sto
         return Err(damaged(format!("{length} bytes long")));
     }
     let bytes = Zeroizing::new(fs::read(&path).map_err(io_error("read", &path))?);
-    unsealed(kind, &bytes).map(Some).map_err(damaged)
+    Ok(Some(bytes))
 }
 
-/// A value as it is kept, wherever that is.
-fn sealed<T: Serialize>(kind: Kind, value: &T) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
-    let body = serde_json::to_vec_pretty(value).map(Zeroizing::new)?;
-    Ok(record::seal(kind, &body))
+/// The value of a record of a store or a Secret that is not in its place; its keys were asked for.
+pub(crate) fn read_record<T: DeserializeOwned>(seals: &Seals, kind: Kind, bytes: &[u8]) -> Result<T, String> {
+    unsealed(seals, kind, bytes)
 }
 
 /// The value of what is kept, or what is wrong with it.
-fn unsealed<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, String> {
-    let body = record::open(kind, bytes).map_err(str::to_owned)?;
+fn unsealed<T: DeserializeOwned>(seals: &Seals, kind: Kind, bytes: &[u8]) -> Result<T, String> {
+    let body = record::open(seals, kind, bytes)?;
     serde_json::from_slice(&body).map_err(|error| format!("its content is not readable: {error}"))
 }
 
-fn write_in<T: Serialize>(dir: &Path, kind: Kind, value: &T) -> Result<(), StoreError> {
-    let path = dir.join(kind.file());
-    let content = sealed(kind, value).map_err(|error| StoreError::Io {
+fn write_in<T: Serialize>(dir: &Path, seals: &Seals, kind: Kind, value: &T) -> Result<(), StoreError> {
+    let body = serde_json::to_vec_pretty(value).map(Zeroizing::new);
+    let body = body.map_err(|error| StoreError::Io {
         what: "encode",
-        path: path.clone(),
+        path: dir.join(kind.file()),
         source: error.into(),
+    })?;
+    write_body(dir, seals, kind, &body)
+}
+
+fn write_body(dir: &Path, seals: &Seals, kind: Kind, body: &[u8]) -> Result<(), StoreError> {
+    let path = dir.join(kind.file());
+    let content = record::seal(seals, kind, body).map_err(|source| StoreError::Kek {
+        path: path.clone(),
+        source,
     })?;
     let temporary = dir.join(temporary(kind));
     write_synced(&temporary, &content, 0o600)?;

@@ -195,6 +195,13 @@ impl TokenBook {
             }
         })
         .await
+        // A stranger is told no paths.
+        .map_err(|refusal| match refusal.reason() {
+            RefusalReason::Store => {
+                Refusal::new(RefusalReason::Store, "the CA cannot write its store; its log says why")
+            }
+            _ => refusal,
+        })
     }
 
     /// Voids a token.
@@ -227,17 +234,14 @@ impl TokenBook {
         self.lock().outstanding(now)
     }
 
-    /// Returns when everything up to `generation` is on disk, or taken back. There is no await before the work is
+    /// Returns when everything up to `generation` is on disk, or taken back; a failure's message is for the operator. There is no await before the work is
     /// handed over, and work handed over is not cancelled: a caller that is dropped leaves nothing half done.
     async fn persist(&self, generation: u64, undo: impl FnOnce(&mut Book) + Send + 'static) -> Result<(), Refusal> {
         let shared = Arc::clone(&self.shared);
         let outcome = tokio::task::spawn_blocking(move || shared.write(generation, undo)).await;
         match outcome {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_logged)) => Err(Refusal::new(
-                RefusalReason::Store,
-                "the CA cannot write its store; its log says why",
-            )),
+            Ok(Err(error)) => Err(Refusal::new(RefusalReason::Store, crate::error_chain(&error))),
             Err(_) => Err(Refusal::new(RefusalReason::Internal, "writing the store was cut short")),
         }
     }

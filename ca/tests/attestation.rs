@@ -188,6 +188,7 @@ async fn a_request_without_attestation_is_refused() {
         csr: csr(&new_key()),
         attestation: None,
         bundle_sequence: 0,
+        ..pb::IssueRequest::default()
     };
     let status = world.client.clone().issue(request).await.unwrap_err();
     assert_eq!(reason(&status), "attestation_missing");

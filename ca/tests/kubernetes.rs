@@ -10,12 +10,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_api::ca::v1 as pb;
 use postern_api::ca::v1::admin_client::AdminClient;
+use postern_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
+use postern_api::ca::v1::operate_quarantine_request::Operation;
 use postern_api::ca_client::{self, CaError, Issued, JoinToken, KubernetesToken, RootPins};
+use postern_api::quarantine_wire::subject_to_wire;
 use postern_api::refusal::RefusalReason;
 use postern_api::transport;
-use postern_ca::{Founding, InCluster, Pace, Running, SecretState, ServeConfig, init, start_in_cluster};
+use postern_ca::{
+    Founding, InCluster, KekConfig, LedgerConfig, Lines, Pace, Running, SecretState, ServeConfig, init,
+    start_in_cluster,
+};
 use postern_cluster::testing::{ApiServer, Reaction, status};
-use postern_identity::{SharedTrust, Trust};
+use postern_identity::quarantine::Subject;
+use postern_identity::{Instance, SharedTrust, Trust, tls};
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use world::{domain, init_config, serve_config};
@@ -231,7 +238,8 @@ async fn the_leader_replaces_issuers_in_time_and_every_replica_issues_throughout
             if least >= 3 {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // One identity is given 256 certificates, and then one a second.
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(PATIENCE, throughout)
@@ -414,4 +422,323 @@ async fn c_10_the_program_with_the_charts_flags_serves_pods_and_shows_no_token_a
     for secret in secrets {
         assert!(!seen.contains(&secret), "{secret} was written down");
     }
+}
+
+/// The records of the Secret, as they are kept.
+fn kept(server: &ApiServer) -> Vec<String> {
+    let data = server.object(SECRET).unwrap()["data"].clone();
+    let records = data.as_object().unwrap().values();
+    let text = |value: &Value| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap());
+        String::from_utf8(bytes.unwrap()).unwrap()
+    };
+    records.map(text).collect()
+}
+
+fn with_key(dir: &tempfile::TempDir, name: &str, key: &[u8; 32]) -> std::path::PathBuf {
+    let path = dir.path().join(name);
+    let held = std::fs::read_to_string(&path).unwrap_or_default();
+    let key = base64::engine::general_purpose::STANDARD.encode(key);
+    std::fs::write(&path, format!("{key}\n{held}")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn replicas_that_share_a_sealed_secret_open_each_others_records_and_follow_another_key() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    let keys = with_key(&dir, "keys", &[1; 32]);
+    let sealed = |name: &str, keys: &std::path::Path| ServeConfig {
+        kek: Some(KekConfig::File(keys.to_owned())),
+        ..config(&dir, name)
+    };
+    let (one, two) = tokio::join!(
+        run(sealed("a", &keys), cluster(&server)),
+        run(sealed("b", &keys), cluster(&server))
+    );
+    let pins = pins(&server).await;
+    for replica in [&one, &two] {
+        issue(replica, &pins, &SharedTrust::default()).await.unwrap();
+    }
+    let epoch = async |running: &Running| {
+        let issued = issue(running, &pins, &SharedTrust::default()).await.unwrap();
+        issued.issuer_epoch
+    };
+    for (by, other, wanted) in [("a", &two, 2), ("b", &one, 3)] {
+        let request = pb::RotateIssuerRequest {};
+        admin(&dir, by).await.rotate_issuer(request).await.unwrap();
+        let followed = async {
+            while epoch(other).await != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, followed).await.unwrap();
+    }
+    for record in kept(&server) {
+        assert!(record.starts_with("postern-ca-store 2 "), "{record}");
+        assert!(!record.contains("private_key"), "{record}");
+    }
+    one.stop().await;
+    two.stop().await;
+
+    // Another key: sealed anew at the next start, and the old one can go.
+    with_key(&dir, "keys", &[2; 32]);
+    run(sealed("a", &keys), cluster(&server)).await.stop().await;
+    let new_alone = with_key(&dir, "new", &[2; 32]);
+    let again = run(sealed("a", &new_alone), cluster(&server)).await;
+    assert_eq!(epoch(&again).await, 3);
+    again.stop().await;
+    // With the old one alone, or none, it refuses, says which is missing, and changes nothing.
+    let before = kept(&server);
+    let old_alone = with_key(&dir, "old", &[1; 32]);
+    for (config, says) in [
+        (sealed("b", &old_alone), "does not have"),
+        (config(&dir, "b"), "no key was given"),
+    ] {
+        let error = start_in_cluster(config, cluster(&server), postern_ca::clock::system()).await;
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains(says), "{said}");
+    }
+    assert_eq!(kept(&server), before);
+}
+
+#[tokio::test]
+async fn a_secret_in_clear_is_sealed_once_that_is_asked_for() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    run(config(&dir, "a"), cluster(&server)).await.stop().await;
+    let sealed = ServeConfig {
+        kek: Some(KekConfig::File(with_key(&dir, "keys", &[1; 32]))),
+        ..config(&dir, "a")
+    };
+    let refused = start_in_cluster(sealed.clone(), cluster(&server), postern_ca::clock::system()).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("in clear") && said.contains("--migrate"), "{said}");
+    let migrating = ServeConfig {
+        migrate: true,
+        ..sealed.clone()
+    };
+    run(migrating, cluster(&server)).await.stop().await;
+    assert!(
+        kept(&server)
+            .iter()
+            .all(|record| record.starts_with("postern-ca-store 2 "))
+    );
+    run(sealed, cluster(&server)).await.stop().await;
+}
+
+/// An API server that knows an operator's token as well.
+async fn with_operator() -> ApiServer {
+    let server = api_server().await;
+    server.react(|call| match call.path.as_str() {
+        REVIEWS if call.body["spec"]["audiences"] == json!(["postern-ca-operator"]) => {
+            let status = json!({"authenticated": true, "audiences": ["postern-ca-operator"], "user": {
+                "username": "system:serviceaccount:postern-system:postern-responder"}});
+            Reaction::Answer(201, json!({"metadata": {}, "spec": {}, "status": status}))
+        }
+        REVIEWS => review(&call.body),
+        _ => Reaction::Pass,
+    });
+    server
+}
+
+/// As the CLI comes, by the published roots.
+async fn operate(running: &Running, pins: &RootPins, operation: Operation, token: &str) -> Result<u64, tonic::Status> {
+    let ca = ca_client::ca_id(&domain()).unwrap();
+    let pinned = tls::pinned_client_config(pins.iter().next().unwrap(), ca, ca_client::ALPN).unwrap();
+    let address = running.listen.to_string();
+    let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let stream = transport::secure(&address, tcp, pinned).await.unwrap();
+    let channel = transport::channel_over(&address, stream).await.unwrap();
+    let request = pb::OperateQuarantineRequest {
+        operation: Some(operation),
+        operator_token: token.to_owned(),
+    };
+    let answer = CertificateAuthorityClient::new(channel)
+        .operate_quarantine(request)
+        .await;
+    answer.map(|state| state.into_inner().version)
+}
+
+fn the_pod() -> Option<pb::Quarantined> {
+    let instance = Instance::parse(UID).unwrap();
+    Some(pb::Quarantined {
+        subject: Some(subject_to_wire(&Subject::Instance(instance, None))),
+        ..pb::Quarantined::default()
+    })
+}
+
+async fn until_refused(running: &Running, pins: &RootPins) {
+    let cut_off = async {
+        while issue(running, pins, &SharedTrust::default()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cut_off).await.expect("it is cut off");
+    assert_eq!(
+        refused(issue(running, pins, &SharedTrust::default()).await),
+        RefusalReason::Refused
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_is_cut_off_at_one_replica_is_so_at_all_after_a_restart_and_with_a_secret_that_was_put_back() {
+    let (server, dir) = (with_operator().await, tempfile::tempdir().unwrap());
+    let (one, two) = tokio::join!(
+        run(config(&dir, "a"), cluster(&server)),
+        run(config(&dir, "b"), cluster(&server))
+    );
+    let pins = pins(&server).await;
+    let before = server.object(SECRET).unwrap();
+    let add = || {
+        Operation::Add(pb::AddQuarantineRequest {
+            entry: the_pod(),
+            force: false,
+        })
+    };
+    // A pod's own token, and what is none, are no operator's.
+    for wrong in ["", "a.b.c"] {
+        let status = operate(&one, &pins, add(), wrong).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status}");
+    }
+    let version = operate(&one, &pins, add(), token().expose()).await.unwrap();
+    until_refused(&one, &pins).await;
+    until_refused(&two, &pins).await;
+    let mut old = server.object(SECRET).unwrap();
+    old["data"] = before["data"].clone();
+    server.put(SECRET, old);
+    let back = async {
+        while server.object(SECRET).unwrap()["data"]["quarantine.json"].is_null() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, back).await.expect("it is written again");
+    one.stop().await;
+    two.stop().await;
+    let three = run(config(&dir, "c"), cluster(&server)).await;
+    until_refused(&three, &pins).await;
+    let list = Operation::List(pb::ListQuarantineRequest {});
+    assert_eq!(operate(&three, &pins, list, token().expose()).await.unwrap(), version);
+    let lift = Operation::Lift(pb::LiftQuarantineRequest { entry: the_pod() });
+    assert!(operate(&three, &pins, lift, token().expose()).await.unwrap() > version);
+    issue(&three, &pins, &SharedTrust::default()).await.unwrap();
+    three.stop().await;
+}
+
+/// Takes lines as a collector of standard output does.
+fn collected(into: &Arc<std::sync::Mutex<String>>) -> LedgerConfig {
+    let into = Arc::clone(into);
+    LedgerConfig {
+        lines: Lines::to(move |line| {
+            into.lock().unwrap().push_str(&format!("{line}\n"));
+            Ok(())
+        }),
+        ..LedgerConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn replicas_without_a_volume_write_their_ledgers_as_sealed_lines_that_verify_together() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    let keys = with_key(&dir, "keys", &[1; 32]);
+    let out = Arc::new(std::sync::Mutex::new(
+        "{\"level\":\"INFO\",\"message\":\"a log's line\"}\n".to_owned(),
+    ));
+    let of = |name: &str| ServeConfig {
+        kek: Some(KekConfig::File(keys.clone())),
+        ledger: collected(&out),
+        ..config(&dir, name)
+    };
+    let (one, two) = tokio::join!(run(of("a"), cluster(&server)), run(of("b"), cluster(&server)));
+    let pins = pins(&server).await;
+    for replica in [&one, &two, &one] {
+        issue(replica, &pins, &SharedTrust::default()).await.unwrap();
+    }
+    let refused = admin(&dir, "a")
+        .await
+        .read_ledger(pb::ReadLedgerRequest::default())
+        .await;
+    assert!(refused.unwrap_err().message().contains("standard output"));
+    one.stop().await;
+    two.stop().await;
+    let lines = out.lock().unwrap().clone();
+    assert!(
+        !lines.contains("shop") && !lines.contains("spiffe") && !lines.contains(UID),
+        "{lines}"
+    );
+    let (file, key) = (dir.path().join("lines"), dir.path().join("ledger.json"));
+    std::fs::write(&file, &lines).unwrap();
+    let record = server.object(SECRET).unwrap()["data"]["ledger.json"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let record = base64::engine::general_purpose::STANDARD.decode(record).unwrap();
+    std::fs::write(&key, record).unwrap();
+    let ledger = |what: &str, more: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+            .args(["ledger", what])
+            .arg(&file)
+            .arg("--key-record")
+            .arg(&key)
+            .arg("--kek-file")
+            .arg(&keys)
+            .args(more)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = ledger("verify", &[]);
+    assert!(code == Some(0) && said.lines().count() == 2, "{said}");
+    assert!(
+        said.lines()
+            .all(|line| line.contains("/test/") && line.contains("order and content hold")),
+        "{said}"
+    );
+    let (code, said) = ledger("list", &["--identity", "spiffe://cluster.local/ns/shop/sa/web"]);
+    assert_eq!((code, said.lines().count()), (Some(0), 3), "{said}");
+    assert!(said.contains(&format!("pod {UID}")), "{said}");
+    // One line less, and it is said which.
+    let without: Vec<&str> = lines
+        .lines()
+        .enumerate()
+        .filter(|(at, _)| *at != 2)
+        .map(|(_, line)| line)
+        .collect();
+    std::fs::write(&file, without.join("\n") + "\n").unwrap();
+    let (code, said) = ledger("verify", &[]);
+    assert!(code == Some(1) && said.contains("first broken link"), "{said}");
+}
+
+#[tokio::test]
+async fn a_replica_whose_lines_are_not_taken_issues_nothing_until_they_are() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = Arc::clone(&full);
+    let lines = Lines::to(move |_| match seen.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Err(std::io::ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    });
+    let ledger = LedgerConfig {
+        lines,
+        ..LedgerConfig::default()
+    };
+    let running = run(
+        ServeConfig {
+            ledger,
+            ..config(&dir, "a")
+        },
+        cluster(&server),
+    )
+    .await;
+    let pins = pins(&server).await;
+    issue(&running, &pins, &SharedTrust::default()).await.unwrap();
+    full.store(true, std::sync::atomic::Ordering::SeqCst);
+    let reason = self::refused(issue(&running, &pins, &SharedTrust::default()).await);
+    assert_eq!(reason, RefusalReason::Ledger);
+    assert!(!reason.is_final() && reason.retry_after().is_some());
+    full.store(false, std::sync::atomic::Ordering::SeqCst);
+    issue(&running, &pins, &SharedTrust::default()).await.unwrap();
+    running.stop().await;
 }

@@ -1,159 +1,22 @@
 //! `postern-ca` as an operator meets it: the real program, its output, its signals, its files.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use postern_api::ca_client::{self, JoinToken};
+use postern_ca::init;
+use postern_ca::store::Kind;
 use postern_identity::{Svid, bundle};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use world::{WEB, domain, trust_of};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use world::program::{done, failed, initialised, path, serve, token};
+use world::{WEB, domain, init_config, stored, trust_of};
 
 mod world;
-
-/// A process that does not outlive its test.
-struct Serving {
-    child: Child,
-    listen: String,
-    metrics: String,
-    log: PathBuf,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn postern_ca(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_postern-ca"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn done(args: &[&str]) -> String {
-    let output = postern_ca(args);
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-fn failed(args: &[&str]) -> String {
-    let output = postern_ca(args);
-    assert!(!output.status.success(), "{args:?}: {}", text(&output.stdout));
-    assert!(output.stdout.is_empty());
-    text(&output.stderr)
-}
-
-fn path(dir: &Path, name: &str) -> String {
-    dir.join(name).to_str().unwrap().to_owned()
-}
-
-fn serve(dir: &Path, log_level: &str) -> Serving {
-    let (ready, log) = (dir.join("ready.json"), dir.join("log"));
-    let _ = std::fs::remove_file(&ready);
-    let stderr = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_postern-ca"))
-        .args([
-            "serve",
-            "--store",
-            &path(dir, "ca"),
-            "--listen",
-            "127.0.0.1:0",
-            "--metrics-listen",
-            "127.0.0.1:0",
-        ])
-        .args([
-            "--admin-socket",
-            &path(dir, "admin.sock"),
-            "--ready-file",
-            ready.to_str().unwrap(),
-        ])
-        .env("POSTERN_LOG", log_level)
-        .stdin(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .unwrap();
-    let mut serving = Serving {
-        child,
-        listen: String::new(),
-        metrics: String::new(),
-        log,
-    };
-    let given_up = Instant::now() + Duration::from_secs(30);
-    while !ready.exists() {
-        assert!(
-            Instant::now() < given_up && serving.child.try_wait().unwrap().is_none(),
-            "{}",
-            serving.log()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let addresses: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
-    serving.listen = addresses["listen"].as_str().unwrap().to_owned();
-    serving.metrics = addresses["metrics"].as_str().unwrap().to_owned();
-    serving
-}
-
-impl Serving {
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.metrics).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-fn initialised() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let sha256 = done(&[
-        "init",
-        "--store",
-        &path(dir.path(), "ca"),
-        "--trust-domain",
-        "cluster.local",
-    ]);
-    assert_eq!((sha256.trim().len(), sha256.lines().count()), (64, 1));
-    dir
-}
-
-fn token(dir: &Path, instance: &str) -> JoinToken {
-    let socket = path(dir, "admin.sock");
-    let printed = done(&[
-        "token",
-        "create",
-        "--admin-socket",
-        &socket,
-        "--id",
-        WEB,
-        "--instance",
-        instance,
-    ]);
-    assert_eq!(printed.lines().count(), 1, "the token alone");
-    JoinToken::parse(&printed).unwrap()
-}
 
 #[tokio::test]
 async fn init_serve_token_issue_status_rotate_and_a_quick_end() {
@@ -400,7 +263,12 @@ async fn c_10_no_key_and_no_token_is_in_any_log_metric_answer_or_the_token_book(
     seen += &serving.get("/metrics");
     serving.signal(Signal::TERM);
     assert!(serving.child.wait().unwrap().success());
-    seen += &serving.log();
+    let log = serving.log();
+    assert!(
+        !log.contains("/ns/shop/sa/web"),
+        "whose certificates they are is in the ledger alone"
+    );
+    seen += &log;
     assert!(
         seen.contains("\"level\":\"TRACE\""),
         "the log was as talkative as it gets"
@@ -408,9 +276,8 @@ async fn c_10_no_key_and_no_token_is_in_any_log_metric_answer_or_the_token_book(
     seen += &std::fs::read_to_string(dir.path().join("ca/tokens.json")).unwrap();
 
     let mut secrets = vec![used.secret().to_vec(), waiting.secret().to_vec()];
-    for (file, place) in [("root.json", "/private_key"), ("authority.json", "/issuer/private_key")] {
-        let stored = std::fs::read_to_string(dir.path().join("ca").join(file)).unwrap();
-        let stored: serde_json::Value = serde_json::from_str(stored.split_once('\n').unwrap().1).unwrap();
+    for (kind, place) in [(Kind::Root, "/private_key"), (Kind::Authority, "/issuer/private_key")] {
+        let stored = stored(&dir.path().join("ca"), kind);
         let key = stored.pointer(place).unwrap().as_str().unwrap();
         let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, key).unwrap();
         // PKCS#8 of a P-256 key: the scalar stands at 36.
@@ -421,4 +288,50 @@ async fn c_10_no_key_and_no_token_is_in_any_log_metric_answer_or_the_token_book(
             assert!(!seen.contains(&spelling), "{spelling} was written down");
         }
     }
+}
+
+/// Kills at random moments; each time every record is whole, under the old key or the new one.
+#[test]
+fn c_06_a_rewrap_that_is_killed_anywhere_leaves_every_record_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&init_config(dir.path()), UnixTime::now()).unwrap();
+    let (store, keys) = (dir.path().join("ca"), dir.path().join("ca.kek"));
+    let before = [Kind::Authority, Kind::Root].map(|kind| stored(&store, kind));
+    let new_key = || {
+        let mut bytes = [0; 32];
+        aws_lc_rs::rand::fill(&mut bytes).unwrap();
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+    };
+    let mut killed = 0;
+    for round in 0..200_u64 {
+        let text = std::fs::read_to_string(&keys).unwrap();
+        // Two keys at a time: the one that wraps, and those that something may still be sealed under.
+        let kept: Vec<&str> = text.lines().take(8).collect();
+        std::fs::write(&keys, format!("{}\n{}\n", new_key(), kept.join("\n"))).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+            .args(["rewrap", "--store"])
+            .arg(&store)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(round * 97 % 12_000));
+        child.kill().unwrap();
+        killed += u64::from(!child.wait().unwrap().success());
+        if round % 4 == 3 {
+            // One that goes to its end: nothing is left under the old keys.
+            let done = Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+                .args(["rewrap", "--store"])
+                .arg(&store)
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
+        assert_eq!(
+            [Kind::Authority, Kind::Root].map(|kind| stored(&store, kind)),
+            before,
+            "{round}"
+        );
+    }
+    assert!(killed > 0, "none of 200 was killed before its end");
 }

@@ -6,29 +6,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use postern_ca::store::Kind;
 use postern_ca::{init, rotate_store, start};
 use postern_identity::{Role, bundle, verify};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
-use world::{WEB, World, csr, init_config, new_key, reason, serve_config, shifted, trust_of};
+use world::{WEB, World, csr, init_config, new_key, opened, reason, serve_config, shifted, stored, trust_of};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 mod world;
 
-/// What a file of the store says.
-fn stored(store: &Path, kind: &str) -> Value {
-    let text = std::fs::read_to_string(store.join(format!("{kind}.json"))).unwrap();
-    serde_json::from_str(text.split_once('\n').unwrap().1).unwrap()
-}
-
-/// Writes a file as the store would: what it says is then wrong, but not damaged.
-fn put(store: &Path, kind: &str, value: &Value) {
-    let body = serde_json::to_string_pretty(value).unwrap();
-    let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
-    let hex: String = sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!("postern-ca-store 1 {kind} sha256={hex}\n{body}");
-    std::fs::write(store.join(format!("{kind}.json")), text).unwrap();
+/// Writes a record as the store would: what it says is then wrong, but not damaged.
+fn put(store: &Path, kind: Kind, value: &Value) {
+    opened(store).write(kind, value).unwrap();
 }
 
 fn der(value: &Value) -> Vec<u8> {
@@ -54,18 +45,18 @@ async fn start_error(dir: &Path, shift: i64) -> String {
 async fn spec_028_a_key_that_is_not_the_certificates_is_refused_at_the_start() {
     let (ours, theirs) = (made(), made());
     let (store, other) = (ours.path().join("ca"), theirs.path().join("ca"));
-    let mut authority = stored(&store, "authority");
-    authority["issuer"]["private_key"] = stored(&other, "authority")["issuer"]["private_key"].clone();
-    put(&store, "authority", &authority);
+    let mut authority = stored(&store, Kind::Authority);
+    authority["issuer"]["private_key"] = stored(&other, Kind::Authority)["issuer"]["private_key"].clone();
+    put(&store, Kind::Authority, &authority);
     let error = start_error(ours.path(), 0).await;
     assert!(
         error.contains("do not belong together") && error.contains("backup"),
         "{error}"
     );
 
-    let mut root = stored(&other, "root");
-    root["private_key"] = stored(&store, "root")["private_key"].clone();
-    put(&other, "root", &root);
+    let mut root = stored(&other, Kind::Root);
+    root["private_key"] = stored(&store, Kind::Root)["private_key"].clone();
+    put(&other, Kind::Root, &root);
     let error = start_error(theirs.path(), 0).await;
     assert!(
         error.contains("root.json") && error.contains("do not belong together"),
@@ -101,7 +92,7 @@ async fn spec_028_an_expired_root_refuses_to_start() {
 #[test]
 fn spec_029_and_030_root_and_issuer_are_cas_of_the_trust_domain_itself() {
     let dir = made();
-    let authority = stored(&dir.path().join("ca"), "authority");
+    let authority = stored(&dir.path().join("ca"), Kind::Authority);
     for (cert, path_len) in [
         (&authority["root_certificate"], 1),
         (&authority["issuer"]["certificate"], 0),
@@ -140,15 +131,15 @@ async fn spec_032_an_authority_whose_leaves_do_not_verify_is_not_used() {
     let (ours, theirs) = (made(), made());
     let (store, other) = (ours.path().join("ca"), theirs.path().join("ca"));
     // A sound issuer under another root.
-    let mut authority = stored(&store, "authority");
-    authority["issuer"] = stored(&other, "authority")["issuer"].clone();
-    put(&store, "authority", &authority);
+    let mut authority = stored(&store, Kind::Authority);
+    authority["issuer"] = stored(&other, Kind::Authority)["issuer"].clone();
+    put(&store, Kind::Authority, &authority);
     let error = start_error(ours.path(), 0).await;
     assert!(error.contains("self-test failed"), "{error}");
     // A bundle that was signed by somebody else.
-    let mut authority = stored(&other, "authority");
-    authority["bundles"][0]["signature"] = stored(&store, "authority")["bundles"][0]["signature"].clone();
-    put(&other, "authority", &authority);
+    let mut authority = stored(&other, Kind::Authority);
+    authority["bundles"][0]["signature"] = stored(&store, Kind::Authority)["bundles"][0]["signature"].clone();
+    put(&other, Kind::Authority, &authority);
     let error = start_error(theirs.path(), 0).await;
     assert!(error.contains("self-test failed"), "{error}");
 }
@@ -157,9 +148,9 @@ async fn spec_032_an_authority_whose_leaves_do_not_verify_is_not_used() {
 async fn spec_032_a_store_of_another_trust_domain_is_not_used() {
     let dir = made();
     let store = dir.path().join("ca");
-    let mut authority = stored(&store, "authority");
+    let mut authority = stored(&store, Kind::Authority);
     authority["trust_domain"] = "other.local".into();
-    put(&store, "authority", &authority);
+    put(&store, Kind::Authority, &authority);
     let error = start_error(dir.path(), 0).await;
     assert!(error.contains("self-test failed"), "{error}");
 }
@@ -170,8 +161,8 @@ fn spec_033_every_ca_has_its_own_self_signed_root_and_keys() {
     let mut keys = Vec::new();
     for dir in [&first, &second] {
         let (root, authority) = (
-            stored(&dir.path().join("ca"), "root"),
-            stored(&dir.path().join("ca"), "authority"),
+            stored(&dir.path().join("ca"), Kind::Root),
+            stored(&dir.path().join("ca"), Kind::Authority),
         );
         let cert = der(&root["certificate"]);
         let (_, parsed) = X509Certificate::from_der(&cert).unwrap();
@@ -188,7 +179,7 @@ fn spec_033_every_ca_has_its_own_self_signed_root_and_keys() {
 fn init_prints_the_hash_that_tokens_pin() {
     let dir = tempfile::tempdir().unwrap();
     let made = init(&init_config(dir.path()), UnixTime::now()).unwrap();
-    let root = der(&stored(&dir.path().join("ca"), "root")["certificate"]);
+    let root = der(&stored(&dir.path().join("ca"), Kind::Root)["certificate"]);
     let sha256 = bundle::fingerprint(&CertificateDer::from(root));
     let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(made.root_sha256, hex);
@@ -198,10 +189,10 @@ fn init_prints_the_hash_that_tokens_pin() {
 #[test]
 fn init_overwrites_nothing_and_refuses_what_makes_no_sense() {
     let dir = made();
-    let before = stored(&dir.path().join("ca"), "root");
+    let before = stored(&dir.path().join("ca"), Kind::Root);
     let error = init(&init_config(dir.path()), UnixTime::now()).unwrap_err().to_string();
     assert!(error.contains("never overwritten"), "{error}");
-    assert_eq!(stored(&dir.path().join("ca"), "root"), before);
+    assert_eq!(stored(&dir.path().join("ca"), Kind::Root), before);
     let elsewhere = tempfile::tempdir().unwrap();
     let mut config = init_config(elsewhere.path());
     config.trust_domain = "Cluster.Local".to_owned();
@@ -237,9 +228,12 @@ async fn c_08_an_issuer_that_was_made_under_a_wrong_clock_is_replaced_by_hand() 
     let dir = made();
     let store = dir.path().join("ca");
     let next_year = shifted(&std::sync::Arc::new((365 * 24 * 3600).into()));
-    assert_eq!(rotate_store(&store, next_year).await.unwrap(), 2);
+    assert_eq!(rotate_store(&store, None, next_year).await.unwrap(), 2);
     assert!(start_error(dir.path(), 0).await.contains("clock says"));
-    assert_eq!(rotate_store(&store, postern_ca::clock::system()).await.unwrap(), 3);
+    assert_eq!(
+        rotate_store(&store, None, postern_ca::clock::system()).await.unwrap(),
+        3
+    );
     start(serve_config(dir.path()), postern_ca::clock::system())
         .await
         .unwrap()

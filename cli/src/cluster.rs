@@ -3,6 +3,8 @@
 //! ```text
 //! connect (kubeconfig, context) -> check: gathers facts, judges them
 //!                               -> edges, identity: what control shows through view.postern.dev
+//!                               -> explain: what it answers there (`postern explain --cluster`, of `crate::explain`)
+//!                               -> quarantine: each replica of the CA, by a port forward (`postern quarantine`)
 //!          inject: a manifest in, the same manifest with proxies out; needs no cluster
 //! ```
 //!
@@ -14,18 +16,24 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use postern_telemetry::error_chain;
 use serde::Serialize;
 
 mod check;
 mod columns;
 mod connect;
 mod edges;
+mod explain;
 mod identity;
 mod inject;
+mod quarantine;
 mod view;
 
 use columns::wrap;
+pub(crate) use connect::ContextArgs;
 use connect::{Cluster, ConnectError};
+pub(crate) use explain::ask;
+pub(crate) use quarantine::Operator;
 
 /// A command that could not do its work.
 const FAILED: u8 = 2;
@@ -82,6 +90,15 @@ pub(crate) enum Command {
     Inject(inject::Args),
 }
 
+/// Those, and what works without a cluster as well.
+#[derive(Debug, clap::Subcommand)]
+enum PluginCommand {
+    #[command(flatten)]
+    Cluster(Command),
+    /// Cut an identity, a pod or a certificate off everywhere, at once; see who is, and let them back in
+    Quarantine(crate::quarantine::Args),
+}
+
 /// The same program as a plug-in of `kubectl`.
 #[derive(Debug, clap::Parser)]
 #[command(
@@ -92,7 +109,7 @@ pub(crate) enum Command {
 )]
 pub(crate) struct Plugin {
     #[command(subcommand)]
-    command: Command,
+    command: PluginCommand,
 }
 
 /// What `kubectl` looks for in the PATH when it is asked for `postern`.
@@ -105,7 +122,10 @@ pub(crate) fn is_plugin(program: Option<&OsStr>) -> bool {
 
 /// Runs as a plug-in.
 pub(crate) fn run_plugin() -> ExitCode {
-    run(<Plugin as clap::Parser>::parse().command)
+    match <Plugin as clap::Parser>::parse().command {
+        PluginCommand::Cluster(command) => run(command),
+        PluginCommand::Quarantine(args) => crate::quarantine::run(args),
+    }
 }
 
 /// Runs one of them.
@@ -135,7 +155,7 @@ fn said(error: &CommandError) -> String {
                 .to_owned()
         }
         CommandError::Cluster(kube::Error::Api(status)) if !status.message.is_empty() => status.message.clone(),
-        error => chain(error),
+        error => error_chain(error),
     }
 }
 
@@ -157,22 +177,6 @@ impl Scope {
     fn one_namespace(&self, cluster: &Cluster) -> Result<String, CommandError> {
         self.namespace(cluster).ok_or(CommandError::OneNamespace)
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries repeat the cause in their own text.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn print(text: &str) -> Result<(), std::io::Error> {
@@ -223,11 +227,22 @@ mod tests {
             "identity --all-namespaces",
             "check --pre",
             "check --proxy -n shop --output json",
+            "quarantine add --pod shop/cart-1 --reason CVE-2026-1 --context lab",
+            "quarantine list --output json",
+            "quarantine lift --instance 1234 --admin-socket /run/ca.sock",
         ] {
             let args = std::iter::once("kubectl postern").chain(line.split(' '));
             assert!(Plugin::try_parse_from(args).is_ok(), "{line}");
         }
-        for line in ["edges -A -n shop", "check --pre --proxy", "demo"] {
+        for line in [
+            "edges -A -n shop",
+            "check --pre --proxy",
+            "demo",
+            "quarantine add",
+            "quarantine add --pod cart-1",
+            "quarantine add --id spiffe://cluster.local/ns/shop/sa/web --serial 0a",
+            "quarantine lift",
+        ] {
             let args = std::iter::once("kubectl postern").chain(line.split(' '));
             assert!(Plugin::try_parse_from(args).is_err(), "{line}");
         }

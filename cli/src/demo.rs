@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use postern_telemetry::error_chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -167,18 +168,6 @@ fn interrupts() -> std::io::Result<watch::Receiver<bool>> {
         });
     }
     Ok(receiver)
-}
-
-/// An error with its causes, in one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

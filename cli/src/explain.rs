@@ -1,4 +1,5 @@
-//! `postern explain`: would this request be allowed, and by which rule? Over files, or over what a running control holds.
+//! `postern explain`: would this request be allowed, and by which rule? Over files, or over what a running control holds, by
+//! its socket or through the API server of a cluster.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,12 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::view_client::ViewClient;
 use postern_api::transport;
+use postern_control::Mesh;
 use postern_control::explain::{Answer, Asked, Offline, Question};
 use postern_policy::Verdict;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
-use crate::offline::{Mesh, Output};
+use crate::offline::Output;
 
 /// The request is denied.
 const DENIED: u8 = 1;
@@ -24,16 +26,27 @@ const CANNOT_TELL: u8 = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A token's claims past this are a mistake.
 const MAX_CLAIMS: u64 = 64 * 1024;
+/// What a running control knows itself.
+const OF_FILES: [&str; 3] = ["root_namespace", "trust_domain", "trust_domain_alias"];
 
 /// Which request.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("over").required(true))]
+#[cfg_attr(feature = "kubernetes", command(mut_args(of_cluster)))]
 pub(crate) struct Args {
     /// YAML files, or directories of them: policies, namespaces, workloads
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "control")]
+    #[arg(long, value_name = "PATH", num_args = 1.., group = "over")]
     policies: Vec<PathBuf>,
     /// Instead of files: what a running control holds, by the Unix socket of its view
-    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["policies", "root_namespace", "trust_domain"])]
+    #[arg(long, value_name = "SOCKET", group = "over", conflicts_with_all = OF_FILES)]
     control: Option<PathBuf>,
+    /// Instead of files: what control holds in a cluster, through its API server
+    #[cfg(feature = "kubernetes")]
+    #[arg(long, group = "over", conflicts_with_all = OF_FILES)]
+    cluster: bool,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    context: crate::cluster::ContextArgs,
     /// Who calls: a SPIFFE ID, NAMESPACE/WORKLOAD, or `plaintext`
     #[arg(long, value_name = "ID|NAMESPACE/WORKLOAD")]
     from: String,
@@ -83,6 +96,15 @@ pub(crate) struct Args {
     output: Output,
 }
 
+/// Which cluster is a question only where one is asked.
+#[cfg(feature = "kubernetes")]
+fn of_cluster(argument: clap::Arg) -> clap::Arg {
+    match argument.get_id().as_str() {
+        "kubeconfig" | "context" | "user" => argument.conflicts_with_all(["policies", "control"]),
+        _ => argument,
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("is no KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -122,7 +144,12 @@ fn answer(args: Args) -> Result<Answer, String> {
     if let Some(socket) = args.control.clone() {
         return ask(&socket, &question(args)?);
     }
-    let offline = Offline::read(&args.policies, &args.mesh.root_namespace, &args.mesh.trust_domain);
+    #[cfg(feature = "kubernetes")]
+    if args.cluster {
+        let context = args.context.clone();
+        return crate::cluster::ask(&context, question(args)?);
+    }
+    let offline = Offline::read(&args.policies, &args.mesh);
     let offline = offline.map_err(|error| error.to_string())?;
     let question = question(args)?;
     offline.answer(&question).map_err(|error| error.to_string())
@@ -167,7 +194,7 @@ fn question(args: Args) -> Result<Question, String> {
         http,
         source_ip: args.from_ip,
         destination_ip: args.to_ip,
-        sni: args.sni.map(|name| name.to_ascii_lowercase()),
+        sni: args.sni,
         now: args
             .at
             .map(|at| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use postern_control::Mesh;
 use postern_control::explain::Offline;
 use postern_policy::lint::Level;
 use serde_json::{Value, json};
 
-use crate::offline::{Mesh, Output};
+use crate::offline::Output;
 
 /// Warnings, and no errors.
 const WARNINGS: u8 = 1;
@@ -29,7 +30,7 @@ pub(crate) struct Args {
 
 /// Prints what is found.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let (read, errors) = Offline::read_what_can_be(&args.paths, &args.mesh.root_namespace, &args.mesh.trust_domain);
+    let (read, errors) = Offline::read_what_can_be(&args.paths, &args.mesh);
     let findings = read.lint();
     match args.output {
         Output::Text => {

@@ -11,6 +11,7 @@ mod demo;
 mod explain;
 mod lint;
 mod offline;
+mod quarantine;
 mod tether;
 
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ enum Command {
     Explain(explain::Args),
     /// Looks policies over: what is wrong, and what is hardly meant. Exit status 0: nothing, 1: warnings, 2: errors
     Lint(lint::Args),
+    /// Cut an identity, a pod or a certificate off everywhere, at once; see who is, and let them back in
+    Quarantine(quarantine::Args),
     /// The workload CA (the same as postern-ca)
     Ca(postern_ca::Args),
     /// Streams policy and destinations to proxies (the same as postern-control)
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Lint(args) => lint::run(&args),
+        Command::Quarantine(args) => quarantine::run(args),
         Command::Ca(args) => postern_ca::run(args),
         Command::Control(args) => postern_control::run(args),
         Command::Proxy(args) => postern_proxy::run(args),

@@ -56,6 +56,49 @@ impl Files {
     }
 }
 
+/// Policies that were written for a mesh of another name, as Istio's installations write `cluster.local`.
+#[test]
+fn what_policies_say_of_one_name_of_the_trust_domain_they_say_of_all() {
+    let files = Files::with(&[("shop.yaml", SHOP)]);
+    let asked = [
+        "explain",
+        "--policies",
+        "shop.yaml",
+        "--to",
+        "shop/cart",
+        "--to-label",
+        "app=cart",
+    ];
+    let ours = [
+        "--from",
+        "spiffe://mesh.example/ns/shop/sa/web",
+        "--trust-domain",
+        "mesh.example",
+    ];
+    let same = [
+        "--trust-domain-alias",
+        "old.example",
+        "--trust-domain-alias",
+        "cluster.local",
+    ];
+    let (code, ..) = files.run(&[&asked[..], &ours, &GET].concat());
+    assert_eq!(code, 1);
+    let (code, out, _) = files.run(&[&asked[..], &ours, &GET, &same].concat());
+    assert_eq!(code, 0, "{out}");
+    // Nobody else becomes one of ours by it.
+    let other = [
+        "--from",
+        "spiffe://mesh.other/ns/shop/sa/web",
+        "--trust-domain",
+        "mesh.example",
+    ];
+    let (code, out, _) = files.run(&[&asked[..], &other, &GET, &same].concat());
+    assert_eq!(code, 1, "{out}");
+    let (code, _, said) = files.run(&[&asked[..], &ours, &GET, &["--trust-domain-alias", "Old"]].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("--trust-domain-alias"), "{said}");
+}
+
 #[test]
 fn the_exit_status_is_the_verdict_and_the_words_name_the_rule() {
     let files = Files::with(&[("shop.yaml", SHOP)]);
@@ -71,6 +114,15 @@ fn the_exit_status_is_the_verdict_and_the_words_name_the_rule() {
     let said =
         "denied: no ALLOW rule matches\n  nearest: rule 0 of shop/cart (shop.yaml:11:5): `methods` does not match\n";
     assert_eq!(out, said);
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[test]
+fn a_build_without_kubernetes_has_no_option_for_it() {
+    let files = Files::with(&[("shop.yaml", SHOP)]);
+    let (code, _, err) = files.run(&[&["explain", "--cluster"], &WEB[..]].concat());
+    assert_eq!(code, 2);
+    assert!(err.contains("unexpected argument '--cluster'"), "{err}");
 }
 
 #[test]

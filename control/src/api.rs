@@ -1,14 +1,15 @@
-//! The aggregated API: what operators see of the mesh, as `kubectl get edges` and through `postern edges`.
+//! The aggregated API: what operators see of the mesh and ask of it, with `kubectl` and through `postern edges` and others.
 //!
 //! ```text
 //! the API server's front proxy --TLS, client certificate--> connections (possession proven)
 //!   -> routes (what is asked for) -> front_proxy (whose certificate is that; whom do its headers name)
 //!   -> access (SubjectAccessReview) -> pictures (ours and the other replicas') -> views -> table or JSON
+//!                                   -> explanations (the question in the body) -> the same, answered
 //! ```
 //!
 //! Invariants: a header that names a user counts only under the front proxy's certificate, verified anew for each request;
 //! without it everything but health is 401. Nothing is shown without a yes of the API server to exactly this user, verb,
-//! resource, namespace and name. Nothing can be changed here.
+//! resource, namespace and name. Nothing can be changed here, and nothing that is sent is kept or logged.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::identity::Own;
 mod access;
 mod connections;
 mod discovery;
+mod explanations;
 mod front_proxy;
 mod http;
 pub mod objects;
@@ -39,6 +41,7 @@ mod table;
 mod views;
 
 use access::Access;
+use explanations::Explaining;
 use front_proxy::{CONFIG_MAP, FrontProxy, NAMESPACE};
 use pictures::Pictures;
 
@@ -101,6 +104,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, own: Arc<Own>, config: ApiConfig, liste
     let answering = Arc::new(http::Answering {
         front_proxy: Arc::clone(&front_proxy),
         access: Access::new(config.client.clone()),
+        explaining: Explaining::new(Arc::clone(&hub)),
         pictures: Pictures::new(hub, own, config.replicas, config.own_address),
     });
     let followed = follow(config.client.clone(), &front_proxy);

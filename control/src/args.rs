@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use postern_api::ca_client::JoinToken;
-use postern_identity::TrustDomain;
 
+use crate::bundle_endpoint::EndpointProof;
+use crate::federation::FederationConfig;
 use crate::identity::{Evidence, IdentitySource};
 use crate::keys::{Cidr, FetchConfig};
-use crate::serve::{ServeConfig, start};
+use crate::mesh::Mesh;
+use crate::serve::{BundleEndpoint, ServeConfig, start};
 use crate::source::Source;
 use crate::subscribers::MAX_STREAMS;
 
@@ -47,8 +50,15 @@ pub struct Args {
         long,
         value_name = "PATH",
         env = "POSTERN_JOIN_TOKEN_FILE",
-        required_unless_present = "kubernetes_token_file",
         conflicts_with = "kubernetes_token_file"
+    )]
+    #[cfg_attr(
+        feature = "workload-client",
+        arg(required_unless_present_any = ["kubernetes_token_file", "workload_api"])
+    )]
+    #[cfg_attr(
+        not(feature = "workload-client"),
+        arg(required_unless_present = "kubernetes_token_file")
     )]
     join_token_file: Option<PathBuf>,
     /// In a pod: its projected service-account token for the audience `postern-ca`; read anew for each certificate
@@ -63,9 +73,16 @@ pub struct Args {
         conflicts_with = "join_token_file"
     )]
     roots_sha256_file: Option<PathBuf>,
-    /// The name of the trust domain
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = trust_domain)]
-    trust_domain: TrustDomain,
+    /// In place of the CA: a SPIFFE Workload API (SPIRE), `unix:///path` or `tcp://1.2.3.4:port`, as the proxies have it. Its SVIDs
+    /// name no instance: each Workload needs a service account of its own
+    #[cfg(feature = "workload-client")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        conflicts_with_all = ["join_token_file", "kubernetes_token_file", "roots_sha256_file"],
+        value_parser = postern_api::workload_client::check_address
+    )]
+    workload_api: Option<String>,
     /// Where proxies call (port 0: any free one)
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
     listen: SocketAddr,
@@ -83,9 +100,8 @@ pub struct Args {
     #[cfg(feature = "kubernetes")]
     #[arg(long, value_name = "HOST:PORT", requires = "api_listen")]
     api_replicas: Option<String>,
-    /// The namespace whose policies apply to the whole mesh
-    #[arg(long, value_name = "NAMESPACE", default_value = "postern-system")]
-    root_namespace: String,
+    #[command(flatten)]
+    mesh: Mesh,
     /// How many streams of proxies to serve at once (one per proxy, two while it renews); give the process memory for them
     #[arg(long, value_name = "N", default_value_t = MAX_STREAMS)]
     max_proxies: usize,
@@ -96,19 +112,66 @@ pub struct Args {
     /// Roots (PEM) of those issuers' certificates, instead of Mozilla's
     #[arg(long, value_name = "PATH")]
     jwks_ca_file: Option<PathBuf>,
+    /// The other trust domains whose identities are believed: ClusterFederatedTrustDomain documents (YAML); looked at all the time
+    #[arg(long, value_name = "FILE", env = "POSTERN_FEDERATION_FILE")]
+    federation_file: Option<PathBuf>,
+    /// Where the last bundles of those are kept over a restart (made with mode 0700)
+    #[arg(long, value_name = "DIR", requires = "federation_file")]
+    federation_cache: Option<PathBuf>,
+    /// Roots (PEM) of bundle endpoints of profile https_web, instead of Mozilla's
+    #[arg(long, value_name = "PATH", requires = "federation_file")]
+    federation_ca_file: Option<PathBuf>,
+    /// Ask bundle endpoints at least this often, whatever they hint: a root that they withdraw is believed for so long
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    federation_longest_poll: u32,
+    /// Serve our own bundle there to other trust domains, proven by control's SVID (profile https_spiffe)
+    #[arg(long, value_name = "ADDRESS")]
+    bundle_endpoint_listen: Option<SocketAddr>,
+    /// The same proven by a certificate of the web (profile https_web)
+    #[arg(long, value_name = "ADDRESS", requires_all = ["bundle_endpoint_certificate", "bundle_endpoint_key"])]
+    bundle_endpoint_web_listen: Option<SocketAddr>,
+    /// The certificate of it (PEM, leaf first); read again when it is replaced
+    #[arg(long, value_name = "PATH", requires = "bundle_endpoint_web_listen")]
+    bundle_endpoint_certificate: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "PATH", requires = "bundle_endpoint_web_listen")]
+    bundle_endpoint_key: Option<PathBuf>,
     /// Write the bound addresses there, as JSON, when ready
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
 }
 
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
+/// Niceness: on a machine that it shares with apps and proxies, reading ten thousand rules must not make requests wait; beside
+/// a busy thread it still has a tenth of a core.
+const GIVES_WAY: i32 = 10;
+
+/// Where our own bundle is served, and by what that proves itself.
+fn bundle_endpoints(args: &Args) -> Vec<BundleEndpoint> {
+    let by_svid = args.bundle_endpoint_listen.map(|listen| BundleEndpoint {
+        listen,
+        proof: EndpointProof::Svid,
+    });
+    let by_web = args
+        .bundle_endpoint_web_listen
+        .zip(
+            args.bundle_endpoint_certificate
+                .clone()
+                .zip(args.bundle_endpoint_key.clone()),
+        )
+        .map(|(listen, (certificate, key))| BundleEndpoint {
+            listen,
+            proof: EndpointProof::Web { certificate, key },
+        });
+    by_svid.into_iter().chain(by_web).collect()
 }
 
 /// Serves until told to stop.
 #[must_use]
 pub fn run(args: Args) -> ExitCode {
     postern_telemetry::log::init();
+    // Before any thread, which inherits it. Where it is not possible requests wait longer while policy changes, and nothing else.
+    let _ = rustix::process::setpriority_process(None, GIVES_WAY);
+    postern_policy::turns::call(postern_telemetry::give_way);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime
         .map_err(|error| format!("cannot start: {error}"))
@@ -167,24 +230,47 @@ fn evidence(args: &Args) -> Result<Evidence, String> {
     Ok(Evidence::JoinToken(token))
 }
 
+fn identity(args: &Args) -> Result<IdentitySource, String> {
+    #[cfg(feature = "workload-client")]
+    if let Some(address) = &args.workload_api {
+        return Ok(IdentitySource::WorkloadApi {
+            address: address.clone(),
+        });
+    }
+    Ok(IdentitySource::Ca {
+        address: args.ca.clone(),
+        evidence: evidence(args)?,
+    })
+}
+
 async fn serve(args: Args) -> Result<(), String> {
-    let evidence = evidence(&args)?;
+    let identity = identity(&args)?;
     let source = source(&args).await?;
     #[cfg(feature = "kubernetes")]
     let api = api(&args, &source);
+    let bundle_endpoints = bundle_endpoints(&args);
+    let mut mesh = args.mesh;
+    // SVIDs of ours name one; of others, none can be told apart by it.
+    mesh.without_instances = !matches!(identity, IdentitySource::Ca { .. });
     let config = ServeConfig {
         source,
-        trust_domain: args.trust_domain,
+        mesh,
         listen: args.listen,
         metrics_listen: args.metrics_listen,
         view_socket: args.view_socket,
         max_proxies: args.max_proxies,
-        root_namespace: args.root_namespace,
         keys: FetchConfig {
             allowed: args.jwks_allow_cidr,
             roots: args.jwks_ca_file,
             ..FetchConfig::default()
         },
+        federation: FederationConfig {
+            file: args.federation_file,
+            cache: args.federation_cache,
+            roots: args.federation_ca_file,
+            longest_poll: Duration::from_secs(args.federation_longest_poll.into()),
+        },
+        bundle_endpoints,
         ready_file: args.ready_file,
         #[cfg(feature = "kubernetes")]
         api,
@@ -200,7 +286,7 @@ async fn serve(args: Args) -> Result<(), String> {
         }
     });
     let running = tokio::select! {
-        started = start(config, IdentitySource::Ca { address: args.ca, evidence }) => {
+        started = start(config, identity) => {
             started.map_err(|error| crate::error_chain(&error))?
         }
         // While it still waits for the CA.

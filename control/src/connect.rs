@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::Stream;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_server::Control;
-use postern_api::policy_wire::features_from_wire;
 use postern_api::transport::{self, Caller};
 use postern_identity::VerifiedPeer;
 use postern_policy::document::nearest;
@@ -17,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::documents::Capture;
 use crate::hub::Hub;
+use crate::mesh::Mesh;
 use crate::model::{Model, Standing, Workload};
 
 mod session;
@@ -68,6 +68,10 @@ impl Control for Connecting {
         if let Err(error) = peer.still_holds(&self.hub.trust.load(), transport::now()) {
             return Err(Status::unauthenticated(error.to_string()));
         }
+        if peer.is_app() {
+            let message = "control is for proxies; this SVID is of the app beside one (its Workload API gave it)";
+            return Err(Status::permission_denied(message));
+        }
         let (out, answers) = mpsc::channel(QUEUE);
         let hub = Arc::clone(&self.hub);
         // Ends with the proxy's half of the stream, with the receiver of its answers, or with the process.
@@ -93,7 +97,7 @@ async fn serve(
     let admitted = {
         let state = hub.state();
         versions_meet(&hello.version).and_then(|()| {
-            let workload = workload_of(&state.model, hub.trust_domain.as_str(), &peer)?;
+            let workload = workload_of(&state.model, &hub.mesh, &peer)?;
             warn_of_capture(&hub, workload, hello.capture());
             Ok(workload.key())
         })
@@ -108,8 +112,7 @@ async fn serve(
     hub.metrics.connected(&hub.subscribers());
     hub.look();
     tracing::info!(peer.id = %peer.id(), workload = %format!("{}/{}", name.0, name.1), version = hello.version, "connected");
-    let features = features_from_wire(&hello.features);
-    let mut session = Session::new(Arc::clone(&hub), name.clone(), id, peer, features, &hello.held, out);
+    let mut session = Session::new(Arc::clone(&hub), name.clone(), id, peer, &hello, out);
     let ended = session.run(&mut inbound).await;
     tracing::info!(peer.id = %session.peer_id(), workload = %format!("{}/{}", name.0, name.1), reason = ended, "disconnected");
     let gone = hub.subscribers().disconnect(&name, id);
@@ -141,11 +144,8 @@ async fn end(out: &mpsc::Sender<Answer>, status: Status) {
 }
 
 /// The workload that a verified peer is: the namespace from its ID, the name from its instance.
-pub(crate) fn workload_of<'m>(
-    model: &'m Model,
-    trust_domain: &str,
-    peer: &VerifiedPeer,
-) -> Result<&'m Workload, Refusal> {
+pub(crate) fn workload_of<'m>(model: &'m Model, mesh: &Mesh, peer: &VerifiedPeer) -> Result<&'m Workload, Refusal> {
+    let trust_domain = mesh.trust_domain.as_str();
     let refusal = |word, reason, retry_after_seconds| Refusal {
         word,
         reason,
@@ -158,6 +158,28 @@ pub(crate) fn workload_of<'m>(
     let Some((namespace, account)) = peer.id().workload() else {
         return Err(refusal("no_workload", format!("{} names no workload", peer.id()), 0));
     };
+    if mesh.without_instances {
+        let is_theirs = |workload: &&Arc<Workload>| {
+            let captured = workload.document.capture != Capture::Foreign;
+            captured && matches!(&workload.standing, Standing::Meshed(id) if id == peer.id())
+        };
+        let mut theirs = model.workloads.values().filter(is_theirs);
+        return match (theirs.next(), theirs.next()) {
+            (Some(workload), None) => Ok(workload),
+            (None, _) => {
+                let reason = format!("no Workload in namespace `{namespace}` runs as {}", peer.id());
+                Err(refusal("unknown_workload", reason, RETRY_SOON))
+            }
+            (Some(_), Some(_)) => {
+                let reason = format!(
+                    "several Workloads run as {}, and SVIDs of a Workload API name no instance: give each a service account \
+                     of its own",
+                    peer.id()
+                );
+                Err(refusal("no_instance", reason, RETRY_SOON))
+            }
+        };
+    }
     let Some(instance) = peer.instance() else {
         let reason = format!(
             "the SVID of {} names no instance; control cannot tell which workload it is",

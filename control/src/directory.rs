@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_identity::TrustDomain;
-use postern_policy::Action;
 use postern_policy::authentication::Content;
 use postern_policy::document::{DocumentError, parse};
+use postern_policy::{Action, turns};
 use postern_token::KeySet;
 
 use crate::documents::{
@@ -139,7 +139,13 @@ impl Directory {
                         errors.push(error);
                     }
                     // Of two documents that deny, neither is dropped.
-                    load.documents.extend(what_denies((*document).clone()));
+                    match document {
+                        Document::Authentication(second) if !missing => {
+                            load.documents
+                                .push(Document::Authentication(Arc::new(believe_nobody(second))));
+                        }
+                        other => load.documents.extend(what_denies((*other).clone())),
+                    }
                     continue;
                 }
                 first.insert(key.clone(), (document.place().clone(), file.missing_since.is_some()));
@@ -295,6 +301,7 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
             }
         }
     }
+    turns::free(objects);
     read
 }
 

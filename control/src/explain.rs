@@ -2,17 +2,14 @@
 //! the proxy's own ([`Compiled::decide`]); what the question does not tell, and the documents do not either, is named.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::SystemTime;
 
 use postern_identity::SpiffeId;
-use postern_policy::document::nearest;
 use postern_policy::request::is_same_field;
 use postern_policy::{
     Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Doubt, Headers, Http, Labels, Mode, MtlsMode,
     Request, User, Verdict,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::model::{Model, Workload, denying};
 use crate::protocol::Protocol;
@@ -21,56 +18,14 @@ use crate::state::unix_ms;
 mod answer;
 mod door;
 mod offline;
+mod question;
 
 pub use answer::{Answer, Asks, Missed, Rule};
 pub use offline::{Offline, OfflineError};
-
-/// One request, as far as it is told.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Question {
-    /// Who calls: an ID, `NAMESPACE/WORKLOAD` of the documents, or `plaintext`.
-    pub from: String,
-    /// Labels of the caller's workload, beside those that the documents give.
-    pub from_labels: BTreeMap<String, String>,
-    /// Who is called: an ID, or `NAMESPACE/WORKLOAD`.
-    pub to: String,
-    /// Labels of the workload that is called, beside those that the documents give.
-    pub to_labels: BTreeMap<String, String>,
-    /// The workload's port. Told by the documents if it has but one.
-    pub port: Option<u16>,
-    /// An HTTP request; otherwise a stream of bytes.
-    pub http: Option<Asked>,
-    /// Where the connection comes from.
-    pub source_ip: Option<IpAddr>,
-    /// The address that is called.
-    pub destination_ip: Option<IpAddr>,
-    /// The server name of the handshake.
-    pub sni: Option<String>,
-    /// Seconds since 1970; without it: now.
-    pub now: Option<u64>,
-}
-
-/// The HTTP part of a question.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Asked {
-    /// Case-sensitive.
-    pub method: String,
-    /// As a client would send it, without the query.
-    pub path: String,
-    /// `name` or `name:port`.
-    pub host: Option<String>,
-    /// Name and value, in order.
-    pub headers: Vec<(String, String)>,
-    /// The claims of the end user's token, taken as verified.
-    pub claims: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-/// A question that has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unanswerable(String);
+use question::split;
+pub use question::{Asked, Question, Unanswerable};
+#[cfg(feature = "kubernetes")]
+pub(crate) use question::{MAX_QUESTION, misshapen};
 
 /// The workload that is called, as far as it is known.
 struct Called<'m> {
@@ -97,6 +52,11 @@ impl Headers for Given<'_> {
 pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unanswerable> {
     let called = called(model, question)?;
     let caller = caller(model, question)?;
+    // Within, 0 is a port that is not told.
+    if question.port == Some(0) {
+        return Err(Unanswerable::because("--port: there is no port 0".to_owned()));
+    }
+    let sni = question.sni.as_deref().map(str::to_ascii_lowercase);
     let mode = called
         .workload
         .map_or_else(|| model.mode_of(called.namespace), |workload| workload.mode);
@@ -137,7 +97,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
             format!("undecided: the host is not told, and {rule} looks at it"),
         ));
     }
-    let unnamed = CanonicalHost::parse("unnamed").map_err(|error| Unanswerable(error.to_string()))?;
+    let unnamed = CanonicalHost::parse("unnamed").map_err(|error| Unanswerable::because(error.to_string()))?;
     let given = Given(question.http.as_ref().map_or(&[], |asked| &asked.headers));
     let request = Request {
         peer: caller.id.as_ref(),
@@ -147,7 +107,7 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
         remote_ip: question.source_ip,
         destination_ip: question.destination_ip,
         port,
-        sni: question.sni.as_deref(),
+        sni: sni.as_deref(),
         now: question.now.unwrap_or_else(|| unix_ms(SystemTime::now()) / 1_000),
         doubt: Doubt::Closed,
         http: http.as_ref().map(|http| Http {
@@ -158,15 +118,46 @@ pub(crate) fn answer(model: &Model, question: &Question) -> Result<Answer, Unans
             user: http.user.as_ref(),
         }),
     };
-    if http.is_none() && !called.speaks_bytes(port) && pools.closed.needs_http(port) {
-        let because = format!("denied: rules for port {port} read HTTP, and what is not HTTP is refused there");
-        return Ok(simple(Some(Verdict::Deny), because));
+    if http.is_none()
+        && let Some(answered) = no_bytes(model, &called, &pools, port)
+    {
+        return Ok(simple(answered.0, answered.1));
     }
     let mut answer = pools.explain(&request, mode);
     if in_clear {
         answer.because = format!("{} ({}: nobody has an identity there)", answer.because, door.says);
     }
     Ok(answer)
+}
+
+/// What is said of a stream of bytes where HTTP is expected: `None`, nothing.
+fn no_bytes(model: &Model, called: &Called<'_>, pools: &Pools, port: u16) -> Option<(Option<Verdict>, String)> {
+    let denied = |why: String| {
+        let because = format!("denied: {why}, and what is not HTTP is refused there");
+        Some((Some(Verdict::Deny), because))
+    };
+    match called.protocol(port) {
+        Protocol::Tcp => return None,
+        Protocol::Http1 | Protocol::Http2 => return denied(format!("port {port} is declared HTTP")),
+        Protocol::Detect if pools.closed.needs_http(port) => {
+            return denied(format!("rules for port {port} read HTTP"));
+        }
+        Protocol::Detect => {}
+    }
+    let mut doubtful = None;
+    for document in &model.authentications {
+        if document.foreign_target || !called.is_in_scope_of(model, &document.namespace) {
+            continue;
+        }
+        let shown = || format!("RequestAuthentication {}/{}", document.namespace, document.name);
+        match called.matches(&document.selector) {
+            Some(true) => return denied(format!("{} looks for tokens", shown())),
+            Some(false) => {}
+            None => doubtful = Some(shown()),
+        }
+    }
+    let says = |shown| format!("undecided: whether {shown} selects the workload hangs on a label that is not told");
+    doubtful.map(|shown| (None, says(shown)))
 }
 
 fn known(labels: Option<&BTreeMap<String, String>>) -> Labels<'_> {
@@ -183,8 +174,9 @@ struct Parsed<'q> {
 
 impl<'q> Parsed<'q> {
     fn of(asked: &'q Asked) -> Result<Self, Unanswerable> {
-        let wrong =
-            |what: &str, text: &str, why: String| Unanswerable(format!("the {what} `{text}` is refused: {why}"));
+        let wrong = |what: &str, text: &str, why: String| {
+            Unanswerable::because(format!("the {what} `{text}` is refused: {why}"))
+        };
         let path = asked.path.split(['?', '#']).next().unwrap_or_default();
         let path = CanonicalPath::parse(path).map_err(|error| wrong("path", &asked.path, error.to_string()))?;
         let host = asked
@@ -196,7 +188,7 @@ impl<'q> Parsed<'q> {
             method: &asked.method,
             host: host.transpose()?,
             path,
-            user: user.map_err(|error| Unanswerable(format!("the claims: {error}")))?,
+            user: user.map_err(|error| Unanswerable::because(format!("the claims: {error}")))?,
         })
     }
 }
@@ -214,7 +206,8 @@ fn caller<'m>(model: &'m Model, question: &Question) -> Result<Caller<'m>, Unans
     }
     let (id, workload) = match split(&question.from) {
         None => {
-            let id = SpiffeId::parse(&question.from).map_err(|error| Unanswerable(format!("--from: {error}")))?;
+            let id =
+                SpiffeId::parse(&question.from).map_err(|error| Unanswerable::because(format!("--from: {error}")))?;
             // Its labels are known if the documents know just one with this ID.
             let only = match model.with_id(&id)[..] {
                 [only] => Some(only),
@@ -224,7 +217,7 @@ fn caller<'m>(model: &'m Model, question: &Question) -> Result<Caller<'m>, Unans
         }
         Some(name) => {
             let workload = described(model, "--from", name)?;
-            let unknown = || Unanswerable(format!("--from: nobody knows the identity of {}", question.from));
+            let unknown = || Unanswerable::because(format!("--from: nobody knows the identity of {}", question.from));
             (workload.document.id.clone().ok_or_else(unknown)?, Some(workload))
         }
     };
@@ -267,37 +260,20 @@ fn called<'m>(model: &'m Model, question: &'m Question) -> Result<Called<'m>, Un
         }
         Some(name) => described(model, "--to", name).map(of),
         None => {
-            let id = SpiffeId::parse(&question.to).map_err(|error| Unanswerable(format!("--to: {error}")))?;
+            let id = SpiffeId::parse(&question.to).map_err(|error| Unanswerable::because(format!("--to: {error}")))?;
             match model.with_id(&id)[..] {
                 [only] => Ok(of(only)),
                 [one, ..] if told.is_empty() => {
                     let example = &one.document;
-                    Err(Unanswerable(format!(
+                    Err(Unanswerable::because(format!(
                         "--to: several workloads have this identity: name one, such as {}/{}",
                         example.namespace, example.name
                     )))
                 }
-                _ => {
-                    let rest = question
-                        .to
-                        .split("/ns/")
-                        .nth(1)
-                        .and_then(|rest| rest.split_once("/sa/"));
-                    let (namespace, _) =
-                        rest.ok_or_else(|| Unanswerable("--to: the identity has no namespace".to_owned()))?;
-                    Ok(undescribed(namespace))
-                }
+                _ => question.called_namespace().map(undescribed),
             }
         }
     }
-}
-
-/// `NAMESPACE/WORKLOAD`.
-fn split(text: &str) -> Option<(&str, &str)> {
-    if text.contains(':') {
-        return None;
-    }
-    text.split_once('/')
 }
 
 fn described<'m>(
@@ -306,29 +282,30 @@ fn described<'m>(
     (namespace, name): (&str, &str),
 ) -> Result<&'m Workload, Unanswerable> {
     model.workload(namespace, name).ok_or_else(|| {
-        let given = format!("{namespace}/{name}");
-        let known: Vec<String> = model.workloads.keys().map(|(n, w)| format!("{n}/{w}")).collect();
-        let near = nearest(&given, known.iter().map(String::as_str));
-        let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-        let or = match option {
-            "--to" => "; one that is not described is told by its labels, with --to-label",
-            _ => "",
-        };
-        Unanswerable(format!("{option}: no document describes workload {given}{hint}{or}"))
+        let all = model.workloads.keys().map(|(namespace, name)| (&**namespace, &**name));
+        Unanswerable::undescribed(option, (namespace, name), all)
     })
 }
 
 impl Called<'_> {
     /// Whether a policy selects it; `None` if that hangs on a label that is not told.
     fn selected_by(&self, model: &Model, policy: &AuthorizationPolicy) -> Option<bool> {
-        let nowhere = BTreeMap::new();
-        let mut bare = policy.clone();
-        bare.selector = nowhere.clone();
-        if !bare.selects(&model.root_namespace, self.namespace, &nowhere) {
-            return Some(false);
+        let in_scope = !policy.foreign_target && self.is_in_scope_of(model, &policy.namespace);
+        if in_scope {
+            self.matches(&policy.selector)
+        } else {
+            Some(false)
         }
+    }
+
+    fn is_in_scope_of(&self, model: &Model, namespace: &str) -> bool {
+        namespace == self.namespace || namespace == model.root_namespace
+    }
+
+    /// `None`: that hangs on a label that is not told.
+    fn matches(&self, selector: &BTreeMap<String, String>) -> Option<bool> {
         let mut told = true;
-        for (key, wanted) in &policy.selector {
+        for (key, wanted) in selector {
             match self.labels.get(key) {
                 Some(value) if value != wanted => return Some(false),
                 Some(_) => {}
@@ -339,11 +316,11 @@ impl Called<'_> {
         told.then_some(true)
     }
 
-    fn speaks_bytes(&self, port: u16) -> bool {
-        let ports = self.workload.map_or(&[][..], |workload| &workload.ports);
-        ports
-            .iter()
-            .any(|known| known.number == port && known.protocol == Protocol::Tcp)
+    /// As the port is declared.
+    fn protocol(&self, port: u16) -> Protocol {
+        let mut ports = self.workload.iter().flat_map(|workload| &workload.ports);
+        let known = ports.find(|known| known.number == port);
+        known.map_or(Protocol::Detect, |known| known.protocol)
     }
 }
 
@@ -396,9 +373,13 @@ impl Pools {
                 closed.push(policy);
             }
         }
+        let compiled = |policies| match &model.home {
+            Some(home) => Compiled::at_home_in(home, policies),
+            None => Compiled::new(policies),
+        };
         Self {
-            closed: Compiled::new(closed),
-            open: Compiled::new(open),
+            closed: compiled(closed),
+            open: compiled(open),
             maybe,
             unasked,
         }

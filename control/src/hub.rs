@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use postern_api::control::v1 as wire;
-use postern_identity::{SharedTrust, Svid, TrustDomain};
+use postern_identity::{SharedTrust, Svid};
 use tokio::sync::watch;
 
+use crate::federation::Federation;
 use crate::keys::Keys;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::model::Name;
 use crate::observed::Observed;
+use crate::quarantine::Quarantine;
 use crate::source::Load;
 #[cfg(feature = "kubernetes")]
 use crate::source::Revisions;
@@ -23,14 +26,16 @@ use crate::subscribers::Subscribers;
 pub(crate) struct Hub {
     /// Tells this process from other replicas and from those before it.
     replica: String,
-    pub(crate) trust_domain: TrustDomain,
-    pub(crate) root_namespace: String,
+    pub(crate) mesh: Mesh,
     pub(crate) trust: SharedTrust,
     pub(crate) metrics: Metrics,
     state: watch::Sender<Arc<State>>,
     bundles: watch::Sender<Arc<Bundles>>,
+    quarantine: watch::Sender<Arc<Quarantine>>,
     /// Of end users' issuers.
     pub(crate) keys: Keys,
+    /// Other trust domains.
+    pub(crate) federation: Federation,
     pub(crate) subscribers: Mutex<Subscribers>,
     observed: Mutex<Observed>,
     /// Grows when viewers should look at once.
@@ -57,16 +62,25 @@ pub(crate) struct Wanted {
 }
 
 impl Hub {
-    pub(crate) fn new(trust_domain: TrustDomain, root_namespace: String, trust: SharedTrust, metrics: Metrics) -> Self {
+    /// This process runs in a pod, whose name tells operators more than a number.
+    pub(crate) fn in_pod(mut self, pod: Option<&str>) -> Self {
+        if let Some(pod) = pod {
+            self.replica = format!("{pod}.{}", self.replica);
+        }
+        self
+    }
+
+    pub(crate) fn new(mesh: Mesh, trust: SharedTrust, metrics: Metrics) -> Self {
         Self {
             replica: format!("{:016x}", fastrand::u64(..)),
-            trust_domain,
-            root_namespace,
+            mesh,
             trust,
             metrics,
             state: watch::Sender::default(),
             bundles: watch::Sender::default(),
+            quarantine: watch::Sender::default(),
             keys: Keys::default(),
+            federation: Federation::default(),
             subscribers: Mutex::default(),
             observed: Mutex::default(),
             news: watch::Sender::default(),
@@ -91,6 +105,12 @@ impl Hub {
     pub(crate) fn watch_bundles(&self) -> watch::Receiver<Arc<Bundles>> {
         self.bundles.subscribe()
     }
+    pub(crate) fn quarantine(&self) -> Arc<Quarantine> {
+        Arc::clone(&self.quarantine.borrow())
+    }
+    pub(crate) fn watch_quarantine(&self) -> watch::Receiver<Arc<Quarantine>> {
+        self.quarantine.subscribe()
+    }
     pub(crate) fn watch_news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
@@ -111,7 +131,7 @@ impl Hub {
     /// Puts a load in force: every stream sees it at once.
     pub(crate) fn publish(&self, load: Load) {
         let previous = self.state();
-        let next = Arc::new(State::after(&previous, load, &self.root_namespace, SystemTime::now()));
+        let next = Arc::new(State::after(&previous, load, &self.mesh, SystemTime::now()));
         self.metrics.reloaded(&next);
         self.tell(&previous, &next);
         self.state.send_replace(next);
@@ -169,6 +189,12 @@ impl Hub {
     pub(crate) fn publish_bundles(&self, bundles: Bundles) {
         self.metrics.bundle_sequence(bundles.sequence);
         self.bundles.send_replace(Arc::new(bundles));
+        self.look();
+    }
+
+    /// Every stream sees it at once.
+    pub(crate) fn publish_quarantine(&self, quarantine: Quarantine) {
+        self.quarantine.send_replace(Arc::new(quarantine));
         self.look();
     }
 
@@ -254,7 +280,7 @@ pub(crate) async fn told(down: &mut watch::Receiver<bool>) {
 
 /// Everything a viewer sees, put together.
 pub(crate) fn picture(hub: &Hub) -> wire::Picture {
-    let (state, bundles) = (hub.state(), hub.bundles());
+    let (state, bundles, quarantine) = (hub.state(), hub.bundles(), hub.quarantine());
     let observed = hub.observed();
     let subscribers = hub.subscribers();
     let mut views: HashMap<Name, wire::WorkloadView> = HashMap::new();
@@ -284,6 +310,7 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
         view.proxy_version.clone_from(&subscriber.proxy_version);
         view.policy_version_acknowledged = subscriber.policies.in_force;
         view.bundle_sequence_acknowledged = subscriber.bundle.in_force;
+        view.quarantine_version_acknowledged = subscriber.quarantine.in_force;
         view.certificate.clone_from(&subscriber.certificate);
         view.refused = subscriber.refused.as_ref().map_or_else(String::new, |(kind, reason)| {
             format!("{}: {reason}", crate::connect::snapshot_word(*kind))
@@ -301,10 +328,9 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
         bad_files: state
             .bad
             .iter()
-            .map(|(file, errors)| wire::BadFile {
-                file: file.clone(),
-                errors: errors.clone(),
-            })
+            .map(|(file, errors)| (file.clone(), errors.clone()))
+            .chain(hub.federation.refused())
+            .map(|(file, errors)| wire::BadFile { file, errors })
             .collect(),
         policy_version: state.policy_version,
         bundle_sequence: bundles.sequence,
@@ -316,13 +342,15 @@ pub(crate) fn picture(hub: &Hub) -> wire::Picture {
         roots_sha256: roots(hub),
         certificate: hub.own.get().map(|svid| certificate(&svid.borrow())),
         recent_ms: u32::try_from(reach.as_millis()).unwrap_or(u32::MAX),
+        quarantined: quarantine.entries.clone(),
+        quarantine_version: quarantine.version,
     }
 }
 
 /// The fingerprints of our own trust domain's roots.
 fn roots(hub: &Hub) -> Vec<String> {
     let trust = hub.trust.load();
-    let bundle = trust.bundles.get(hub.trust_domain.as_str());
+    let bundle = trust.bundles.get(hub.mesh.trust_domain.as_str());
     let roots = bundle.iter().flat_map(|bundle| bundle.roots());
     roots
         .map(|root| hex(&postern_identity::bundle::fingerprint(root)))

@@ -1,6 +1,9 @@
 //! Control's own identity: a first SVID by join token, then renewed at half its life, kept until it expires. In a pod: by
 //! its service-account token, each time.
 
+#[cfg(feature = "workload-client")]
+pub(crate) mod given;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::error_chain;
 use crate::hub::Hub;
+use crate::quarantine;
 use crate::state::Bundles;
 
 /// Between attempts: a CA that comes back is noticed well within two seconds.
@@ -34,6 +38,13 @@ pub enum IdentitySource {
         address: String,
         /// What it is shown.
         evidence: Evidence,
+    },
+    /// A Workload API (SPIRE), in place of our CA. SVIDs of it name no instance, and no bundles are sent to proxies: theirs come
+    /// from there as well.
+    #[cfg(feature = "workload-client")]
+    WorkloadApi {
+        /// `unix:///path` or `tcp://1.2.3.4:port`.
+        address: String,
     },
     /// Somebody else's affair; never renewed, and no bundles come.
     Given {
@@ -74,6 +85,10 @@ pub(crate) enum OwnError {
     /// Made for somebody else.
     #[error("the token is for {got}; control is {expected}")]
     WrongIdentity { got: String, expected: String },
+    /// A Workload API's, of somebody else.
+    #[cfg(feature = "workload-client")]
+    #[error("the Workload API gave an identity of {got}; control is {expected}: register it under that ID")]
+    WrongGiven { got: String, expected: String },
     /// rustls.
     #[error("the SVID cannot serve")]
     Tls(#[source] rustls::Error),
@@ -100,7 +115,7 @@ impl Own {
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Svid>> {
         self.svid.subscribe()
     }
-    fn replace(&self, svid: Svid) -> Result<(), OwnError> {
+    pub(crate) fn replace(&self, svid: Svid) -> Result<(), OwnError> {
         self.server.store(server_config(&svid, &self.trust)?);
         self.svid.send_replace(Arc::new(svid));
         Ok(())
@@ -159,16 +174,18 @@ async fn by_pod(
 }
 
 fn checked(issued: Issued, trust_domain: &TrustDomain) -> Result<Issued, OwnError> {
+    match not_control(&issued.svid, trust_domain) {
+        None => Ok(issued),
+        Some((got, expected)) => Err(OwnError::WrongIdentity { got, expected }),
+    }
+}
+
+/// Proxies believe control under its fixed ID alone: whose it is, and whose it should be.
+fn not_control(svid: &Svid, trust_domain: &TrustDomain) -> Option<(String, String)> {
     let expected = ca_client::control_id(trust_domain)
         .map(|id| id.to_string())
         .unwrap_or_default();
-    if issued.svid.id().as_str() == expected {
-        return Ok(issued);
-    }
-    Err(OwnError::WrongIdentity {
-        got: issued.svid.id().to_string(),
-        expected,
-    })
+    (svid.id().as_str() != expected).then(|| (svid.id().to_string(), expected))
 }
 
 /// Takes a bundle unless a newer one is there already.
@@ -210,13 +227,14 @@ pub(crate) async fn keep_fresh(
         let asked = match &evidence {
             Evidence::JoinToken(_) => ca_client::renew(&address, &own.svid(), &hub.trust).await,
             Evidence::Pod { token_file, pins_file } => {
-                by_pod(&address, token_file, pins_file, &hub.trust, &hub.trust_domain).await
+                by_pod(&address, token_file, pins_file, &hub.trust, &hub.mesh.trust_domain).await
             }
         };
-        let outcome = match asked.map(|issued| checked(issued, &hub.trust_domain)) {
+        let outcome = match asked.map(|issued| checked(issued, &hub.mesh.trust_domain)) {
             Ok(Err(error)) => Err(Failure::from(error)),
             Ok(Ok(issued)) => {
                 trust_bundle(&hub.trust, &issued.bundle);
+                quarantine::from_answer(&hub, issued.quarantine.as_ref());
                 // Taken even if the announced one is higher: or else a CA that lags behind itself would be asked on and on.
                 epoch = issued.issuer_epoch.max(bundles.borrow().issuer_epoch);
                 own.replace(issued.svid).map_err(Failure::from)
@@ -342,6 +360,7 @@ mod tests {
     use postern_api::refusal::RefusalReason;
 
     use super::*;
+    use crate::mesh::Mesh;
     use crate::metrics::Metrics;
 
     fn refused(reason: RefusalReason) -> Failure {
@@ -352,12 +371,7 @@ mod tests {
     #[test]
     fn a_final_refusal_to_renew_is_told_once_with_what_is_needed_and_asked_seldom() {
         let domain = TrustDomain::parse("cluster.local").unwrap();
-        let hub = Hub::new(
-            domain,
-            "postern-system".to_owned(),
-            SharedTrust::default(),
-            Metrics::default(),
-        );
+        let hub = Hub::new(Mesh::named(domain), SharedTrust::default(), Metrics::default());
         let events = || -> Vec<String> { hub.observed().events.iter().map(|event| event.text.clone()).collect() };
         let mut failures = Failures::default();
         assert!(failures.after(&hub, &refused(RefusalReason::Busy)) <= LONGEST_WAIT);

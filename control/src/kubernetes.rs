@@ -169,7 +169,7 @@ fn tell(told: &watch::Sender<Arc<Told>>, world: &mut World, hub: &Hub) {
 
 fn followers(hub: &Arc<Hub>, client: &Client, out: mpsc::Sender<Change>) -> JoinSet<NoSuchKind> {
     let mut tasks = JoinSet::new();
-    let domain = hub.trust_domain.clone();
+    let domain = hub.mesh.trust_domain.clone();
     tasks.spawn(keep_on(Follower {
         api: Api::<Pod>::all(client.clone()),
         kind: Kind::Pods,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use postern_api::control::v1::Kind;
+use postern_identity::TrustDomain;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +38,12 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// Of the few that the operator names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTrustDomain {
+    trust_domain: String,
+}
+
 /// Handles; clones count together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -67,14 +74,17 @@ struct Inner {
     key_providers: Gauge,
     key_providers_without: Gauge,
     keys_oldest: Gauge<f64, AtomicU64>,
+    federation_fetches: Family<Outcome, Counter>,
+    federation_fetched: Family<OfTrustDomain, Gauge<f64, AtomicU64>>,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Workload,
     Kind::Policies,
     Kind::Destination,
     Kind::Bundle,
     Kind::Quarantine,
+    Kind::Federation,
     Kind::Ranges,
     Kind::PeerLabels,
 ];
@@ -105,6 +115,9 @@ impl Metrics {
         drop(inner.pushes.get_or_create(&OfKind { kind: "keys" }));
         for outcome in ["done", "failed"] {
             drop(inner.key_fetches.get_or_create(&Outcome { outcome }));
+        }
+        for outcome in ["done", "failed", "older"] {
+            drop(inner.federation_fetches.get_or_create(&Outcome { outcome }));
         }
         for outcome in ["good", "bad"] {
             drop(inner.reloads.get_or_create(&Outcome { outcome }));
@@ -214,6 +227,16 @@ impl Metrics {
             "When the keys that were fetched least recently were; 0 if there are none",
             inner.keys_oldest.clone(),
         );
+        registry.register(
+            "federation_fetches",
+            "Fetches of the bundles of other trust domains; older: one with a lower sequence than the one in force",
+            inner.federation_fetches.clone(),
+        );
+        registry.register(
+            "federation_fetched_timestamp_seconds",
+            "When the bundle of another trust domain was last fetched from its endpoint and is in force; 0 if it was not yet",
+            inner.federation_fetched.clone(),
+        );
         metrics
     }
 
@@ -228,6 +251,31 @@ impl Metrics {
         self.inner.key_providers_without.set(clamp(without as u64));
         let oldest = ring.values().map(|fetched| fetched.at).min();
         self.inner.keys_oldest.set(oldest.unwrap_or(0) as f64);
+    }
+
+    /// `done`, `failed` or `older`.
+    pub(crate) fn federation_fetched(&self, outcome: &'static str) {
+        self.inner.federation_fetches.get_or_create(&Outcome { outcome }).inc();
+    }
+    #[allow(clippy::cast_precision_loss)] // As below.
+    pub(crate) fn federated(&self, trust_domain: &TrustDomain, unix_ms: u64) {
+        let of = OfTrustDomain {
+            trust_domain: trust_domain.to_string(),
+        };
+        let gauge = self.inner.federation_fetched.get_or_create(&of);
+        gauge.set(unix_ms as f64 / 1000.0);
+    }
+    /// A relationship with an endpoint begins: what is not there yet would alert nobody.
+    pub(crate) fn federating(&self, trust_domain: &TrustDomain) {
+        let of = OfTrustDomain {
+            trust_domain: trust_domain.to_string(),
+        };
+        drop(self.inner.federation_fetched.get_or_create(&of));
+    }
+    pub(crate) fn not_federated_any_more(&self, trust_domain: &TrustDomain) {
+        self.inner.federation_fetched.remove(&OfTrustDomain {
+            trust_domain: trust_domain.to_string(),
+        });
     }
 
     pub(crate) fn connected(&self, subscribers: &Subscribers) {

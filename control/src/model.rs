@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use postern_identity::SpiffeId;
+use postern_identity::{SpiffeId, TrustDomain};
 use postern_policy::peer_authentication::PortModes;
-use postern_policy::{AuthorizationPolicy, Authorizer, Mode, PeerAuthentication, RequestAuthentication};
+use postern_policy::{Aliases, AuthorizationPolicy, Authorizer, Mode, PeerAuthentication, RequestAuthentication};
 
 use crate::documents::{self, Capture, Document, Namespace, Service, TargetPort};
 use crate::protocol::{self, Protocol};
@@ -32,6 +32,8 @@ pub(crate) type Name = (String, String);
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Model {
     pub(crate) root_namespace: String,
+    /// Whose identities are at home here.
+    pub(crate) home: Option<TrustDomain>,
     namespaces: BTreeMap<String, Namespace>,
     pub(crate) workloads: BTreeMap<Name, Arc<Workload>>,
     services: BTreeMap<Name, Arc<Service>>,
@@ -94,9 +96,10 @@ pub(crate) struct Port {
 
 impl Model {
     /// Puts documents together. Their keys are unique.
-    pub(crate) fn build(root_namespace: &str, load: &Load) -> Self {
+    pub(crate) fn build(root_namespace: &str, aliases: &Aliases, load: &Load) -> Self {
         let mut model = Self {
             root_namespace: root_namespace.to_owned(),
+            home: aliases.own(),
             conditions: load.conditions.clone(),
             cluster: load.revisions.is_some(),
             ..Self::default()
@@ -115,13 +118,18 @@ impl Model {
                 Document::Policy(policy) => {
                     let of_namespace = model.policies_in.entry(policy.namespace.clone()).or_default();
                     of_namespace.push(model.policies.len());
-                    model.policies.push(policy.clone());
+                    model.policies.push(policy.clone().under(aliases));
                 }
                 Document::Authorizer(authorizer) => {
                     let key = (authorizer.namespace.clone(), authorizer.name.clone());
                     model.authorizers.insert(key, Arc::clone(authorizer));
                 }
-                Document::Authentication(document) => model.authentications.push(Arc::clone(document)),
+                Document::Authentication(document) => {
+                    model.authentications.push(match aliases.is_idle() {
+                        true => Arc::clone(document),
+                        false => Arc::new(RequestAuthentication::clone(document).under(aliases)),
+                    });
+                }
                 Document::PeerAuthentication(document) => model.peer_authentications.push(Arc::clone(document)),
             }
         }

@@ -11,7 +11,7 @@ use postern_api::ca_client;
 use postern_api::control::v1::control_server::ControlServer;
 use postern_api::control::v1::view_server::ViewServer;
 use postern_api::transport::{self, Caller};
-use postern_identity::{SharedTrust, Svid, TrustDomain, VerifiedPeer};
+use postern_identity::{SharedTrust, Svid, VerifiedPeer};
 use postern_telemetry::Endpoint;
 use prometheus_client::registry::Registry;
 use rustls::pki_types::UnixTime;
@@ -23,15 +23,18 @@ use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+use crate::bundle_endpoint::{EndpointProof, Handshakes, WebCertificateError};
 use crate::connect::Connecting;
 use crate::directory::{Directory, watch as files};
+use crate::federation::{FederationConfig, RefusedAtStart, RootsError};
 use crate::hub::{Hub, told};
 use crate::identity::{self, IdentitySource, Own, OwnError};
 use crate::keys::{self, FetchConfig, FetchConfigError, Fetcher};
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::view::Viewing;
-use crate::{bundles, error_chain};
+use crate::{bundle_endpoint, bundles, error_chain, federation, quarantine};
 
 /// A flow report of 256 edges with full-length IDs.
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
@@ -51,8 +54,8 @@ const PRUNE: Duration = Duration::from_secs(30);
 pub struct ServeConfig {
     /// Where namespaces, services, workloads and policies come from.
     pub source: Source,
-    /// Whose identities are served.
-    pub trust_domain: TrustDomain,
+    /// Whose identities are served, and whose policies count for all.
+    pub mesh: Mesh,
     /// Where proxies call; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where metrics and readiness are.
@@ -61,15 +64,26 @@ pub struct ServeConfig {
     pub view_socket: Option<PathBuf>,
     /// Streams of proxies at once; more are refused.
     pub max_proxies: usize,
-    /// The namespace whose policies apply mesh-wide.
-    pub root_namespace: String,
     /// How the keys of end users' issuers are fetched.
     pub keys: FetchConfig,
+    /// Other trust domains.
+    pub federation: FederationConfig,
+    /// Where our own bundle is served to them.
+    pub bundle_endpoints: Vec<BundleEndpoint>,
     /// Gets `{"listen":..., "metrics":...}` once proxies are served.
     pub ready_file: Option<PathBuf>,
     /// The aggregated API for operators.
     #[cfg(feature = "kubernetes")]
     pub api: Option<crate::api::ApiConfig>,
+}
+
+/// Where our own bundle is served (SPIFFE Federation).
+#[derive(Debug, Clone)]
+pub struct BundleEndpoint {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// By what it proves itself.
+    pub proof: EndpointProof,
 }
 
 /// Why control does not serve.
@@ -88,6 +102,15 @@ pub enum ServeError {
     /// The roots for fetching keys.
     #[error(transparent)]
     Keys(#[from] FetchConfigError),
+    /// The roots for fetching bundles.
+    #[error(transparent)]
+    Federation(#[from] RootsError),
+    /// The file of other trust domains.
+    #[error(transparent)]
+    FederationFile(#[from] RefusedAtStart),
+    /// The certificate of a bundle endpoint.
+    #[error(transparent)]
+    BundleEndpoint(#[from] WebCertificateError),
     /// No SVID.
     #[error("{0}")]
     Identity(String),
@@ -100,6 +123,8 @@ pub struct Running {
     pub listen: SocketAddr,
     /// The bound address for metrics.
     pub metrics: SocketAddr,
+    /// The bound addresses of bundle endpoints, in the order of their configuration.
+    pub bundle_endpoints: Vec<SocketAddr>,
     /// The bound address of the aggregated API, if it is served.
     #[cfg(feature = "kubernetes")]
     pub api: Option<SocketAddr>,
@@ -135,12 +160,8 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let trust = SharedTrust::default();
-    let hub = Arc::new(Hub::new(
-        config.trust_domain.clone(),
-        config.root_namespace.clone(),
-        trust,
-        metrics,
-    ));
+    let hub = Hub::new(config.mesh.clone(), trust, metrics);
+    let hub = Arc::new(hub.in_pod(config.source.own_pod()));
     hub.subscribers().max_streams = config.max_proxies;
     hub.metrics.connected(&hub.subscribers());
     let down = hub.down.clone();
@@ -154,10 +175,22 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
     ));
 
     let fetcher = Fetcher::new(&config.keys)?;
+    let bundles_of_others = federation::Fetcher::new(config.federation.roots.as_ref())?;
     read(&hub, config.source, &mut tasks).await?;
     tasks.spawn(until_down(down.subscribe(), keys::follow(Arc::clone(&hub), fetcher)));
 
     let own = own_identity(&hub, identity, &mut tasks).await?;
+    if let Some(follower) = federation::begin(&hub, config.federation, bundles_of_others).await? {
+        tasks.spawn(until_down(down.subscribe(), follower.run()));
+    }
+    let mut bundle_endpoints = Vec::new();
+    for endpoint in config.bundle_endpoints {
+        let handshakes = Handshakes::new(Arc::clone(&own), endpoint.proof)?;
+        let (listener, bound) = bind(endpoint.listen).await?;
+        let served = bundle_endpoint::serve(Arc::clone(&hub), listener, handshakes);
+        tasks.spawn(until_down(down.subscribe(), served));
+        bundle_endpoints.push(bound);
+    }
     let (listener, listen) = bind(config.listen).await?;
     tasks.spawn(serve_proxies(Arc::clone(&hub), Arc::clone(&own), listener));
     if let Some(path) = &config.view_socket {
@@ -177,17 +210,21 @@ pub async fn start(config: ServeConfig, identity: IdentitySource) -> Result<Runn
     // Nobody else sets it.
     let _ = ready.set(own);
     if let Some(path) = &config.ready_file {
-        let document = serde_json::json!({ "listen": listen, "metrics": metrics });
+        let mut document = serde_json::json!({ "listen": listen, "metrics": metrics });
+        if !bundle_endpoints.is_empty() {
+            document["bundle_endpoints"] = serde_json::json!(bundle_endpoints);
+        }
         let failed = |source| ServeError::Io {
             what: format!("write {}", path.display()),
             source,
         };
         write_ready_file(path, &document.to_string()).map_err(failed)?;
     }
-    tracing::info!(listen = %listen, metrics = %metrics, trust_domain = %config.trust_domain, "serving");
+    tracing::info!(listen = %listen, metrics = %metrics, trust_domain = %config.mesh.trust_domain, "serving");
     Ok(Running {
         listen,
         metrics,
+        bundle_endpoints,
         #[cfg(feature = "kubernetes")]
         api,
         down,
@@ -201,7 +238,7 @@ async fn read(hub: &Arc<Hub>, source: Source, tasks: &mut JoinSet<()>) -> Result
     let down = hub.down.subscribe();
     match source {
         Source::Directory(root) => {
-            let mut directory = Directory::new(hub.trust_domain.clone());
+            let mut directory = Directory::new(hub.mesh.trust_domain.clone());
             let failed = |source| ServeError::Io {
                 what: format!("read the directory {}", root.display()),
                 source,
@@ -230,10 +267,22 @@ async fn own_identity(
     let failed = |error: OwnError| ServeError::Identity(error_chain(&error));
     let (svid, bundle, source) = match identity {
         IdentitySource::Given { svid, bundle } => (svid, bundle, None),
+        #[cfg(feature = "workload-client")]
+        IdentitySource::WorkloadApi { address } => {
+            let (source, given) = identity::given::first(&address, hub).await.map_err(failed)?;
+            identity::given::given_trust(&hub.trust, &given.bundle);
+            hub.metrics.certificate(given.svid.not_after().as_secs());
+            let own = Arc::new(Own::new(given.svid, Arc::clone(&hub.trust)).map_err(failed)?);
+            hub.show_own(own.watch());
+            let follow = identity::given::follow(Arc::clone(hub), Arc::clone(&own), source, address);
+            tasks.spawn(until_down(hub.down.subscribe(), follow));
+            return Ok(own);
+        }
         IdentitySource::Ca { address, evidence } => {
-            let issued = identity::first(&address, &evidence, &hub.trust, &hub.trust_domain)
+            let issued = identity::first(&address, &evidence, &hub.trust, &hub.mesh.trust_domain)
                 .await
                 .map_err(failed)?;
+            quarantine::from_answer(hub, issued.quarantine.as_ref());
             (
                 issued.svid,
                 issued.bundle,
@@ -302,7 +351,7 @@ fn only_control(hub: &Arc<Hub>) -> impl Fn(Request<()>) -> Result<Request<()>, S
         let caller = request.extensions().get::<Caller>();
         let peer = caller.and_then(|caller| caller.peer.as_ref());
         let holds = |peer: &VerifiedPeer| peer.still_holds(&hub.trust.load(), transport::now()).is_ok();
-        let control = ca_client::control_id(&hub.trust_domain).ok();
+        let control = ca_client::control_id(&hub.mesh.trust_domain).ok();
         match (peer, control) {
             (Some(peer), Some(control)) if *peer.id() == control && holds(peer) => Ok(request),
             _ => Err(Status::permission_denied("only control may look here")),

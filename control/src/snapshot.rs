@@ -9,10 +9,12 @@ use postern_api::control::v1::destination::State as Answer;
 use postern_api::mtls_wire;
 use postern_api::policy_wire::{mode_to_wire, to_wire};
 use postern_api::{authentication_wire, authorizer_wire};
-use postern_policy::authentication::JwtRule;
-use postern_policy::{Action, Feature, FeatureSet, Mode};
+use postern_identity::TrustDomain;
+use postern_policy::authentication::{JwtRule, RequestAuthentication};
+use postern_policy::{Action, AuthorizationPolicy, Feature, FeatureSet, Mode};
 
 use crate::documents::Capture;
+use crate::federation::{Foreign, Told};
 use crate::model::{Asked, Model, Workload, octets};
 use crate::state::Bundles;
 
@@ -78,8 +80,10 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
         }
         policies.push(to_wire(&policy));
     }
-    // To a proxy that knows no users every rule about them was left out, or broadened.
-    let authentications = model.authentications_of(workload).filter(|_| knows_users(features));
+    // A proxy that knows no users would let every token pass, and every forgery of what only it may tell the app.
+    let (known, unknown): (Vec<_>, Vec<_>) = model.authentications_of(workload).partition(|_| knows_users(features));
+    policies.extend(unknown.into_iter().map(|document| to_wire(&denying_for(document))));
+    let authentications = known.into_iter();
     wire::PolicySet {
         version,
         policies,
@@ -92,6 +96,18 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
             .map(|document| authentication_wire::to_wire(document))
             .collect(),
     }
+}
+
+/// Lets nobody pass where tokens should be looked for.
+fn denying_for(document: &RequestAuthentication) -> AuthorizationPolicy {
+    let RequestAuthentication {
+        namespace,
+        name,
+        place,
+        selector,
+        ..
+    } = document;
+    AuthorizationPolicy::denying_all(namespace, name, place, selector.clone())
 }
 
 /// Does a proxy verify tokens?
@@ -164,6 +180,23 @@ pub(crate) fn bundles(bundles: &Bundles, version: u64) -> wire::BundleSet {
         version,
         bundles: bundles.links.clone(),
         issuer_epoch: bundles.issuer_epoch,
+    }
+}
+
+/// The bundles of other trust domains, as we write them: what else stood in their documents is nobody's affair.
+pub(crate) fn federation(told: &Told, version: u64) -> wire::Federation {
+    let entry = |(name, foreign): (&TrustDomain, &Foreign)| wire::FederatedTrustDomain {
+        trust_domain: name.to_string(),
+        document: foreign
+            .bundle
+            .as_ref()
+            .map_or_else(Vec::new, |bundle| bundle.to_document()),
+        relationship: foreign.relationship.clone(),
+        bootstrap: foreign.bootstrap,
+    };
+    wire::Federation {
+        version,
+        trust_domains: told.bundles.iter().map(entry).collect(),
     }
 }
 

@@ -15,6 +15,17 @@ pub enum Source {
     Kubernetes(crate::kubernetes::Cluster),
 }
 
+impl Source {
+    /// The name of the pod that this process runs in, if it is one.
+    pub(crate) fn own_pod(&self) -> Option<&str> {
+        match self {
+            Self::Directory(_) => None,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(cluster) => cluster.own_pod.as_ref().map(|(_, name)| &**name),
+        }
+    }
+}
+
 /// What is in force now.
 #[derive(Debug, Default)]
 pub(crate) struct Load {

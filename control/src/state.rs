@@ -8,6 +8,7 @@ use postern_api::ca::v1 as ca;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 
+use crate::mesh::Mesh;
 use crate::model::Model;
 use crate::snapshot::{self, LabelNames, Target};
 use crate::source::{Load, Reach, Revisions};
@@ -36,8 +37,8 @@ pub(crate) struct State {
 
 impl State {
     /// The state after `load`.
-    pub(crate) fn after(previous: &Self, load: Load, root_namespace: &str, now: SystemTime) -> Self {
-        let model = Model::build(root_namespace, &load).sharing(&previous.model);
+    pub(crate) fn after(previous: &Self, load: Load, mesh: &Mesh, now: SystemTime) -> Self {
+        let model = Model::build(&mesh.root_namespace, &mesh.aliases(), &load).sharing(&previous.model);
         let revisions = match load.revisions {
             Some(revisions) => counted(revisions),
             None => {
@@ -112,13 +113,14 @@ impl State {
     pub(crate) fn reach(&self, kind: wire::Kind) -> Reach {
         match kind {
             wire::Kind::Policies => self.revisions.policies,
-            // Nothing is quarantined by any source yet. A proxy never takes an older one: this one has no age.
+            // Without a word of the CA nobody is cut off, and that has no age: a proxy never takes an older one.
             wire::Kind::Quarantine if self.shared_count => Reach { newest: 1, complete: 1 },
             wire::Kind::Unspecified
             | wire::Kind::Workload
             | wire::Kind::Destination
             | wire::Kind::Bundle
             | wire::Kind::Quarantine
+            | wire::Kind::Federation
             | wire::Kind::Ranges
             | wire::Kind::PeerLabels => self.revisions.others,
         }
@@ -224,8 +226,8 @@ mod tests {
                 ..Load::default()
             }
         };
-        let after =
-            |previous: &State, names: &[&str]| State::after(previous, load(names), "postern-system", UNIX_EPOCH);
+        let mesh = Mesh::named(postern_identity::TrustDomain::parse("cluster.local").unwrap());
+        let after = |previous: &State, names: &[&str]| State::after(previous, load(names), &mesh, UNIX_EPOCH);
         let first = after(&State::default(), &["one"]);
         let second = after(&first, &["one", "two"]);
         assert!(second.policy_version > first.policy_version);

@@ -43,6 +43,7 @@ pub(crate) struct Subscriber {
     pub(crate) proxy_version: String,
     pub(crate) policies: Acknowledged,
     pub(crate) bundle: Acknowledged,
+    pub(crate) quarantine: Acknowledged,
     pub(crate) certificate: Option<wire::Certificate>,
     /// The snapshot that it refused last, until it takes one of that kind.
     pub(crate) refused: Option<(wire::Kind, String)>,
@@ -54,7 +55,7 @@ pub(crate) struct Subscriber {
 /// What a proxy has in force of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledged {
-    /// In the reader's terms: the policy version, the bundle's sequence.
+    /// In the reader's terms: the policy version, the bundle's sequence, the quarantine's version.
     pub(crate) in_force: u64,
     /// The message sent last, and what its acknowledgement will mean.
     sent: u64,
@@ -97,6 +98,7 @@ impl Subscribers {
         spiffe_id.clone_into(&mut subscriber.spiffe_id);
         proxy_version.clone_into(&mut subscriber.proxy_version);
         (subscriber.policies, subscriber.bundle, subscriber.refused) = Default::default();
+        subscriber.quarantine = Acknowledged::default();
         Some(self.next_id)
     }
 

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status};
 
-use crate::explain::{Question, answer};
+use crate::error_chain;
+use crate::explain::{Question, Unanswerable, answer};
 use crate::hub::{Hub, picture, told};
 
 /// Milliseconds between pictures, if the viewer does not say.
@@ -21,9 +22,6 @@ const INTERVAL: u32 = 500;
 const BOUNDS: std::ops::RangeInclusive<u32> = 100..=10_000;
 /// News come together no faster than this.
 const BREATH: Duration = Duration::from_millis(20);
-
-/// Claims of a token and fields of a head, as JSON; more is no question.
-const MAX_QUESTION: usize = 256 * 1024;
 
 /// Serves viewers.
 pub(crate) struct Viewing {
@@ -61,14 +59,11 @@ impl View for Viewing {
     }
 
     async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainAnswer>, Status> {
-        let text = request.into_inner().question;
-        if text.len() > MAX_QUESTION {
-            let message = format!("{} bytes are more than the {MAX_QUESTION} of a question", text.len());
-            return Err(Status::invalid_argument(message));
-        }
-        let wrong = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
-        let question: Question = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
-        let answer = answer(&self.hub.state().model, &question).map_err(|error| wrong(&error))?;
+        let question = request.into_inner().question;
+        let question = Question::read(question.as_bytes());
+        let question = question.map_err(|error| Status::invalid_argument(error_chain(&error)))?;
+        let wrong = |error: Unanswerable| Status::invalid_argument(error.to_string());
+        let answer = answer(&self.hub.state().model, &question).map_err(wrong)?;
         let answer = serde_json::to_string(&answer).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(wire::ExplainAnswer { answer }))
     }

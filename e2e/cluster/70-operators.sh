@@ -38,6 +38,16 @@ refuses "edges, as one who may not" 'forbidden' as frank edges -n shop
 refuses "identity, as one who may not" 'forbidden' as frank identity -n shop
 refuses "the view is kubectl's too, and refuses alike" 'forbidden' env KUBECONFIG="$users/frank" kubectl get edges.view.postern.dev -n shop
 shows "the view is kubectl's too" 'web' env KUBECONFIG="$users/carl" kubectl get edges.view.postern.dev -n shop
+# Exit status: 0 allowed, 1 denied.
+explains() { # STATUS ACCOUNT PATTERN: a GET of /items by this account at cart
+    local said status=0
+    said=$(as carl explain --cluster --from "spiffe://cluster.local/ns/shop/sa/$2" --to "shop/$(first_pod shop cart)" \
+        --port 8080 --method GET --path /items --host cart.shop 2>&1) || status=$?
+    [ "$status" = "$1" ] && grep -qE -- "$3" <<<"$said" || { echo "exit status $status: $said"; return 1; }
+}
+holds "explain --cluster: what is allowed is 0" explains 0 web '^allowed by rule 0 of shop/cart-from-web'
+holds "explain --cluster: what is denied is 1" explains 1 mallory '^denied: no ALLOW rule matches'
+refuses "explain --cluster, as one who may not" 'cannot create resource "explanations"' as frank explain --cluster --from plaintext --to shop/cart
 ln -sf "$(realpath "$POSTERN")" "$users/kubectl-postern"
 shows "as kubectl postern" 'web' env PATH="$users:$PATH" KUBECONFIG="$users/carl" kubectl postern edges -n shop
 impostor() { # Whoever reaches the port itself, with the header of somebody else and without the front proxy's certificate

@@ -25,11 +25,12 @@ fi
 # One replica of control sees nothing new for 30 s, and the other, which does, is killed again and again: a workload that had
 # the DENY keeps it, although all it can connect to now is the replica that never heard of it.
 held_back() {
-    local cart lucky held held_ip said pid
+    local cart lucky held held_ip said
     cart=$(first_pod shop cart)
-    lucky=$(view proxies shop | CART=$cart json '[p["replica"] for p in j["items"] if p["metadata"]["name"] == __import__("os").environ["CART"]][0]')
+    # A replica is named after its pod, and its process.
+    lucky=$(view proxies shop | CART=$cart json '[p["replica"] for p in j["items"] if p["metadata"]["name"] == __import__("os").environ["CART"]][0].rsplit(".", 1)[0]')
     held=$(k -n $SYSTEM get pods -l "$(component control)" -o json | LUCKY=$lucky json '[p["metadata"]["name"] for p in j["items"] if p["metadata"]["name"] != __import__("os").environ["LUCKY"]][0]')
-    [ -n "$lucky" ] && [ -n "$held" ] || { echo "replicas: $lucky, $held"; return 1; }
+    [ -n "$(k -n $SYSTEM get pod "$lucky" -o jsonpath='{.metadata.uid}')" ] && [ -n "$held" ] || { echo "replicas: $lucky, $held"; return 1; }
     held_ip=$(pod_ip $SYSTEM "$held")
     "$LAB_SCRIPTS/node.sh" iptables -I INPUT -s "$held_ip" -p tcp --dport 6443 -j DROP
     local begun=$SECONDS status=0
@@ -39,9 +40,10 @@ held_back() {
 Y
     local ip; ip=$(pod_ip shop "$cart")
     said=$(until_true 5 denied_at "$ip") || { status=1; echo "the DENY was not in force before the other was killed: $said"; }
-    local tries=0
+    local tries=0 kills=0 killed
     while [ "$status" = 0 ] && [ $((SECONDS - begun)) -lt 30 ]; do
-        kill_9_pod $SYSTEM "$lucky" postern-control 2>/dev/null
+        killed=$(kill_9_pod $SYSTEM "$lucky" postern-control) || { status=1; echo "$killed"; break; }
+        kills=$((kills + killed))
         said=$(call shop/e2e-held "http://$ip:8080/items" 2>&1)
         tries=$((tries + 1))
         [ "$said" = denied ] || { status=1; echo "after $((SECONDS - begun)) s it was: $said"; }
@@ -50,16 +52,19 @@ Y
     # What was killed so often comes back after the kubelet's back-off, 5 minutes at most.
     [ "$status" != 0 ] || everywhere=$(until_true 330 denied_everywhere) || { status=1; echo "not in force everywhere afterwards: $everywhere"; }
     k -n shop delete authorizationpolicies.postern.dev e2e-held >/dev/null
-    [ "$status" != 0 ] || echo "$tries calls, all denied"
+    [ "$status" != 0 ] || [ "$kills" -gt 0 ] || { status=1; echo "there was no postern-control in $lucky to kill"; }
+    [ "$status" != 0 ] || echo "$tries calls, all denied, $kills kills"
     return $status
 }
 denied_at() { local said; said=$(call shop/e2e-held "http://$1:8080/items"); [ "$said" = denied ] || { echo "$said"; return 1; }; }
 denied_everywhere() { local pod; for pod in $(pods shop -l app=cart); do denied_at "$(pod_ip shop "${pod#pod/}")" || return 1; done; }
-kill_9_pod() { # NAMESPACE POD PROGRAM; that it is down already is as good
-    local uid pid; uid=$(k -n "$1" get pod "$2" -o jsonpath='{.metadata.uid}')
+kill_9_pod() { # NAMESPACE POD PROGRAM: says how many processes of that name it killed; none if the program is down already
+    local uid pid count=0; uid=$(k -n "$1" get pod "$2" -o jsonpath='{.metadata.uid}')
+    [ -n "$uid" ] || { echo "no pod $2 in $1"; return 1; }
     for pid in $(grep -ls "pod$uid" /proc/[0-9]*/cgroup | cut -d/ -f3); do
-        [ "$(tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | head -1)" != "/$3" ] || kill -9 "$pid"
+        [ "$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/cmdline" | head -1)" = "/$3" ] && kill -9 "$pid" 2>/dev/null && count=$((count + 1))
     done
+    echo "$count"
 }
 # Pods that no node takes, 20 a second, while the injector's serving certificate is replaced.
 rotation() {
@@ -85,7 +90,9 @@ if said=$(rotation); then ok "$(since "$begun")" "the webhook's certificate is r
 
 if on_lab; then
     caller shop e2e-held web
-    holds "one replica of control held back 30 s, the other killed: the DENY stays" held_back
+    begun=$(now)
+    stays="one replica of control held back 30 s, the other killed: the DENY stays"
+    if said=$(held_back); then ok "$(since "$begun")" "$stays ($said)"; else failed "$stays" "$said"; fi
     k -n shop delete pod e2e-held --wait=false >/dev/null
     component_ready control
 else

@@ -34,11 +34,15 @@ if ! earlier_is_built && ! said=$(build_earlier 2>&1); then
 fi
 for tar in "$earlier"/images/*.tar; do load_image "$tar" || failed "images of commit $EARLIER" "cannot be loaded"; done
 
+# None of a namespace's pods is ending.
+none_ends() { [ -z "$(k -n "$1" get pods -o jsonpath='{.items[?(@.metadata.deletionTimestamp)].metadata.name}')" ]; }
 restart_shop() {
+    # An injector that is on its way out still answers, and would give pods its own version's proxy.
+    until_true 60 none_ends $SYSTEM || return 1
     k -n shop rollout restart deploy/web deploy/cart deploy/payments deploy/ledger >/dev/null
     local one; for one in web cart payments ledger; do k -n shop rollout status "deploy/$one" --timeout=180s >/dev/null || return 1; done
     # Until the last old pod is gone.
-    until_true 60 bash -c '[ -z "$(kubectl -n shop get pods -o jsonpath="{.items[?(@.metadata.deletionTimestamp)].metadata.name}")" ]'
+    until_true 60 none_ends shop
 }
 sidecars_run() { # TAG: every sidecar of the services is of that image
     k -n shop get pods -l 'app in (web, cart, payments, ledger)' -o json | TAG=$1 json 'all(c["image"].endswith(":" + __import__("os").environ["TAG"]) for p in j["items"] for c in p["spec"]["initContainers"] if c["name"] == "postern-proxy")'

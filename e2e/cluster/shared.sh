@@ -63,10 +63,11 @@ refuses() {
 }
 
 # call NAMESPACE/POD-OR-WORKLOAD TARGET [ARGUMENT...]: one call from a pod of the shop's own image: allowed, denied, failed: ...
+# kubectl says on its standard error how the call ended, and now and then what it thinks of its own websocket.
 call() {
     local from=$1
     shift
-    k -n "${from%%/*}" exec "${from#*/}" -c "${CONTAINER:-$(container_of "${from#*/}")}" -- /postern-shop call "$@" 2>&1 | grep -v '^command terminated'
+    k -n "${from%%/*}" exec "${from#*/}" -c "${CONTAINER:-$(container_of "${from#*/}")}" -- /postern-shop call "$@" 2>&1 | grep -vE '^command terminated|^E[0-9]+ .* websocket[.]go:'
 }
 container_of() { case $1 in deploy/*) echo "${1#*/}" ;; e2e-*) echo app ;; *) echo "${1%%-*}" ;; esac; }
 
@@ -165,6 +166,7 @@ take_away() {
     k delete -f examples/kubernetes/ --ignore-not-found --wait=false >/dev/null 2>&1
     k get ns -o name | grep -E '^namespace/(postern-system|shop|shop-.*|e2e-.*)$' | xargs -r kubectl delete --wait --timeout=180s >/dev/null 2>&1
     k delete clusterrolebinding e2e-jane e2e-carl --ignore-not-found >/dev/null 2>&1
+    k delete crd -l e2e.postern.dev/lent >/dev/null 2>&1
 }
 
 collect_logs() {

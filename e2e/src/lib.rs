@@ -5,12 +5,16 @@
 //! process  a child process that is waited for by state, never by time, and that never outlives its guard
 //! chart    the Helm chart, rendered
 //! mesh     a CA, control and proxies of the built `postern` binary, run as pods run them
+//! loopback the same without root: proxies in explicit capture
+//! live     connections through it that go on for ever, and note when they end
 //! ```
 //!
 //! What a test needs and the machine lacks (root, nginx, ...) is said loudly and skipped; under `CI=true` it fails.
 
 pub mod chart;
 pub mod lab;
+pub mod live;
+pub mod loopback;
 pub mod mesh;
 pub mod process;
 
@@ -96,14 +100,15 @@ pub fn postern() -> PathBuf {
         .find(|d| d.join("deps").is_dir())
         .expect("built by cargo")
         .to_path_buf();
-    let release = profile_dir.file_name().is_some_and(|name| name == "release");
+    // By its folder's name: release, dist, or debug, which is dev's.
+    let optimized = profile_dir.file_name().filter(|name| *name != "debug");
     static BUILT: std::sync::OnceLock<()> = std::sync::OnceLock::new();
     BUILT.get_or_init(|| {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "-q", "--bin", "postern"]);
-        if release {
-            cargo.args(["--release", "-p", "postern"]);
+        if let Some(profile) = optimized {
+            cargo.args(["-p", "postern", "--profile"]).arg(profile);
         } else {
             // The features that `cargo test --workspace` has built: with those of `-p postern` alone, most of the tree
             // would be built once more. A test target brings the dev-dependencies' features in, and this one is small.

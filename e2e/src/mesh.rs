@@ -78,6 +78,7 @@ impl Mesh {
         .iter()
         .map(ToString::to_string)
         .chain(["--svid-life".into(), life.into(), "--insecure-short-life".into()])
+        .chain(["--root-retire-after".into(), life.into()])
         .chain(["--store".into(), text(store)])
         .chain(["--admin-socket".into(), text(directory.join("ca.sock"))])
         .chain(["--ready-file".into(), text(directory.join("ca.json"))])
@@ -198,6 +199,39 @@ impl Mesh {
             "ca rotate: {}",
             String::from_utf8_lossy(&done.stderr)
         );
+    }
+
+    /// Begins to replace the root; `taint`: after a compromise.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    pub fn rotate_root(&self, taint: bool) {
+        let how = if taint { "--taint" } else { "--root" };
+        self.operator(&["rotate", how]);
+    }
+
+    /// Where that stands, as `status` has it.
+    ///
+    /// # Panics
+    /// If the CA does not answer.
+    #[must_use]
+    pub fn root_stage(&self) -> String {
+        let status: Value = serde_json::from_str(&self.operator(&["status", "--output", "json"])).expect("JSON");
+        let stage = status["root_rotation"]["stage"].as_str();
+        stage.unwrap_or_default().to_owned()
+    }
+
+    fn operator(&self, arguments: &[&str]) -> String {
+        let done = Command::new(&self.binary)
+            .arg("ca")
+            .args(arguments)
+            .arg("--admin-socket")
+            .arg(self.directory.join("ca.sock"))
+            .output()
+            .expect("postern runs");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "ca {arguments:?}: {errors}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     /// Stops control as an outage would.

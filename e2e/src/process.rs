@@ -114,6 +114,13 @@ impl Process {
         }
     }
 
+    /// Sends a signal by its name, such as `STOP` and `CONT`.
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status();
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();

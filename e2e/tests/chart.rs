@@ -173,6 +173,42 @@ fn a_brought_issuer_is_refused_until_the_ca_reads_one() {
 }
 
 #[test]
+fn the_cas_key_is_a_mounted_secret_or_a_socket_of_the_node_and_not_both() {
+    if !requires(&["helm"], false) {
+        return;
+    }
+    let pod = |more: &str| -> Value {
+        let objects = try_render("defaults", &["--set", more]).unwrap();
+        let mut deployments = of_kind(&objects, "Deployment");
+        let ca = deployments.find(|it| it["metadata"]["name"] == "postern-ca").unwrap();
+        ca["spec"]["template"]["spec"].clone()
+    };
+    let has = |pod: &Value, argument: &str| {
+        let arguments = pod["containers"][0]["args"].as_array().unwrap();
+        arguments.iter().any(|it| it.as_str().unwrap().starts_with(argument))
+    };
+    let none = pod("ca.replicas=1");
+    assert!(
+        !["--kek-file", "--kms-socket", "--migrate"]
+            .iter()
+            .any(|it| has(&none, it))
+    );
+    let file = pod("ca.kek.secretName=keys,ca.kek.migrate=true");
+    assert!(has(&file, "--kek-file=/etc/postern/kek/kek") && has(&file, "--migrate"));
+    let volume = json!({"secretName": "keys", "defaultMode": 0o440, "items": [{"key": "kek", "path": "kek"}]});
+    assert_eq!(file["volumes"][1]["secret"], volume);
+    let kms = pod("ca.kek.kmsSocket=/run/kms/socket.sock");
+    assert!(has(&kms, "--kms-socket=/run/kms/socket.sock"));
+    assert_eq!(
+        kms["volumes"][1]["hostPath"],
+        json!({"path": "/run/kms", "type": "Directory"})
+    );
+    let both = "ca.kek.secretName=kek,ca.kek.kmsSocket=/run/kms/socket.sock";
+    let refused = try_render("defaults", &["--set", both]).unwrap_err();
+    assert!(refused.contains("not both"), "{refused}");
+}
+
+#[test]
 fn chart_and_images_have_the_version_of_the_workspace() {
     let read = |path: &str| fs::read_to_string(chart::root().join(path)).unwrap();
     let chart: Value = serde_saphyr::from_str(&read("charts/postern/Chart.yaml")).unwrap();
@@ -228,7 +264,7 @@ fn every_pod_is_restricted_and_can_write_nowhere() {
                 assert!(
                     kinds
                         .iter()
-                        .all(|kind| ["name", "emptyDir", "configMap", "projected"].contains(kind)),
+                        .all(|kind| ["name", "emptyDir", "configMap", "projected", "secret"].contains(kind)),
                     "{set} {name}: {kinds:?}"
                 );
             }

@@ -237,9 +237,30 @@ fn a_role_is_bound_to_its_component_or_for_people_and_there_are_no_others() {
         let roles: BTreeSet<&str> = of_kind(&objects, "ClusterRole").map(name).collect();
         let components = ["postern-ca", "postern-control", "postern-injector"];
         assert_eq!(roles, components.into_iter().chain(FOR_PEOPLE).collect(), "{set}");
+        // Who responds is bound by whoever installs, in the system's namespace alone; the account itself may do nothing.
+        let of_people: Vec<&Value> = of_kind(&objects, "Role")
+            .filter(|role| name(role) == "postern-responder")
+            .collect();
+        assert_eq!(of_people.len(), 1, "{set}");
+        assert_eq!(namespace(of_people[0]), OWN, "{set}");
+        for binding in of_kind(&objects, "RoleBinding") {
+            assert_ne!(name_of(&binding["roleRef"]["name"]), "postern-responder", "{set}");
+            assert!(!binding["subjects"].to_string().contains("postern-responder"), "{set}");
+        }
         for binding in of_kind(&objects, "ClusterRoleBinding") {
             assert!(!FOR_PEOPLE.contains(&name_of(&binding["roleRef"]["name"])), "{set}");
         }
+        // Who may look may ask, and change nothing.
+        let viewer = of_kind(&objects, "ClusterRole")
+            .find(|r| name(r) == "postern-viewer")
+            .unwrap();
+        for rule in viewer["rules"].as_array().unwrap() {
+            let (resources, verbs) = (strings(&rule["resources"]), strings(&rule["verbs"]));
+            let asks = resources == ["explanations"] && verbs == ["create"];
+            let looks = verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
+            assert!(asks || (looks && !resources.contains(&"explanations")), "{set}: {rule}");
+        }
+        assert!(viewer.to_string().contains("explanations"), "{set}");
         // `edit` may not change policies, as it may not change Roles.
         let editor = of_kind(&objects, "ClusterRole")
             .find(|r| name(r) == "postern-policy-editor")

@@ -111,6 +111,73 @@ fn a_new_issuer_is_put_in_place_under_load_and_no_request_is_lost() {
 }
 
 #[test]
+fn c_09_the_root_is_replaced_under_load_and_no_request_is_lost_and_who_was_away_comes_back_by_a_new_token() {
+    if !requires(&PROGRAMS, true) {
+        return;
+    }
+    let mut world = World::new("10s");
+    // Away through the whole overlap: it hears nothing, and its certificate runs out.
+    let away = world.client_proxies.pop().unwrap();
+    away.signal("STOP");
+    let seconds = 40;
+    let http1 = world.load(&world.web, "--h1", 8_080, 10, 25, seconds);
+    let http2 = world.load(&world.web, "", 8_082, 5, 50, seconds);
+    let since = SystemTime::now();
+    world.mesh.rotate_root(false);
+    // Its stream holds the publication back no longer than control takes it for connected.
+    eventually("the new root to sign", || {
+        (world.mesh.root_stage() == "activated").then_some(())
+    });
+    eventually("the old root to leave", || {
+        (world.mesh.root_stage() == "retired").then_some(())
+    });
+    let took = since.elapsed().unwrap();
+    let mut lost_in = Vec::new();
+    for (name, load) in [("HTTP/1.1", http1), ("HTTP/2", http2)] {
+        let sent = load.finish();
+        let lost: Vec<&Sent> = sent.iter().filter(|sent| sent.status != 200).collect();
+        println!(
+            "{name}: {} requests in {seconds} s, {} lost; replaced in {took:?}",
+            sent.len(),
+            lost.len()
+        );
+        if !lost.is_empty() {
+            lost_in.push(format!("{name}: {} of {} lost: {lost:?}", lost.len(), sent.len()));
+        }
+        let rate = sent.len() as u64 / seconds;
+        assert!(rate >= 150, "{name}: {rate} requests a second are no load");
+    }
+    assert!(lost_in.is_empty(), "{lost_in:?}");
+    assert!(took < Duration::from_secs(seconds), "the load had ended before");
+    for (name, proxy) in [("cart", &world.cart_proxy), ("web", &world.client_proxies[0])] {
+        assert!(!proxy.output().contains("\"ERROR\""), "{name}: {}", proxy.output());
+    }
+
+    away.signal("CONT");
+    let readiness = "curl -s -m 5 http://127.0.0.1:15020/readyz";
+    eventually("what is missing", || {
+        world
+            .mallory
+            .prints(readiness)
+            .contains("a new join token")
+            .then_some(())
+    });
+    assert!(
+        away.output().contains("no path from the peer's leaf to a root"),
+        "{}",
+        away.output()
+    );
+    world.mesh.hand_token("shop", "mallory", "mallory");
+    eventually("readiness", || {
+        (world.mallory.prints(readiness) == "ready\n").then_some(())
+    });
+    // Known again, and still without a rule.
+    eventually("an answer", || {
+        (world.code(&world.mallory, 8_080, "/") == "403").then_some(())
+    });
+}
+
+#[test]
 fn an_outage_of_the_ca_costs_nothing_until_expiry_then_fails_closed_and_is_over_within_two_seconds() {
     if !requires(&PROGRAMS, true) {
         return;

@@ -26,7 +26,7 @@ pub const MAX_ENTRIES: usize = 127;
 /// The proxy's own ports in a pod: outbound, inbound, readiness and metrics, metrics over mutual TLS.
 pub const PROXY_PORTS: [u16; 4] = [15_001, 15_006, 15_020, 15_021];
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "skip-inbound-ports",
     "skip-outbound-ports",
     "skip-outbound-cidrs",
@@ -38,6 +38,7 @@ const NAMES: [&str; 11] = [
     "log-level",
     "access-log",
     "drain-seconds",
+    "workload-api",
 ];
 
 /// A pod's annotations, read.
@@ -59,6 +60,8 @@ pub struct Wishes {
     pub access_log: Option<AccessLog>,
     /// At most this long.
     pub drain_seconds: Option<u64>,
+    /// The app gets an SVID of its own, through a socket.
+    pub workload_api: bool,
 }
 
 impl Wishes {
@@ -162,6 +165,16 @@ impl Wishes {
                     Some(seconds.ok_or_else(|| {
                         format!("`{value}`: whole seconds from 0 to {MAX_DRAIN_SECONDS} are possible")
                     })?);
+            }
+            "workload-api" => {
+                self.workload_api = match value {
+                    "enabled" => true,
+                    "disabled" => false,
+                    _ => {
+                        let near = hint(value, &["enabled", "disabled"]);
+                        return Err(format!("`{value}`: enabled and disabled are possible{near}"));
+                    }
+                };
             }
             "proxy-image" => {
                 return Err(

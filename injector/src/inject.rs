@@ -7,6 +7,7 @@ mod patch;
 mod settings;
 pub(crate) mod sidecar;
 pub(crate) mod standing;
+mod workload_api;
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use self::containers::{INIT, PROXY, is_ours};
 use self::existing::{Existing, difference};
 use self::patch::{Operations, Step};
-use self::sidecar::{DEFAULT_GRACE, MOUNTS, Sidecar};
+use self::sidecar::{DEFAULT_GRACE, MOUNTS, Sidecar, WORKLOAD_API};
 use self::standing::Standing;
 use crate::annotations::{ALLOW_LOOSENING, INJECTED, STATUS, Wishes};
 use crate::escape;
@@ -116,7 +117,9 @@ pub(crate) fn read(raw: &Value) -> Result<Pod, String> {
 pub(crate) struct Plan {
     pub(crate) init: Value,
     pub(crate) proxy: Value,
+    pub(crate) volumes: Vec<Value>,
     pub(crate) rewrites: Vec<Rewrite>,
+    workload_api: Vec<workload_api::Addition>,
     annotations: Vec<(String, String)>,
     warnings: Vec<String>,
 }
@@ -145,6 +148,7 @@ impl Plan {
             probes: rewritten.probes.text(),
             app_metrics: scraped.app.as_ref().map(metrics::AppMetrics::text),
         };
+        let workload_api = workload_api::additions(pod, raw, &wishes)?;
         let mut warnings = escape::warnings(pod, raw, context);
         warnings.extend(standing::looser_mode(pod, context));
         warnings.extend(wishes.left_out());
@@ -158,7 +162,7 @@ impl Plan {
         }
         let mut status = json!({
             "initContainers": [INIT, PROXY],
-            "volumes": MOUNTS.map(|(volume, _)| volume),
+            "volumes": sidecar.mounts().iter().map(|(volume, _)| volume).collect::<Vec<_>>(),
             "probes": rewritten.probes.targets.keys().collect::<Vec<_>>(),
         });
         if let Some(app) = &scraped.app {
@@ -170,6 +174,8 @@ impl Plan {
         Ok(Self {
             init: sidecar.init(),
             proxy: sidecar.proxy(),
+            volumes: sidecar.volumes(),
+            workload_api,
             rewrites: rewritten.rewrites,
             annotations,
             warnings,
@@ -185,7 +191,10 @@ impl Plan {
             path.extend(rewrite.path.iter().map(|step| Step::Name(step)));
             operations.replace(&path, rewrite.value);
         }
-        volumes(raw, &mut operations);
+        for addition in std::mem::take(&mut self.workload_api) {
+            addition.carried_out(&mut operations);
+        }
+        volumes(raw, std::mem::take(&mut self.volumes), &mut operations);
         self.containers(raw, &mut operations);
         Outcome::Injected {
             patch: operations.done(),
@@ -229,8 +238,7 @@ impl Plan {
     }
 }
 
-fn volumes(raw: &Value, operations: &mut Operations) {
-    let made = Sidecar::volumes();
+fn volumes(raw: &Value, made: Vec<Value>, operations: &mut Operations) {
     let Some(there) = raw["spec"]["volumes"].as_array() else {
         operations.add(&["spec".into(), "volumes".into()], made.into());
         return;
@@ -249,7 +257,10 @@ fn volumes(raw: &Value, operations: &mut Operations) {
 /// A volume of the pod's own with a name of ours.
 fn taken_volume(raw: &Value, injected: bool) -> Option<String> {
     let there = raw["spec"]["volumes"].as_array().filter(|_| !injected)?;
-    let taken = |volume: &&Value| MOUNTS.iter().any(|(name, _)| volume["name"] == *name);
+    let taken = |volume: &&Value| {
+        let mut ours = MOUNTS.iter().chain([&WORKLOAD_API]);
+        ours.any(|(name, _)| volume["name"] == *name)
+    };
     let name = there.iter().find(taken)?["name"].as_str()?;
     Some(format!("volume {name}: the name is the mesh's own; choose another"))
 }

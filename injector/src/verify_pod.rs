@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::escape;
 use crate::inject::containers::{INIT, PROXY, is_ours, ours};
 use crate::inject::existing::difference;
-use crate::inject::sidecar::{PROXY_UID, Sidecar};
+use crate::inject::sidecar::PROXY_UID;
 use crate::inject::standing::{self, Standing};
 use crate::inject::{Plan, PodContext, Settings, read};
 
@@ -60,7 +60,7 @@ pub fn verify(pod: &Value, context: &PodContext<'_>, settings: &Settings) -> Res
         }
     }
     let volumes = raw["spec"]["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if let Some(made) = Sidecar::volumes().iter().find(|made| !volumes.contains(made)) {
+    if let Some(made) = plan.volumes.iter().find(|made| !volumes.contains(made)) {
         let name = made["name"].as_str().unwrap_or_default();
         return Err(format!(
             "volume {name} is not what the injector made: a webhook after it changed or removed that"

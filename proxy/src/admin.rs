@@ -39,7 +39,7 @@ pub(crate) struct Admin {
     pub(crate) status: Arc<Status>,
 }
 
-/// Binds the socket, mode 0600, replacing one that an earlier process left behind.
+/// Binds a socket, mode 0600, replacing one that an earlier process left behind.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
@@ -116,6 +116,7 @@ impl Admin {
         json!({
             "version": postern_api::VERSION,
             "ca": self.args.ca,
+            "identity": self.args.identity.source().kind(),
             "control": self.args.control,
             "trust_domain": self.args.trust_domain.as_str(),
             "capture": format!("{:?}", self.args.capture).to_lowercase(),
@@ -144,8 +145,9 @@ impl Admin {
                 "trust_domain": bundle.trust_domain().as_str(), "sequence": bundle.sequence(),
                 "roots_sha256": bundle.roots().iter().map(|r| hex(&fingerprint(r))).collect::<Vec<_>>()})),
             "quarantine": {
-                "spiffe_ids": trust.quarantined_ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(),
-                "instances": trust.quarantined_instances.iter().map(|i| i.as_str()).collect::<Vec<_>>(),
+                "version": trust.quarantine_version,
+                "cut_off_ourselves": self.shared.is_cut_off(),
+                "entries": trust.cut_off().iter().map(ToString::to_string).collect::<Vec<_>>(),
             },
         })
     }

@@ -13,6 +13,7 @@ use crate::access_log::{Sink, Wanted};
 use crate::limits::DRAIN_DEADLINE;
 use crate::redirect;
 use crate::workload::Source;
+use crate::workload_api::Callers;
 
 /// More workers than this need a measurement that says so.
 pub const MAX_WORKERS: usize = 64;
@@ -67,11 +68,14 @@ impl Capture {
 #[derive(Debug, Clone, clap::Args)]
 pub struct IdentityArgs {
     /// A file that holds a join token of this workload; read again whenever one is needed
-    #[arg(
-        long,
-        value_name = "PATH",
-        required_unless_present = "kubernetes_token_file",
-        conflicts_with = "kubernetes_token_file"
+    #[arg(long, value_name = "PATH", conflicts_with = "kubernetes_token_file")]
+    #[cfg_attr(
+        feature = "workload-client",
+        arg(required_unless_present_any = ["kubernetes_token_file", "workload_api"])
+    )]
+    #[cfg_attr(
+        not(feature = "workload-client"),
+        arg(required_unless_present = "kubernetes_token_file")
     )]
     join_token_file: Option<PathBuf>,
     /// In a pod: its projected service-account token for the audience `postern-ca`; read anew for each certificate
@@ -85,11 +89,25 @@ pub struct IdentityArgs {
         conflicts_with = "join_token_file"
     )]
     roots_sha256: Option<RootPins>,
+    /// In place of the CA: a SPIFFE Workload API (SPIRE), `unix:///path` or `tcp://1.2.3.4:port`; identity and trust are what it
+    /// gives, and nothing else
+    #[cfg(feature = "workload-client")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        conflicts_with_all = ["ca", "join_token_file", "kubernetes_token_file", "roots_sha256", "workload_api_socket"],
+        value_parser = postern_api::workload_client::check_address
+    )]
+    workload_api: Option<String>,
 }
 
 impl IdentityArgs {
     /// clap sees to it that one of them is whole.
     pub(crate) fn source(&self) -> Source {
+        #[cfg(feature = "workload-client")]
+        if let Some(address) = &self.workload_api {
+            return Source::WorkloadApi(address.clone());
+        }
         match (&self.kubernetes_token_file, &self.roots_sha256) {
             (Some(token_file), Some(pins)) => Source::Pod {
                 token_file: token_file.clone(),
@@ -105,7 +123,9 @@ impl IdentityArgs {
 pub struct RunArgs {
     /// The CA's address
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
-    pub ca: String,
+    #[cfg_attr(feature = "workload-client", arg(required_unless_present = "workload_api"))]
+    #[cfg_attr(not(feature = "workload-client"), arg(required = true))]
+    pub ca: Option<String>,
     /// Control's address
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub control: String,
@@ -162,6 +182,12 @@ pub struct RunArgs {
     /// A Unix socket (mode 0600) that shows configuration, certificates and policies
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+    /// A Unix socket where the app beside us is given an SVID of its own (SPIFFE Workload API); needs an absolute path
+    #[arg(long, value_name = "PATH")]
+    pub workload_api_socket: Option<PathBuf>,
+    /// Users that the Workload API answers beside our own, or `any` who can open the socket (a pod's volume)
+    #[arg(long, value_name = "UID,...|any", requires = "workload_api_socket")]
+    pub workload_api_uid: Option<Callers>,
 }
 
 impl RunArgs {
@@ -178,6 +204,18 @@ impl RunArgs {
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
+    }
+
+    /// The CA's address; empty where none is asked.
+    pub(crate) fn ca(&self) -> String {
+        self.ca.clone().unwrap_or_default()
+    }
+
+    /// Whom the Workload API answers.
+    pub(crate) fn workload_api_callers(&self) -> Callers {
+        self.workload_api_uid
+            .clone()
+            .unwrap_or_else(|| Callers::Uids(Vec::new()))
     }
 
     /// What can only be seen with all arguments at hand.
@@ -324,6 +362,11 @@ mod tests {
             (&["--drain-seconds", "3601"], "3600"),
             (&["--explicit-listen", "0.0.0.0:15002"], "not a loopback address"),
             (&["--metrics-mutual-tls"], "needs --capture redirect"),
+            (&["--workload-api-uid", "any"], "--workload-api-socket"),
+            (
+                &["--workload-api-socket", "/s", "--workload-api-uid", "app"],
+                "or `any`",
+            ),
             (&["--no-such-switch"], "unexpected argument"),
         ] {
             let error = parse(bad).unwrap_err();

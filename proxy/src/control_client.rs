@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! workers --Ask--> Client --Resolve--> control --Destination--> Destinations.publish --> workers
-//!                         <--WorkloadConfig, PolicySet, BundleSet, Quarantine, Ranges-- versions (older?) -> apply -> Shared
+//!                         <--WorkloadConfig, PolicySet, BundleSet, Quarantine, Federation, Ranges-- versions (older?) -> apply -> Shared
 //!                         --Acknowledge, FlowReport each second-->
 //! ```
 //!
@@ -17,6 +17,7 @@ mod versions;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,7 +28,7 @@ use postern_api::ca_client::Backoff;
 use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_identity::TrustDomain;
-use postern_policy::FeatureSet;
+use postern_policy::{FeatureSet, turns};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status as GrpcStatus;
@@ -39,6 +40,7 @@ use self::destinations::Asked;
 use self::session::{OpenError, Opener, Session};
 use self::versions::{Update, Versions};
 use crate::config::Capture;
+use crate::federation::Relationships;
 use crate::flows::Reporter;
 use crate::metrics::Metrics;
 use crate::snapshot::{Ask, Shared};
@@ -55,6 +57,12 @@ const STOOD: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Between two questions about keys, whatever tokens come.
 const MISSED_KEYS_TOGETHER: Duration = Duration::from_millis(100);
+/// Niceness: beside a worker that is busy it still has a tenth of a core, enough to compile ten thousand rules within a second.
+const GIVES_WAY: i32 = 10;
+/// A name server that does not answer holds a lookup of control's name for most of a minute.
+const LOOKUP_THREADS: usize = 4;
+/// TLS handshakes with post-quantum keys are the deepest call chains; they need under 200 KiB.
+const STACK: usize = 1024 * 1024;
 /// A last report at shutdown is a courtesy.
 const LAST_REPORT: Duration = Duration::from_millis(500);
 
@@ -100,8 +108,37 @@ struct Client {
     ever_connected: bool,
 }
 
-/// Runs for the life of the process.
-pub(crate) async fn run(parts: Parts) -> Infallible {
+/// Runs the client for the life of the process, on a thread of its own that gives way to workers: reading and compiling ten
+/// thousand rules takes tens of milliseconds, in which the main thread could not accept connections.
+pub(crate) fn start(parts: Parts) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(LOOKUP_THREADS)
+        .build()?;
+    let client = move || {
+        // Of this thread alone. Where it is not possible requests wait longer while policy changes, and nothing else.
+        let _ = rustix::process::setpriority_process(None, GIVES_WAY);
+        turns::call(postern_telemetry::give_way);
+        let _ends = EndsTheProcess;
+        match runtime.block_on(run(parts)) {}
+    };
+    let thread = std::thread::Builder::new().name("control-client".to_owned());
+    thread.stack_size(STACK).spawn(client).map(drop)
+}
+
+/// Without what hears of policy and quarantine a proxy would go on with what it has for ever: whoever started it starts it anew.
+struct EndsTheProcess;
+
+impl Drop for EndsTheProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the client of control has panicked; the proxy ends");
+            std::process::exit(101);
+        }
+    }
+}
+
+async fn run(parts: Parts) -> Infallible {
     let Parts { mut asks, mut last, .. } = parts;
     let mut client = Client {
         opener: Opener {
@@ -122,6 +159,8 @@ pub(crate) async fn run(parts: Parts) -> Infallible {
             providers: Arc::default(),
             rules: 0,
             users: Users::default(),
+            federation: Relationships::new(),
+            retired: Vec::new(),
         },
         versions: Versions::default(),
         asked: Asked::new(Arc::clone(&parts.shared)),
@@ -218,6 +257,7 @@ impl Client {
             features: features_to_wire(FeatureSet::all()),
             held: self.versions.held(),
             capture: self.capture.to_wire() as i32,
+            federation: true,
         };
         self.opening = Some(Box::pin(self.opener.clone().open(identity, hello)));
     }
@@ -302,6 +342,7 @@ impl Client {
             Some(FromControl::Policies(m)) => Update::Policies(m),
             Some(FromControl::Bundle(m)) => Update::Bundle(m),
             Some(FromControl::Quarantine(m)) => Update::Quarantine(m),
+            Some(FromControl::Federation(m)) => Update::Federation(m),
             Some(FromControl::Ranges(m)) => Update::Ranges(m),
             Some(FromControl::PeerLabels(m)) => Update::PeerLabels(m),
             Some(FromControl::Destination(m)) => {
@@ -322,29 +363,31 @@ impl Client {
             // A newer control's message, which it may only send to those who announced that they know it.
             None => return self.count_refusal("a message that is not understood"),
         };
+        let (kind, version) = (update.kind(), update.version());
         let refused = match self.versions.admit(&update, Instant::now()) {
-            Ok(()) => self.put_in_force(&update),
+            Ok(()) => self.put_in_force(update),
             Err(older) => {
-                self.count_refusal(&format!("{}: {older}", update.kind().as_str_name()));
+                self.count_refusal(&format!("{}: {older}", kind.as_str_name()));
                 older
             }
         };
-        self.acknowledge(&update, refused);
+        self.acknowledge(kind, version, refused);
     }
 
     /// Empty, or why it was refused.
-    fn put_in_force(&mut self, update: &Update) -> String {
+    fn put_in_force(&mut self, update: Update) -> String {
+        let (key, version) = (update.key(), update.version());
         let applied = match update {
-            Update::Destination(target, answer) => match convert::destination(answer) {
+            Update::Destination(target, answer) => match convert::destination(&answer) {
                 Ok(destination) => {
-                    if let Some(released) = self.asked.answered(target, destination) {
+                    if let Some(released) = self.asked.answered(&target, destination) {
                         self.versions.forget(&versions::Key::Destination(released.clone()));
                         self.session.as_mut().map(|session| session.release(&released));
                     }
                     Ok(())
                 }
                 Err(error) => {
-                    self.asked.refused(target);
+                    self.asked.refused(&target);
                     Err(error)
                 }
             },
@@ -352,11 +395,11 @@ impl Client {
         };
         match applied {
             Ok(()) => {
-                self.versions.applied(update);
+                self.versions.applied(key, version);
                 String::new()
             }
             Err(error) => {
-                self.count_refusal(&format!("{}: {error}", update.kind().as_str_name()));
+                self.count_refusal(&format!("{}: {error}", versions::kind(&key).as_str_name()));
                 error
             }
         }
@@ -370,10 +413,10 @@ impl Client {
         );
     }
 
-    fn acknowledge(&mut self, update: &Update, refused: String) {
+    fn acknowledge(&mut self, kind: wire::Kind, version: u64, refused: String) {
         let acknowledge = wire::Acknowledge {
-            kind: update.kind() as i32,
-            version: update.version(),
+            kind: kind as i32,
+            version,
             refused,
         };
         if let Some(session) = &self.session
@@ -416,17 +459,18 @@ impl Client {
 
     fn tick(&mut self) {
         for update in self.versions.due(Instant::now()) {
+            let (kind, version) = (update.kind(), update.version());
             self.status.event(
                 Level::Warning,
                 format!(
-                    "took an older version after all ({} {}): control has kept saying it",
-                    update.kind().as_str_name(),
-                    update.version()
+                    "took an older version after all ({} {version}): control has kept saying it",
+                    kind.as_str_name()
                 ),
             );
-            let refused = self.put_in_force(&update);
-            self.acknowledge(&update, refused);
+            let refused = self.put_in_force(update);
+            self.acknowledge(kind, version, refused);
         }
+        self.in_force.free_retired();
         self.report();
     }
 

@@ -193,6 +193,12 @@ impl Exchange {
         self.moved.set(Instant::now());
     }
 
+    /// Do the trailers of its request end here? Where fields decided what becomes of it.
+    #[must_use]
+    pub fn drops_trailers(&self) -> bool {
+        self.permit.get().is_some_and(Permit::hangs_on_fields)
+    }
+
     /// Has an answer's head been seen?
     #[must_use]
     pub fn has_answer(&self) -> bool {

@@ -7,6 +7,7 @@
 //! outbound  listen -> original_dst or outbound/explicit -> outbound/resolve -> detect
 //!           -> outbound/balance -> outbound/pool -> outbound/originate (mTLS, expected ID) -> outbound/forward
 //! pod       probes and app_metrics: what kubelets and scrapers ask of the app, answered on 15020 (app_client asks it)
+//! app       workload_api: the SPIFFE Workload API on a Unix socket, an SVID for the app itself
 //! beside    workload (key, CSR, renewal), control_client (subscriptions, last good), metrics, access_log, drain
 //! ```
 //!
@@ -24,6 +25,7 @@ mod descriptors;
 pub mod detect;
 pub mod drain;
 pub mod exchange;
+mod federation;
 mod flows;
 pub mod http;
 pub mod inbound;
@@ -38,6 +40,7 @@ mod pod;
 mod probes;
 mod process;
 pub mod providers;
+mod quarantine;
 pub mod redirect;
 mod scratch;
 pub mod snapshot;
@@ -47,6 +50,7 @@ pub mod supervise;
 mod tls;
 pub mod worker;
 mod workload;
+mod workload_api;
 
 use std::process::ExitCode;
 

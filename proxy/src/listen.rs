@@ -71,6 +71,9 @@ impl Acceptor {
     }
 
     fn hand_over(&self, accepted: Accepted) {
+        if self.shared.is_cut_off() {
+            return self.turn_away(accepted);
+        }
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.open()) else {
             return;
         };
@@ -81,6 +84,16 @@ impl Acceptor {
             };
             self.refuse(direction, Failure::Overloaded);
         }
+    }
+
+    /// Whoever it is from: this workload is cut off.
+    fn turn_away(&self, accepted: Accepted) {
+        let (socket, direction) = match accepted {
+            Accepted::Inbound { socket, .. } => (socket, Direction::Inbound),
+            Accepted::Outbound { socket, .. } | Accepted::Explicit { socket } => (socket, Direction::Outbound),
+        };
+        self.refuse(direction, Failure::SelfQuarantined);
+        sockets::reset(socket);
     }
 
     fn refuse(&self, direction: Direction, failure: Failure) {

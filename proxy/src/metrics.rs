@@ -131,6 +131,10 @@ pub struct Process {
     pub policy_generation: AtomicU64,
     /// Sequence of our own trust domain's bundle.
     pub bundle_sequence: AtomicU64,
+    /// Version of the quarantine in force, 0 for none.
+    pub quarantine_version: AtomicU64,
+    /// Its entries.
+    pub quarantined: AtomicU64,
     /// What control sent and this proxy refused (stale, unsigned, malformed).
     pub control_refusals: AtomicU64,
 }

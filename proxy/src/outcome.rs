@@ -1,6 +1,7 @@
 //! The one table: what went wrong -> who is at fault, status, connection fate, metric reason, log level.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use postern_identity::VerifyError;
 use postern_policy::Reason;
 use postern_policy::canonical::CanonicalError;
 
@@ -41,8 +42,10 @@ pub enum Failure {
     PeerGone,
     /// The peer's SVID expired.
     PeerExpired,
-    /// The peer is no longer believed (root withdrawn, quarantined).
+    /// The peer is no longer believed: its root was withdrawn.
     PeerWithdrawn,
+    /// The peer is cut off.
+    PeerQuarantined,
     /// The end user's token is not believed; the word is [`postern_token::Refusal`]'s.
     Token(&'static str),
     // -- policy
@@ -65,6 +68,8 @@ pub enum Failure {
     NoIdentity,
     /// Our own SVID expired and could not be renewed.
     IdentityExpired,
+    /// We are cut off ourselves: nothing comes in, and nothing goes out.
+    SelfQuarantined,
     /// Control never told, and is away.
     ControlUnavailable,
     /// Nothing that could verify an end user's token: keys that never came, a document that cannot be read.
@@ -160,6 +165,7 @@ impl Failure {
             Self::PeerGone => facts(Blame::Peer, 499, 1, true, "peer_gone", Level::DEBUG),
             Self::PeerExpired => facts(Blame::Peer, 403, 16, true, "peer_expired", Level::INFO),
             Self::PeerWithdrawn => facts(Blame::Peer, 403, 16, true, "peer_withdrawn", Level::WARN),
+            Self::PeerQuarantined => facts(Blame::Peer, 403, 16, true, "peer_quarantined", Level::WARN),
             Self::Token(reason) => facts(Blame::Peer, 401, 16, false, reason, Level::INFO),
             Self::NeedsLogin(reason) => facts(Blame::Policy, 401, 16, false, reason.as_str(), Level::INFO),
             Self::NeedsScope(reason) => facts(Blame::Policy, 403, 7, false, reason.as_str(), Level::INFO),
@@ -170,6 +176,7 @@ impl Failure {
             Self::NotHttp => facts(Blame::Policy, 403, 7, true, "not_http", Level::WARN),
             Self::NoIdentity => facts(Blame::Local, 503, 14, false, "no_identity", Level::ERROR),
             Self::IdentityExpired => facts(Blame::Local, 503, 14, false, "identity_expired", Level::ERROR),
+            Self::SelfQuarantined => facts(Blame::Local, 503, 14, true, "self_quarantined", Level::ERROR),
             Self::ControlUnavailable => facts(Blame::Local, 503, 14, false, "control_unavailable", Level::ERROR),
             Self::NoTokenKeys(reason) => facts(Blame::Local, 503, 14, false, reason, Level::WARN),
             Self::Overloaded => facts(Blame::Local, 503, 8, true, "overloaded", Level::WARN),
@@ -184,6 +191,14 @@ impl Failure {
             Self::UpstreamGone => facts(Blame::Upstream, 502, 14, true, "upstream_gone", Level::WARN),
             Self::UpstreamTimeout => facts(Blame::Upstream, 504, 4, true, "upstream_timeout", Level::WARN),
             Self::BadAnswer => facts(Blame::Upstream, 502, 13, true, "bad_answer", Level::WARN),
+        }
+    }
+
+    /// A peer that was believed is not any more.
+    pub(crate) fn of_peer(error: &VerifyError) -> Self {
+        match matches!(error, VerifyError::Quarantined(_)) {
+            true => Self::PeerQuarantined,
+            false => Self::PeerWithdrawn,
         }
     }
 

@@ -30,6 +30,7 @@ use crate::snapshot::Shared;
 use crate::status::{Level, Status, Topic};
 use crate::worker;
 use crate::workload::Keeper;
+use crate::workload_api::{self, Offer, Tokens};
 
 /// Questions for destinations that wait for the control client; past it workers wait within their deadline.
 const ASKS: usize = 1_024;
@@ -117,6 +118,22 @@ impl Process {
             };
             tokio::spawn(Arc::new(admin).serve(listener));
         }
+        if let Some(path) = &args.workload_api_socket {
+            let callers = args.workload_api_callers();
+            let listener = workload_api::bind(path, &callers)?;
+            let (offers, offered) = watch::channel(Arc::new(Offer::Unavailable("this proxy is starting".to_owned())));
+            let tokens = Tokens::new(args.ca(), Arc::clone(&shared));
+            tokio::spawn(workload_api::serve(listener, callers, offered, tokens));
+            let keeper = workload_api::Keeper {
+                ca: args.ca(),
+                source: args.identity.source(),
+                trust_domain: args.trust_domain.clone(),
+                shared: Arc::clone(&shared),
+                metrics: Arc::clone(&metrics),
+                status: Arc::clone(&status),
+            };
+            tokio::spawn(keeper.run(offers));
+        }
         let access_log = AccessLog::open(args.access_log, &args.access_log_file, Arc::clone(&metrics))
             .map_err(|error| format!("cannot open the access log {:?}: {error}", args.access_log_file))?;
         let pod = Pod::from_environment(&metrics)?;
@@ -193,7 +210,7 @@ impl Process {
         let (last, last_asked) = mpsc::channel(1);
         tokio::spawn(
             Keeper {
-                ca: args.ca.clone(),
+                ca: args.ca(),
                 source: args.identity.source(),
                 trust_domain: args.trust_domain.clone(),
                 shared: Arc::clone(&shared),
@@ -203,7 +220,7 @@ impl Process {
             }
             .run(),
         );
-        tokio::spawn(control_client::run(control_client::Parts {
+        let client = control_client::start(control_client::Parts {
             address: args.control.clone(),
             trust_domain: args.trust_domain.clone(),
             capture: args.capture,
@@ -219,7 +236,8 @@ impl Process {
             asks: self.asks,
             epoch,
             last: last_asked,
-        }));
+        });
+        client.map_err(|error| format!("cannot start the client of control: {error}"))?;
         tracing::info!(addresses = ?self.addresses, capture = ?args.capture, "started; not ready yet");
 
         let mut changes = shared.changes.subscribe();
@@ -258,7 +276,10 @@ impl Process {
         if last.send(done).await.is_ok() {
             let _ = timeout(CUT_DEADLINE, reported).await;
         }
-        for path in [&args.admin_socket, &args.ready_file].into_iter().flatten() {
+        for path in [&args.admin_socket, &args.workload_api_socket, &args.ready_file]
+            .into_iter()
+            .flatten()
+        {
             // Gone already, or of use to nobody.
             let _ = std::fs::remove_file(path);
         }

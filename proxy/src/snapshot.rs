@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use postern_identity::{Expected, Instance, SharedTrust, SpiffeId, Svid, TrustDomain, VerifiedPeer};
+use postern_identity::{Expected, Instance, SharedTrust, SpiffeId, Svid, Trust, TrustDomain, VerifiedPeer};
 use postern_policy::peer_authentication::PortModes;
 use postern_policy::{Compiled, Labels, Mode};
 use postern_token::Authenticator;
@@ -22,8 +22,14 @@ use crate::providers::Providers;
 pub struct Shared {
     /// Our SVID and the TLS configs made from it; `None` until the first issue.
     pub identity: ArcSwapOption<Identity>,
-    /// Bundles and quarantine.
+    /// Bundles and quarantine; written by [`Shared::change_trust`] alone.
     pub trust: SharedTrust,
+    /// What renews our SVID and what listens to control both write trust, each from its own thread.
+    changing_trust: Mutex<()>,
+    /// How many identities there have been.
+    pub(crate) generations: AtomicU64,
+    /// Bundles come from where our identity does, and not from control.
+    pub trust_is_given: AtomicBool,
     /// Our workload and its compiled policy; `None` until control has sent both.
     pub policy: ArcSwapOption<PolicyState>,
     /// Where our app may go.
@@ -32,6 +38,8 @@ pub struct Shared {
     pub changes: watch::Sender<u64>,
     /// What workers miss to verify tokens.
     pub missed_keys: watch::Sender<MissedKeys>,
+    /// See [`Shared::is_cut_off`].
+    pub(crate) cut_off: AtomicBool,
 }
 
 /// One generation of our own identity. Never mutated: a renewal makes the next one.
@@ -80,24 +88,39 @@ pub struct PolicyState {
 #[derive(Debug, Default)]
 pub struct MissedKeys {
     asked: u64,
-    /// By provider, the question that is not sent yet.
-    waiting: BTreeMap<String, u64>,
+    /// By provider, the question that is not sent yet, and how many put it.
+    waiting: BTreeMap<String, (u64, usize)>,
 }
 
 impl MissedKeys {
     /// A question about a provider's keys; all that come before it is sent are one. Returns its number.
     pub fn ask(&mut self, provider: &str) -> u64 {
-        if let Some(number) = self.waiting.get(provider) {
+        if let Some((number, askers)) = self.waiting.get_mut(provider) {
+            *askers += 1;
             return *number;
         }
         self.asked += 1;
-        self.waiting.insert(provider.to_owned(), self.asked);
+        self.waiting.insert(provider.to_owned(), (self.asked, 1));
         self.asked
+    }
+
+    /// Who put this question has its answer already. If it was the last, and the question is not sent, it never will be: control
+    /// would fetch once more for nobody, and then not for a while, when the next key may be missed.
+    pub fn withdraw(&mut self, provider: &str, number: u64) {
+        if let Some((waiting, askers)) = self.waiting.get_mut(provider)
+            && *waiting == number
+        {
+            *askers -= 1;
+            if *askers == 0 {
+                self.waiting.remove(provider);
+            }
+        }
     }
 
     /// What is to be sent now.
     pub fn take(&mut self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut self.waiting)
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        waiting.map(|(provider, (number, _))| (provider, number)).collect()
     }
 }
 
@@ -432,15 +455,39 @@ impl Shared {
         Self {
             identity: ArcSwapOption::empty(),
             trust: SharedTrust::default(),
+            changing_trust: Mutex::default(),
+            generations: AtomicU64::new(0),
+            trust_is_given: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
             destinations: Destinations::new(ask),
             changes: watch::channel(0).0,
             missed_keys: watch::Sender::default(),
+            cut_off: AtomicBool::new(false),
         }
+    }
+
+    /// Puts what `change` makes of the trust in force, with the next revision; `None` leaves it. No other change is lost
+    /// meanwhile. True if it was changed.
+    pub fn change_trust(&self, change: impl FnOnce(&Trust) -> Option<Trust>) -> bool {
+        // Whoever panicked while holding it had stored all or nothing.
+        let changing = self.changing_trust.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.trust.load_full();
+        let Some(mut next) = change(&held) else {
+            return false;
+        };
+        next.revision = held.revision + 1;
+        self.trust.store(Arc::new(next));
+        drop(changing);
+        self.changed();
+        true
     }
 
     /// Tells live streams to look again.
     pub fn changed(&self) {
+        // In turn: whoever looks last sees what both threads have written.
+        let changing = self.changing_trust.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_at_self();
+        drop(changing);
         self.changes.send_modify(|n| *n += 1);
     }
 
@@ -470,6 +517,49 @@ mod tests {
         assert!(!Ranges::new(vec![(ip("0.0.0.0"), 0)]).unwrap().contains(ip("::1")));
         assert_eq!(Ranges::new(vec![(ip("10.0.0.0"), 33)]), None);
         assert!(!Ranges::default().contains(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_question_that_nobody_puts_any_more_is_not_sent() {
+        let mut missed = MissedKeys::default();
+        let both = (missed.ask("sso"), missed.ask("sso"));
+        assert_eq!(both, (1, 1), "two that wait put one question");
+        missed.withdraw("sso", 1);
+        assert_eq!(
+            missed.take(),
+            BTreeMap::from([("sso".to_owned(), 1)]),
+            "one still waits"
+        );
+        missed.withdraw("sso", 1);
+        assert_eq!(missed.ask("sso"), 2);
+        missed.withdraw("sso", 1);
+        missed.withdraw("other", 2);
+        missed.withdraw("sso", 2);
+        assert_eq!(missed.take(), BTreeMap::new());
+    }
+
+    #[test]
+    fn changes_of_trust_by_two_threads_at_once_are_all_kept() {
+        const EACH: u64 = 2_000;
+        let shared = Shared::new(mpsc::channel(1).0);
+        let cut_off = |number: u64| SpiffeId::parse(&format!("spiffe://mesh.test/ns/a/sa/w{number}")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let shared = &shared;
+                scope.spawn(move || {
+                    for number in 0..EACH {
+                        shared.change_trust(|trust| {
+                            let mut next = trust.clone();
+                            next.quarantined_ids.insert(cut_off((thread * EACH + number) % 100));
+                            Some(next)
+                        });
+                    }
+                });
+            }
+        });
+        let trust = shared.trust.load();
+        assert_eq!((trust.revision, trust.quarantined_ids.len()), (2 * EACH, 100));
+        assert!(!shared.change_trust(|_| None));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use postern_api::control::v1 as wire;
 use postern_identity::TrustDomain;
+pub(crate) use postern_telemetry::error_chain;
 use rustls::pki_types::UnixTime;
 
 use crate::access_log::unix_ms;
@@ -25,6 +26,8 @@ pub enum Topic {
     Control,
     /// Ports that cannot be listened on.
     Listen,
+    /// The app's own SVID, at the Workload API.
+    AppIdentity,
 }
 
 /// How grave an event is.
@@ -136,6 +139,9 @@ impl Status {
             }
             Some(_) => {}
         }
+        if self.shared.is_cut_off() {
+            return Err("this workload is quarantined: nothing comes in, and nothing goes out".to_owned());
+        }
         let trust = self.shared.trust.load();
         if trust.bundles.get(self.trust_domain.as_str()).is_none() {
             return because(Topic::Identity, "no trust bundle yet");
@@ -163,16 +169,4 @@ impl Level {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Plain data, whole at every instant.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -134,6 +134,7 @@ impl Supervisor {
             now: Instant::now(),
             clock: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             phase: worker.drain.phase(),
+            cut_off: worker.shared.is_cut_off(),
         };
         for control in connections.iter().filter_map(Weak::upgrade) {
             control.look(&pass);
@@ -179,6 +180,8 @@ struct Pass<'a> {
     now: Instant,
     clock: Duration,
     phase: Phase,
+    /// Are we ourselves quarantined?
+    cut_off: bool,
 }
 
 impl Control {
@@ -305,6 +308,9 @@ impl Control {
         if pass.phase == Phase::Draining && self.ending.get().is_none() {
             self.end(Failure::Draining);
         }
+        if pass.cut_off {
+            self.close(Failure::SelfQuarantined);
+        }
         self.look_at_peer(pass);
         let mut any = false;
         self.live.borrow_mut().retain(|weak| weak.strong_count() > 0);
@@ -341,12 +347,10 @@ impl Control {
         }
         let trust = pass.worker.shared.trust.load();
         if self.trust_revision.replace(trust.revision) != trust.revision
-            && peer
-                .still_holds(&trust, UnixTime::since_unix_epoch(pass.clock))
-                .is_err()
+            && let Err(error) = peer.still_holds(&trust, UnixTime::since_unix_epoch(pass.clock))
         {
             self.trust_revision.set(u64::MAX);
-            self.close(Failure::PeerWithdrawn);
+            self.close(Failure::of_peer(&error));
         }
     }
 
@@ -416,10 +420,17 @@ impl Control {
         // Whatever outlives its own end by the grace of a second asking is cut; a drain has its own deadline.
         if let Some((failure, since)) = self.ending.get()
             // HTTP/2 waits for a preface that never comes, also when told to end.
-            && (matches!(failure, Failure::PeerWithdrawn) || (matches!(failure, Failure::PeerGone) && !any_live))
+            && (is_no_longer_believed(failure) || (matches!(failure, Failure::PeerGone) && !any_live))
             && pass.now.saturating_duration_since(since) >= CUT_GRACE
         {
             self.tell(Signal::Cut(failure));
         }
     }
+}
+
+fn is_no_longer_believed(failure: Failure) -> bool {
+    matches!(
+        failure,
+        Failure::PeerWithdrawn | Failure::PeerQuarantined | Failure::SelfQuarantined
+    )
 }

@@ -1,6 +1,7 @@
 //! rustls configs per generation of our SVID: made once at a renewal, swapped whole.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use postern_identity::tls::{ClientAuth, alpn, client_config, server_config};
 use postern_identity::{SharedTrust, Svid};
@@ -38,7 +39,8 @@ impl Shared {
     /// Puts a new SVID in force and tells live streams. The bundle that came with it must be in `trust` already: a peer
     /// may then answer to the new identity at once.
     pub fn publish_identity(&self, svid: Svid) -> Result<(), rustls::Error> {
-        let generation = self.identity.load().as_ref().map_or(1, |held| held.generation + 1);
+        // Never used twice, not even after an identity was taken away: pools are keyed by it.
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let identity = Identity::new(generation, svid, &self.trust)?;
         self.identity.store(Some(Arc::new(identity)));
         self.changed();

@@ -1,13 +1,19 @@
 //! Our own SVID: a first one, then a fresh key at half of life, again and again.
 //!
 //! ```text
-//! Source --first--> Issued --publish (bundle, then identity)--> wait: half of life, or a raised issuer epoch
+//! Source --first--> Issued --publish (bundle, then identity)--> wait: half of life, a raised issuer epoch, or our root gone
 //!    ^                                                            |
 //!    '-- only when the CA will never renew what we hold <- renew -'   (backoff; what we hold stays till expiry)
 //!
+//! WorkloadApi: whatever it gives (given.rs); none of the below
 //! JoinToken: a file with a one-time token; renewal by the SVID that we hold
 //! Pod:       the file with the pod's service-account token, read anew for the first and for each other
 //! ```
+
+#[cfg(feature = "workload-client")]
+mod given;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -16,7 +22,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use postern_api::ca_client::{self, Backoff, CaError, Issued, JoinToken, JoinTokenError, KubernetesToken, RootPins};
-use postern_identity::{Svid, TrustBundle, TrustDomain};
+use postern_api::refusal::RefusalReason;
+use postern_identity::verify::{self, VerifyError};
+use postern_identity::{Role, Svid, Trust, TrustBundle, TrustDomain};
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -24,6 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::access_log::unix_ms;
 use crate::metrics::Metrics;
+use crate::quarantine;
 use crate::snapshot::Shared;
 use crate::status::{Level, Status, Topic, error_chain};
 
@@ -33,6 +42,14 @@ const LONGEST_WITHOUT: Duration = Duration::from_millis(900);
 const LONGEST_WITH: Duration = Duration::from_secs(30);
 /// Renewals that a new issuer causes are spread over this (or a tenth of what life is left, if that is less).
 const EPOCH_SPREAD: Duration = Duration::from_secs(30);
+/// One of several CAs may not sign with the new issuer yet (they look every 5 s): asked again after this, and up to so much more.
+const BEHIND_WAIT: Duration = Duration::from_secs(10);
+/// See [`BEHIND_WAIT`].
+const BEHIND_SPREAD: Duration = Duration::from_secs(20);
+/// In a row: a CA that was put back to an older state stays behind what was announced.
+const BEHIND_TRIES: u32 = 3;
+/// Renewals because our root has left the bundle: nobody believes us meanwhile.
+const DISTRUST_SPREAD: Duration = Duration::from_secs(5);
 /// A wait never sleeps past this, so that a clock that jumps (suspend) is noticed.
 const NAP: Duration = Duration::from_secs(10);
 /// How often a token file is looked at while only a new token can help.
@@ -43,6 +60,10 @@ const MAX_TOKEN_FILE: u64 = 4 * 1024;
 const NEW_TOKEN: &str = "a proxy that (re)starts needs a new join token from whatever started it";
 /// What is to be done where no root that was pinned is the CA's any more.
 const NEW_POD: &str = "the roots that this pod was given are not the CA's (any more): the pod must be created anew";
+
+/// The CA has no part in an identity of a Workload API.
+#[cfg(feature = "workload-client")]
+pub(crate) const NO_CA: &str = "the identity is that of a Workload API, not our CA's";
 
 /// What our identity comes from.
 #[derive(Debug, Clone)]
@@ -55,6 +76,21 @@ pub(crate) enum Source {
         token_file: PathBuf,
         pins: RootPins,
     },
+    /// Somebody else's Workload API, in place of our CA.
+    #[cfg(feature = "workload-client")]
+    WorkloadApi(String),
+}
+
+impl Source {
+    /// For people.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::JoinToken(_) => "join_token",
+            Self::Pod { .. } => "pod",
+            #[cfg(feature = "workload-client")]
+            Self::WorkloadApi(_) => "workload_api",
+        }
+    }
 }
 
 /// Gets and keeps the SVID.
@@ -94,9 +130,12 @@ impl Keeper {
         let mut held = match self.source.clone() {
             Source::JoinToken(file) => self.first_by_join_token(&file).await,
             Source::Pod { token_file, pins } => self.first_by_pod(&token_file, &pins).await,
+            #[cfg(feature = "workload-client")]
+            Source::WorkloadApi(address) => return self.follow(&address).await,
         };
+        let mut behind = Behind::default();
         loop {
-            self.until_due(&held).await;
+            self.until_due(&held, &mut behind).await;
             held = self.renewed(held.svid).await;
         }
     }
@@ -179,13 +218,19 @@ impl Keeper {
         }
     }
 
-    /// Waits until renewal is due: half of life, or soon after a new issuer was announced.
-    async fn until_due(&mut self, held: &Issued) {
+    /// Waits until renewal is due: half of life, or soon after a new issuer was announced, or our root has left the bundle.
+    async fn until_due(&mut self, held: &Issued, behind: &mut Behind) {
+        let mut changes = self.shared.changes.subscribe();
         let now = SystemTime::now();
         let after = ca_client::renew_after(&held.svid, UnixTime::now(), fastrand::f64());
-        let mut due = now + after;
-        // What was announced before this SVID came is answered by it, whatever epoch it is of.
-        let mut seen = held.issuer_epoch.max(*self.epoch.borrow_and_update());
+        let announced = *self.epoch.borrow_and_update();
+        let mut believed = is_believed(&held.svid, &self.shared.trust.load());
+        let outdated = held.issuer_epoch < announced || !believed;
+        let mut due = now
+            + behind
+                .again_after(outdated, fastrand::f64())
+                .map_or(after, |again| again.min(after));
+        let mut seen = held.issuer_epoch.max(announced);
         loop {
             let Ok(left) = due.duration_since(SystemTime::now()) else {
                 return;
@@ -203,7 +248,15 @@ impl Keeper {
                     let epoch = *self.epoch.borrow_and_update();
                     if epoch > seen {
                         seen = epoch;
+                        *behind = Behind::default();
                         let soon = SystemTime::now() + (left / 10).min(EPOCH_SPREAD).mul_f64(fastrand::f64());
+                        due = due.min(soon);
+                    }
+                }
+                changed = changes.changed(), if believed => {
+                    if changed.is_ok() && !is_believed(&held.svid, &self.shared.trust.load()) {
+                        believed = false;
+                        let soon = SystemTime::now() + (left / 10).min(DISTRUST_SPREAD).mul_f64(fastrand::f64());
                         due = due.min(soon);
                     }
                 }
@@ -230,7 +283,7 @@ impl Keeper {
                     Err(error) => self.failed("configuration", error_chain(&error)),
                 },
                 Err(error) => {
-                    let hopeless = error.is_final();
+                    let hopeless = needs_another_token(&error);
                     self.renewal_failed(&previous, &error);
                     if hopeless && let Some(issued) = self.by_another_token(&previous).await {
                         return issued;
@@ -260,6 +313,8 @@ impl Keeper {
                     .map(|()| issued)
                     .map_err(CaError::Local)
             }
+            #[cfg(feature = "workload-client")]
+            Source::WorkloadApi(_) => Err(CaError::Local(NO_CA.to_owned())),
         }
     }
 
@@ -285,10 +340,10 @@ impl Keeper {
         let expired = UnixTime::now() > previous.not_after();
         let kept = if expired { "it has expired" } else { "it stays in force" };
         let help = match &self.source {
-            Source::JoinToken(_) if error.is_final() => format!("; {NEW_TOKEN}"),
+            Source::JoinToken(_) if needs_another_token(error) => format!("; {NEW_TOKEN}"),
             // The chain of bundles was cut: by a forced rotation, or a new CA.
             Source::Pod { .. } if matches!(error, CaError::Untrusted(_)) => format!("; {NEW_POD}"),
-            Source::JoinToken(_) | Source::Pod { .. } => String::new(),
+            _ => String::new(),
         };
         self.failed(
             error.reason(),
@@ -305,15 +360,57 @@ impl Keeper {
         self.status.problem(Topic::Identity, Level::Warning, text);
     }
 
-    /// Bundle first, identity second: whoever sees the new identity also sees roots that hold it.
+    /// Bundle first, then who is cut off, then identity: whoever sees the new identity also sees roots that hold it, and nobody
+    /// is served before that is known.
     fn adopt(&self, issued: &Issued) -> Result<(), rustls::Error> {
         adopt_bundle(&self.shared, &self.metrics, &issued.bundle);
-        self.shared.publish_identity(issued.svid.clone())?;
+        if let Some(quarantine) = &issued.quarantine {
+            quarantine::adopt(&self.shared, &self.metrics, &quarantine.set);
+        }
+        self.take_svid(issued.svid.clone())
+    }
+
+    fn take_svid(&self, svid: Svid) -> Result<(), rustls::Error> {
         let now = u64::try_from(unix_ms(SystemTime::now())).unwrap_or(0);
-        self.metrics.certificate(&issued.svid, now);
+        self.shared.publish_identity(svid.clone())?;
+        self.metrics.certificate(&svid, now);
         self.status.solved(Topic::Identity);
         Ok(())
     }
+}
+
+/// How often in a row what came was of an older issuer than the one announced, or under a root that nobody believes any more.
+#[derive(Debug, Default)]
+struct Behind {
+    times: u32,
+}
+
+impl Behind {
+    /// When it is worth asking again before the half of life is over.
+    fn again_after(&mut self, outdated: bool, jitter: f64) -> Option<Duration> {
+        self.times = if outdated { self.times.saturating_add(1) } else { 0 };
+        (1..=BEHIND_TRIES)
+            .contains(&self.times)
+            .then(|| BEHIND_WAIT + BEHIND_SPREAD.mul_f64(jitter))
+    }
+}
+
+/// Does a peer that holds the same bundle find a root above ours? (Whatever else it may have against us, another SVID does not mend.)
+fn is_believed(svid: &Svid, trust: &Trust) -> bool {
+    let verdict = verify::verify_peer(svid.chain(), Role::Client, trust, UnixTime::now());
+    !matches!(verdict, Err(VerifyError::UnknownIssuer(_)))
+}
+
+/// Will what we hold never be renewed, as far as can be told? Also where the root that it is under was replaced while we were away: the
+/// CA no longer believes us, or (after a compromise) we it. A new token names the root of today.
+fn needs_another_token(error: &CaError) -> bool {
+    let replaced = match error {
+        CaError::Refused { reason, .. } => *reason == RefusalReason::RenewalChain,
+        CaError::Untrusted(_) => true,
+        CaError::Unreachable(_) | CaError::Answer(_) | CaError::Local(_) => false,
+        _ => false,
+    };
+    replaced || error.is_final()
 }
 
 fn read_join_token(file: &Path) -> Result<JoinToken, TokenError> {
@@ -336,20 +433,18 @@ fn same_identity(previous: &Svid, next: &Svid) -> Result<(), String> {
 
 /// The higher sequence wins, whether it came from the CA or from control.
 pub(crate) fn adopt_bundle(shared: &Shared, metrics: &Metrics, bundle: &TrustBundle) {
-    let trust = shared.trust.load();
-    let held = trust.bundles.get(bundle.trust_domain().as_str());
-    if held.is_some_and(|held| held.sequence() >= bundle.sequence()) {
-        return;
+    let newer = shared.change_trust(|trust| {
+        let held = trust.bundles.get(bundle.trust_domain().as_str());
+        let newer = held.is_none_or(|held| held.sequence() < bundle.sequence());
+        newer.then(|| Trust {
+            bundles: trust.bundles.clone().with(bundle.clone()),
+            ..trust.clone()
+        })
+    });
+    if newer {
+        let sequence = &metrics.process.bundle_sequence;
+        sequence.fetch_max(bundle.sequence(), Ordering::Relaxed);
     }
-    let mut next = (**trust).clone();
-    next.revision += 1;
-    next.bundles = next.bundles.with(bundle.clone());
-    shared.trust.store(Arc::new(next));
-    metrics
-        .process
-        .bundle_sequence
-        .store(bundle.sequence(), Ordering::Relaxed);
-    shared.changed();
 }
 
 fn until(svid: &Svid) -> String {

@@ -21,6 +21,9 @@ pub(super) struct ClusterArgs {
     /// The name of the trust domain that is founded or found in the Secret [default: cluster.local]
     #[arg(long, value_name = "NAME", value_parser = trust_domain, requires = "state_secret")]
     trust_domain: Option<TrustDomain>,
+    /// Somebody collects the ledger's lines from standard output, so that nothing is to be said about it
+    #[arg(long, requires = "state_secret")]
+    ledger_collected: bool,
     /// How long the root is good; used when the CA is founded [default: 10y]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "state_secret")]
     root_life: Option<Duration>,
@@ -59,6 +62,13 @@ impl ClusterArgs {
         let clock = crate::clock::system();
         if !self.kubernetes_attestation {
             return start(config, clock).await.map_err(|error| crate::error_chain(&error));
+        }
+        if self.state_secret.is_some() && !self.ledger_collected {
+            tracing::warn!(
+                reason = "ledger",
+                "the ledger goes to standard output, and is lost with the node's logs unless somebody collects it; \
+                 --ledger-collected says that somebody does"
+            );
         }
         let client = postern_cluster::client()
             .await
@@ -128,6 +138,7 @@ mod tests {
             "a.b",
             "--root-life",
             "10y",
+            "--ledger-collected",
         ];
         parse(&secret).unwrap();
         for (bad, says) in [
@@ -143,6 +154,7 @@ mod tests {
                 "cannot be used with",
             ),
             (&["--store", "/s", "--issuer-life", "30d"], "--state-secret"),
+            (&["--store", "/s", "--ledger-collected"], "--state-secret"),
             (
                 &["--store", "/s", "--roots-config-map", "r"],
                 "--kubernetes-attestation",

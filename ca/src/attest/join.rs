@@ -37,6 +37,7 @@ impl Attestor for ByJoinToken {
         Ok(Attested {
             id: grant.id,
             instance: Some(grant.instance),
+            evidence: format!("token {}", grant.token_id),
             claim: grant.token_id,
         })
     }

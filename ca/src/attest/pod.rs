@@ -24,6 +24,7 @@ use crate::csr::KeyFingerprint;
 use crate::refusal::Refusal;
 
 mod claims;
+mod operator;
 mod review;
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,7 @@ const NOT_ACCEPTED: &str =
 
 /// Who can tell whose token it is.
 pub(crate) trait Reviewer: Send + Sync {
-    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, Outage>>;
+    fn review<'a>(&'a self, token: &'a str, audience: &'static str) -> BoxFuture<'a, Result<Review, Outage>>;
 }
 
 /// What the API server says of a token.
@@ -83,10 +84,10 @@ impl ByPod {
         }
     }
 
-    async fn reviewed(&self, token: &str) -> Result<Review, Outage> {
+    async fn reviewed(&self, token: &str, audience: &'static str) -> Result<Review, Outage> {
         let asked = async {
             let _place = self.places.acquire().await.map_err(|error| Outage(error.to_string()))?;
-            self.reviewer.review(token).await
+            self.reviewer.review(token, audience).await
         };
         timeout(self.deadline, asked)
             .await
@@ -122,6 +123,7 @@ impl ByPod {
         }
         Ok(Attested {
             id,
+            evidence: format!("service account {namespace}/{account}, pod {}", instance.as_str()),
             instance: Some(instance),
             claim: (),
         })
@@ -151,22 +153,24 @@ impl Attestor for ByPod {
             );
             return Err(not_accepted());
         }
-        let review = self.reviewed(token.expose()).await.map_err(|outage| {
-            tracing::warn!(
-                reason = "token_review_unavailable",
-                "no token can be reviewed: {outage}"
-            );
-            Refusal::new(
-                RefusalReason::TokenReviewUnavailable,
-                "the CA cannot ask the Kubernetes API whose token this is; try again shortly",
-            )
-        })?;
+        let review = self.reviewed(token.expose(), AUDIENCE).await.map_err(unavailable)?;
         self.judge(review)
     }
 
     async fn settle(&self, (): (), _now: UnixTime) -> Result<(), Refusal> {
         Ok(())
     }
+}
+
+fn unavailable(outage: Outage) -> Refusal {
+    tracing::warn!(
+        reason = "token_review_unavailable",
+        "no token can be reviewed: {outage}"
+    );
+    Refusal::new(
+        RefusalReason::TokenReviewUnavailable,
+        "the CA cannot ask the Kubernetes API whose token this is; try again shortly",
+    )
 }
 
 /// Namespace and name of `system:serviceaccount:<namespace>:<name>`; both as Kubernetes allows them, no more.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use postern_api::ca::v1 as pb;
 use postern_api::ca_client::RENEWAL_CONTEXT;
 use postern_api::refusal::RefusalReason;
-use postern_identity::{Role, SharedTrust, SpiffeId, TrustDomain, leaf, verify};
+use postern_identity::{Role, SharedTrust, SpiffeId, TrustDomain, VerifyError, leaf, verify};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Attested, Attestor};
 use crate::clock::shown;
 use crate::csr::{self, KeyFingerprint};
+use crate::profile::serial_shown;
 use crate::refusal::Refusal;
 
 /// A machine that was switched off over night comes back by itself; longer asks for a new token.
@@ -59,11 +60,17 @@ impl Attestor for ByOwnSvid {
         // The last instant at which it held. If that is past, the bundle and the quarantine are still today's.
         let at = now.min(read.not_after);
         let peer = verify::verify_peer(&chain, Role::Client, &self.trust.load(), at).map_err(|error| {
-            Refusal::new(
-                RefusalReason::RenewalChain,
-                format!("the previous SVID does not verify: {}", crate::error_chain(&error)),
-            )
+            let reason = match error {
+                VerifyError::Quarantined(_) => RefusalReason::Quarantined,
+                _ => RefusalReason::RenewalChain,
+            };
+            let message = format!("the previous SVID does not verify: {}", crate::error_chain(&error));
+            Refusal::new(reason, message)
         })?;
+        if peer.is_app() {
+            let message = "the previous SVID is an app's, which its proxy's Workload API renews";
+            return refuse(RefusalReason::RenewalIdentity, message.to_owned());
+        }
         if now.as_secs().saturating_sub(read.not_after.as_secs()) > GRACE.as_secs() {
             let message = format!(
                 "the previous SVID expired at {}, more than {} h ago; this process needs a new join token",
@@ -95,6 +102,7 @@ impl Attestor for ByOwnSvid {
         Ok(Attested {
             id: peer.id().clone(),
             instance: peer.instance().cloned(),
+            evidence: format!("certificate {}", serial_shown(previous.raw_serial())),
             claim: (),
         })
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postern_identity::TrustDomain;
 use postern_identity::bundle::{self, SignedBundle};
+use postern_identity::quarantine::{self, SignedQuarantine};
 use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -45,6 +46,26 @@ impl Issuer {
         Self::assemble(epoch, cert, key, validity)
     }
 
+    /// The same issuer (name and key) certified by another root, no longer than by its own.
+    pub(super) fn under_another(
+        &self,
+        trust_domain: &TrustDomain,
+        root: &Root,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let validity = Validity {
+            not_before: self.validity.not_before.max(root.validity.not_before),
+            not_after: self.validity.not_after.min(root.validity.not_after),
+        };
+        let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).map_err(ProfileError::from)?;
+        Ok(profile::issuer(
+            trust_domain,
+            self.epoch,
+            self.signer.key(),
+            validity,
+            &above,
+        )?)
+    }
+
     pub(super) fn assemble(
         epoch: u64,
         cert: CertificateDer<'static>,
@@ -68,6 +89,20 @@ impl Issuer {
         let input = bundle::signing_input(trust_domain, &document);
         let signature = self.signer.key().sign(&input).map_err(ProfileError::from)?;
         Ok(SignedBundle {
+            document,
+            signature,
+            signer_chain: vec![self.cert.clone()],
+        })
+    }
+
+    pub(super) fn sign_quarantine(
+        &self,
+        trust_domain: &TrustDomain,
+        document: Vec<u8>,
+    ) -> Result<SignedQuarantine, AuthorityError> {
+        let input = quarantine::signing_input(trust_domain, &document);
+        let signature = self.signer.key().sign(&input).map_err(ProfileError::from)?;
+        Ok(SignedQuarantine {
             document,
             signature,
             signer_chain: vec![self.cert.clone()],

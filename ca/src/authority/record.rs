@@ -1,18 +1,17 @@
 //! Authority and root as the store keeps them. Reading one back checks all that founding one promised.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use postern_identity::bundle::SignedBundle;
 use postern_identity::{TrustBundle, TrustDomain};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
-use zeroize::Zeroizing;
 
 use super::{Authority, AuthorityError, Issuer, Root, matching, own_id, validity_of};
+use crate::base64_bytes::Base64;
 
 /// `root.json`.
 #[derive(Serialize, Deserialize)]
@@ -41,16 +40,13 @@ struct IssuerRecord {
     private_key: Base64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LinkRecord {
+pub(super) struct LinkRecord {
     document: Base64,
     signature: Base64,
     signer_chain: Vec<Base64>,
 }
-
-/// Bytes as base64 text; wiped when dropped, since some are keys.
-struct Base64(Zeroizing<Vec<u8>>);
 
 impl RootRecord {
     /// A root as it is stored.
@@ -63,7 +59,7 @@ impl RootRecord {
     }
     /// The stored root, checked.
     pub(crate) fn load(self) -> Result<Root, AuthorityError> {
-        let (cert, key) = (self.certificate.cert(), self.private_key.key("root")?);
+        let (cert, key) = (cert(&self.certificate), key(&self.private_key, "root")?);
         let validity = matching(&cert, &key, "root")?;
         Ok(Root { cert, key, validity })
     }
@@ -93,10 +89,10 @@ impl AuthorityRecord {
     pub(crate) fn load(self, now: UnixTime) -> Result<Authority, AuthorityError> {
         let unusable = |error: &dyn std::fmt::Display| AuthorityError::Unusable(error.to_string());
         let trust_domain = TrustDomain::parse(&self.trust_domain).map_err(|error| unusable(&error))?;
-        let root = self.root_certificate.cert();
+        let root = cert(&self.root_certificate);
         let (_, parsed) = X509Certificate::from_der(&root).map_err(|_| unusable(&"the root cannot be read"))?;
         let root_validity = validity_of(&parsed).ok_or_else(|| unusable(&"the root's validity lies before 1970"))?;
-        let (cert, key) = (self.issuer.certificate.cert(), self.issuer.private_key.key("issuer")?);
+        let (cert, key) = (cert(&self.issuer.certificate), key(&self.issuer.private_key, "issuer")?);
         let validity = matching(&cert, &key, "issuer")?;
         let issuer = Issuer::assemble(self.issuer.epoch, cert, key, validity)?;
         let tested_at = now.clamp(validity.not_before, validity.not_after);
@@ -109,58 +105,40 @@ impl AuthorityRecord {
             trust_domain,
             root,
             root_validity,
-            issuer,
+            issuer: Arc::new(issuer),
             issuer_life: Duration::from_secs(self.issuer_life_seconds),
             links,
             bundle,
+            jwt: None,
+            rotation: None,
         }
         .tested(tested_at)
     }
 }
 
 impl LinkRecord {
-    fn of(link: &SignedBundle) -> Self {
+    pub(super) fn of(link: &SignedBundle) -> Self {
         Self {
             document: Base64::of(&link.document),
             signature: Base64::of(&link.signature),
             signer_chain: link.signer_chain.iter().map(|der| Base64::of(der)).collect(),
         }
     }
-    fn load(self) -> SignedBundle {
+    pub(super) fn load(self) -> SignedBundle {
         SignedBundle {
-            document: self.document.0.to_vec(),
-            signature: self.signature.0.to_vec(),
-            signer_chain: self.signer_chain.iter().map(Base64::cert).collect(),
+            document: self.document.bytes().to_vec(),
+            signature: self.signature.bytes().to_vec(),
+            signer_chain: self.signer_chain.iter().map(cert).collect(),
         }
     }
 }
 
-impl Base64 {
-    fn of(bytes: &[u8]) -> Self {
-        Self(Zeroizing::new(bytes.to_vec()))
-    }
-    fn cert(&self) -> CertificateDer<'static> {
-        CertificateDer::from(self.0.to_vec())
-    }
-    fn key(&self, what: &str) -> Result<KeyPair, AuthorityError> {
-        let der = PrivatePkcs8KeyDer::from(self.0.as_slice());
-        KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
-            .map_err(|error| AuthorityError::Unusable(format!("the {what} key cannot be read: {error}")))
-    }
+fn cert(der: &Base64) -> CertificateDer<'static> {
+    CertificateDer::from(der.bytes().to_vec())
 }
 
-impl Serialize for Base64 {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(&*self.0)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Base64 {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Zeroizing::new(String::deserialize(deserializer)?);
-        let bytes = STANDARD
-            .decode(text.as_bytes())
-            .map_err(|_| serde::de::Error::custom("a value is not base64"))?;
-        Ok(Self(Zeroizing::new(bytes)))
-    }
+fn key(der: &Base64, what: &str) -> Result<KeyPair, AuthorityError> {
+    let der = PrivatePkcs8KeyDer::from(der.bytes());
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+        .map_err(|error| AuthorityError::Unusable(format!("the {what} key cannot be read: {error}")))
 }

@@ -4,6 +4,8 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::init::{InitConfig, init};
+use crate::seal::KekConfig;
+use crate::store::Seals;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,9 +17,25 @@ fn ca(dir: &tempfile::TempDir) -> Arc<Ca> {
         issuer_life: Duration::from_secs(30 * 24 * 3600),
     };
     init(&config, UnixTime::now()).unwrap();
-    let store = Store::open(&config.store).unwrap();
+    let KekConfig::File(keys) = KekConfig::beside(&config.store) else {
+        panic!()
+    };
+    let seals = Seals::Sealed(Arc::new(Sealer::by_file(&keys).unwrap()));
+    let store = Store::open(&config.store, seals).unwrap();
+    // A file is not waited for.
+    store.learn().now_or_never().unwrap().unwrap();
     let metrics = Metrics::register(&mut Registry::default());
-    Arc::new(Ca::load(store, Duration::from_secs(3600), Arc::new(UnixTime::now), metrics).unwrap())
+    let life = Duration::from_secs(3600);
+    Arc::new(
+        Ca::load(
+            store,
+            (life, crate::authority::RootPace::PATIENT),
+            &LedgerConfig::default(),
+            Arc::new(UnixTime::now),
+            metrics,
+        )
+        .unwrap(),
+    )
 }
 
 /// The issuer that a CA that starts now would sign with.

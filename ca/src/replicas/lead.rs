@@ -111,6 +111,9 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
         while leadership.borrow().is_some() {
             changes.mark_unchanged();
             let mut wait = rotate_if_due(&ca).await;
+            if let Some(next) = ca.advance_root().await {
+                wait = wait.min(next.max(Duration::from_secs(1)));
+            }
             if let Some(roots) = &roots {
                 let failed = roots.publish(&ca.authority()).await.err();
                 if failed.is_some() {

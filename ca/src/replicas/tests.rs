@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::attest::pod::{ByApi, ByPod};
+use crate::authority::{RootPace, Stage};
 use crate::issuance::{Attesting, Keeping};
+use crate::ledger::{Ledger, LedgerConfig, Lines};
 use crate::metrics::Metrics;
+use crate::store::Seals;
 
 const SECRET: &str = "/api/v1/namespaces/x/secrets/s";
 
@@ -32,7 +35,7 @@ fn founding() -> Founding {
 
 fn shared(server: &ApiServer) -> Shared {
     Shared {
-        store: SecretStore::new(server.client(), "x", "s"),
+        store: SecretStore::new(server.client(), "x", "s", Seals::Clear),
         founding: founding(),
     }
 }
@@ -54,9 +57,20 @@ async fn replica(server: &ApiServer) -> (Arc<Ca>, Shared) {
     });
     let by_pod = ByPod::new(reviewer, authority.trust_domain().clone(), authority.own_id().clone());
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-    let (keeping, attesting) = (Keeping::Secret(shared.clone()), (Attesting::Pods(by_pod), trust));
-    let life = Duration::from_secs(3600);
-    let ca = Ca::new(authority, keeping, attesting, life, crate::clock::system(), metrics);
+    let clock = crate::clock::system();
+    let config = LedgerConfig {
+        lines: Lines::to(|_| Ok(())),
+        ..LedgerConfig::default()
+    };
+    let key = ledger_key(&shared.store).await.unwrap();
+    let root = authority.root_sha256();
+    let ledger = Ledger::as_lines(&key, root, "one", &config, Arc::clone(&clock), metrics.clone()).unwrap();
+    let (keeping, attesting) = (
+        (Keeping::Secret(shared.clone()), ledger),
+        (Attesting::Pods(by_pod), trust),
+    );
+    let life = (Duration::from_secs(3600), RootPace::PATIENT);
+    let ca = Ca::new(authority, keeping, attesting, life, clock, metrics);
     (Arc::new(ca), shared)
 }
 
@@ -78,9 +92,9 @@ async fn an_empty_secret_is_filled_with_sealed_records_and_keeps_what_else_it_ha
         (Some("b"), Some("Opaque"))
     );
     let keys: Vec<&String> = secret["data"].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["authority.json", "root.json"]);
+    assert_eq!(keys, ["authority.json", "jwt.json", "root.json"]);
     // The same records as in a directory: its head line is what a key would seal.
-    let store = SecretStore::new(server.client(), "x", "s");
+    let store = SecretStore::new(server.client(), "x", "s", Seals::Clear);
     let again = store.read().await.unwrap().authority(UnixTime::now()).unwrap().unwrap();
     assert!(again.is(&authority));
     let text = base64::Engine::decode(
@@ -289,6 +303,61 @@ async fn c_07_replicas_that_rotate_at_once_never_lose_an_issuer_that_signs() {
     assert_eq!(writes(&server), before);
     // Leaves of either issuer hold under the one root that all publish.
     assert_eq!(one.authority().root(), two.authority().root());
+}
+
+async fn comes_to(ca: &Arc<Ca>, stage: Stage) {
+    while ca.authority().root_stage().unwrap().1 != stage {
+        let wait = ca.advance_root().await.unwrap();
+        sleep(wait.min(Duration::from_millis(100))).await;
+    }
+}
+
+#[tokio::test]
+async fn the_root_is_replaced_in_the_secret_once_and_every_replica_follows_each_stage() {
+    let server = server().await;
+    let (one, first) = replica(&server).await;
+    let (two, second) = replica(&server).await;
+    let (mut seen_by_one, mut seen) = (None, None);
+    let founded = one.authority();
+    one.change_root(RootChange::Begin).await.unwrap();
+    assert!(one.advance_root().await.is_some());
+    second.look(&two, &mut seen).await.unwrap();
+    assert!(two.authority().is(&one.authority()));
+    assert_eq!(two.authority().bundle().roots().len(), 2);
+    // One replica does not hear from the controls of the others: time alone counts.
+    let control = crate::acknowledged::Caller {
+        name: "control".to_owned(),
+        serial: vec![1],
+    };
+    let _watching = one.acknowledged.connect(control.clone());
+    one.acknowledged.report(&control, u64::MAX, 1);
+    assert!(one.advance_root().await.is_some());
+    assert_eq!(one.authority().root_stage().unwrap().1, Stage::Published);
+    // Begun twice it is refused, whichever replica is asked.
+    assert!(two.change_root(RootChange::Begin).await.is_err());
+    let before = writes(&server);
+    let founding = server.object(SECRET).unwrap()["data"].clone();
+    two.change_root(RootChange::Taint).await.unwrap();
+    assert_eq!(writes(&server), before + 1, "all records at once");
+    comes_to(&two, Stage::Activated).await;
+    assert_eq!(writes(&server), before + 2);
+    first.look(&one, &mut seen_by_one).await.unwrap();
+    assert!(one.authority().is(&two.authority()));
+    let good = server.object(SECRET).unwrap()["data"].clone();
+    // Nothing brings the root back that is in wrong hands, and nothing hinders those that sign.
+    tamper(&server, |data| *data = founding);
+    let error = first.look(&one, &mut seen_by_one).await.unwrap_err();
+    assert!(error.to_string().contains("in wrong hands"), "{error}");
+    assert!(two.rotate(Why::Asked).await.is_err());
+    assert!(one.authority().is(&two.authority()) && one.authority().ready(one.now()).is_ok());
+    tamper(&server, |data| *data = good);
+    first.look(&one, &mut seen_by_one).await.unwrap();
+    assert_ne!(one.authority().root(), founded.root());
+    // As one that starts now finds it, with the key of the new root.
+    let again = found(&shared(&server)).await;
+    assert!(again.is(&two.authority()));
+    let stored = first.store.read().await.unwrap();
+    assert_eq!(stored.root_of(&again).unwrap().unwrap().cert(), again.root());
 }
 
 #[tokio::test]

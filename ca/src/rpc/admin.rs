@@ -1,8 +1,10 @@
 //! The operator's service, on a Unix socket that only the CA's own user (and root) may use.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use postern_api::ca::v1 as pb;
 use postern_api::ca::v1::admin_server::Admin;
 use postern_api::refusal::RefusalReason;
@@ -10,10 +12,15 @@ use postern_identity::{Instance, SpiffeId};
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
+use super::quarantine;
+use crate::acknowledged::Report;
+use crate::authority::{Authority, Stage, sha256};
 use crate::clock::unix;
-use crate::issuance::{Ca, Why};
+use crate::issuance::{Ca, RootChange, Why};
 use crate::refusal::Refusal;
-use crate::tokens::{DEFAULT_LIFE, MAX_LIFE, TokenBook, is_token_id};
+use crate::tokens::{DEFAULT_LIFE, MAX_LIFE, TokenBook, hex, is_token_id};
+
+mod ledger;
 
 /// Serves the operator.
 pub(crate) struct Operating {
@@ -72,7 +79,7 @@ impl Admin for Operating {
             .tokens()?
             .create(&id, &instance, life, authority.root_sha256(), now)
             .await?;
-        tracing::info!(token = token.id(), id = %id, instance = %instance, "join token made");
+        tracing::info!(token = token.id(), "join token made");
         Ok(Response::new(pb::CreateJoinTokenResponse {
             token: token.expose().to_owned(),
             id: token.id().to_owned(),
@@ -120,6 +127,13 @@ impl Admin for Operating {
         &self,
         _request: Request<pb::RotateIssuerRequest>,
     ) -> Result<Response<pb::RotateIssuerResponse>, Status> {
+        let replacing = self.ca.authority().root_stage().map(|(_, stage)| stage);
+        if replacing == Some(Stage::Activated) {
+            // Its issuer is new, and the one for which the old root vouches.
+            let message =
+                "the root is being replaced: the new one's issuer signs already (`postern-ca rotate --dry-run`)";
+            return Err(Status::failed_precondition(message));
+        }
         let next = self
             .ca
             .rotate(Why::Asked)
@@ -130,8 +144,43 @@ impl Admin for Operating {
         }))
     }
 
+    async fn rotate_root(
+        &self,
+        request: Request<pb::RotateRootRequest>,
+    ) -> Result<Response<pb::RotateRootResponse>, Status> {
+        let change = if request.into_inner().taint {
+            RootChange::Taint
+        } else {
+            RootChange::Begin
+        };
+        let next = self
+            .ca
+            .change_root(change)
+            .await
+            .map_err(|error| Status::from(Refusal::new(RefusalReason::Store, crate::error_chain(&error))))?;
+        Ok(Response::new(pb::RotateRootResponse {
+            rotation: rotation_of(&self.ca, &next),
+        }))
+    }
+
+    type ReadLedgerStream = Pin<Box<dyn Stream<Item = Result<pb::LedgerRecord, Status>> + Send>>;
+
+    async fn read_ledger(
+        &self,
+        request: Request<pb::ReadLedgerRequest>,
+    ) -> Result<Response<Self::ReadLedgerStream>, Status> {
+        let (kept, key) = self.ca.ledger.kept().await.ok_or_else(|| {
+            Status::failed_precondition(
+                "this replica has no directory: its ledger goes to its standard output, from where `ledger list` and `ledger \
+                 verify` read it (kubectl logs POD | postern-ca ledger verify - --key-record PATH)",
+            )
+        })?;
+        Ok(Response::new(Box::pin(ledger::stream(kept, key, request.into_inner()))))
+    }
+
     async fn status(&self, _request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let authority = self.ca.authority();
+        let reports = self.ca.acknowledged.reports().into_iter();
         Ok(Response::new(pb::StatusResponse {
             trust_domain: authority.trust_domain().to_string(),
             bundle_sequence: authority.bundle().sequence(),
@@ -140,8 +189,70 @@ impl Admin for Operating {
             root_not_after_unix: unix(authority.root_not_after()),
             issued: self.ca.metrics.total_issued(),
             refused: self.ca.metrics.total_refused(),
-            svid_life_seconds: u32::try_from(self.ca.svid_life.as_secs()).unwrap_or(u32::MAX),
+            svid_life_seconds: seconds(self.ca.svid_life),
+            root_rotation: rotation_of(&self.ca, &authority),
+            bundle_reports: reports.map(report_of).collect(),
+            root_sha256: hex(&authority.root_sha256()),
+            root_acknowledge_seconds: seconds(self.ca.root_pace().acknowledge),
+            root_retire_seconds: seconds(self.ca.root_pace().retire),
         }))
+    }
+
+    async fn add_quarantine(
+        &self,
+        request: Request<pb::AddQuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineState>, Status> {
+        quarantine::add(&self.ca, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lift_quarantine(
+        &self,
+        request: Request<pb::LiftQuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineState>, Status> {
+        quarantine::lift(&self.ca, request.into_inner(), "the operator of the admin socket")
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_quarantine(
+        &self,
+        _request: Request<pb::ListQuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineState>, Status> {
+        Ok(Response::new(self.ca.quarantine().state(false)))
+    }
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn rotation_of(ca: &Ca, authority: &Authority) -> Option<pb::RootRotation> {
+    let (rotation, stage) = authority.root_stage()?;
+    let shown = |unix: Option<u64>| unix.map_or(0, |unix| i64::try_from(unix).unwrap_or(i64::MAX));
+    let begun = |stages: &[Stage], unix: Option<u64>| shown(unix.filter(|_| stages.contains(&stage)));
+    let published = rotation.published().map(|mark| mark.unix);
+    let activated = rotation.activated().map(|mark| mark.unix);
+    Some(pb::RootRotation {
+        stage: stage.as_str().to_owned(),
+        tainted: rotation.is_tainted(),
+        old_root_sha256: hex(&sha256(&rotation.old_root())),
+        new_root_sha256: hex(&sha256(&rotation.new_root())),
+        prepared_unix: shown(Some(rotation.prepared_unix())),
+        // The record goes ahead of what it announces: a stage counts once it is reached.
+        published_unix: begun(&[Stage::Published, Stage::Activated, Stage::Retired], published),
+        activated_unix: begun(&[Stage::Activated, Stage::Retired], activated),
+        retired_unix: begun(&[Stage::Retired], rotation.retired_unix()),
+        next_unix: ca.root_next(authority).map_or(0, unix),
+        awaited_sequence: rotation.awaited(stage).unwrap_or(0),
+    })
+}
+
+fn report_of((control, report): (String, Option<Report>)) -> pb::BundleReport {
+    pb::BundleReport {
+        control,
+        lowest_sequence: report.map_or(0, |report| report.lowest_sequence),
+        proxies: report.map_or(0, |report| report.proxies),
+        reports: report.is_some(),
     }
 }
 

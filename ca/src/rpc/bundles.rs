@@ -10,9 +10,11 @@ use postern_identity::VerifiedPeer;
 use tokio::sync::watch;
 use tonic::Status;
 
+use crate::acknowledged::{Caller, Connected};
 use crate::authority::Authority;
 use crate::clock::until;
-use crate::issuance::{Ca, links_from};
+use crate::issuance::Ca;
+use crate::quarantine::Held;
 use crate::refusal::Refusal;
 
 /// The peer's expiry is looked at again at least this often, should the wall clock be moved.
@@ -23,8 +25,20 @@ struct Watcher {
     peer: VerifiedPeer,
     sequence: u64,
     changes: watch::Receiver<Arc<Authority>>,
+    quarantine: watch::Receiver<Arc<Held>>,
     down: watch::Receiver<bool>,
     ended: bool,
+    /// It is waited for by a root's replacement, for as long as it watches.
+    _connected: Connected,
+}
+
+/// By what the reports of one control are known.
+pub(super) fn control_of(peer: &VerifiedPeer) -> Caller {
+    let name = peer
+        .instance()
+        .map_or_else(|| "control".to_owned(), ToString::to_string);
+    let serial = peer.serial().to_vec();
+    Caller { name, serial }
 }
 
 /// Each update carries all links from the caller's sequence on: after a rotation they are signed anew.
@@ -36,12 +50,16 @@ pub(super) fn stream(
 ) -> impl Stream<Item = Result<pb::BundleUpdate, Status>> + Send {
     let mut changes = ca.watch();
     changes.mark_changed();
+    let quarantine = ca.watch_quarantine();
     ca.metrics.watchers.inc();
+    let connected = ca.acknowledged.connect(control_of(&peer));
     let watcher = Watcher {
+        _connected: connected,
         ca,
         peer,
         sequence,
         changes,
+        quarantine,
         down,
         ended: false,
     };
@@ -68,23 +86,33 @@ impl Watcher {
             let look_again = until(self.peer.not_after(), now)
                 .saturating_add(Duration::from_secs(1))
                 .min(LOOK_AGAIN);
-            tokio::select! {
+            let changed = tokio::select! {
                 biased;
-                // Both receivers remember what they have seen: a branch that is dropped loses nothing.
+                // All receivers remember what they have seen: a branch that is dropped loses nothing.
                 gone = self.down.wait_for(|down| *down) => {
                     let _ = gone;
                     return Err(going_down());
                 }
-                changed = self.changes.changed() => {
-                    changed.map_err(|_| going_down())?;
-                    let authority = Arc::clone(&self.changes.borrow_and_update());
-                    return Ok(pb::BundleUpdate {
-                        bundles: links_from(&authority, self.sequence, now),
-                        issuer_epoch: authority.issuer_epoch(),
-                    });
-                }
-                () = tokio::time::sleep(look_again) => {}
-            }
+                changed = self.quarantine.changed() => changed,
+                changed = self.changes.changed() => changed,
+                () = tokio::time::sleep(look_again) => continue,
+            };
+            changed.map_err(|_| going_down())?;
+            return Ok(self.update());
+        }
+    }
+}
+
+impl Watcher {
+    /// All that is in force now.
+    fn update(&mut self) -> pb::BundleUpdate {
+        let authority = Arc::clone(&self.changes.borrow_and_update());
+        let held = Arc::clone(&self.quarantine.borrow_and_update());
+        pb::BundleUpdate {
+            bundles: authority.links_after(self.sequence).iter().map(Into::into).collect(),
+            issuer_epoch: authority.issuer_epoch(),
+            quarantine: held.signed.as_ref().map(Into::into),
+            quarantined: held.shown(),
         }
     }
 }

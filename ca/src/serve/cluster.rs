@@ -8,17 +8,19 @@ use futures_util::future::BoxFuture;
 use kube::Client;
 use postern_cluster::lease::{self, Leadership};
 use postern_identity::SharedTrust;
-use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use super::{Running, ServeConfig, ServeError, check_life, renew_overdue_issuer, run};
+use super::front::Front;
+use super::{Running, ServeConfig, ServeError, check_life, renew_overdue_issuer, root_pace, run};
 use crate::attest::pod::{ByApi, ByPod};
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::issuance::{Attesting, Ca, Keeping, load_authority};
+use crate::ledger::{Ledger, LedgerConfig};
 use crate::metrics::Metrics;
 use crate::replicas::{self, Founding, POLL, RootsMap, Shared};
-use crate::store::Store;
+use crate::rewrap;
+use crate::store::Seals;
 use crate::store::secret::SecretStore;
 
 /// The Lease of the CA's leader, in the namespace of its state.
@@ -71,13 +73,13 @@ impl Default for Pace {
 /// Starts serving pods. With a Secret it waits for the API server as long as it takes.
 pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Clock) -> Result<Running, ServeError> {
     check_life(&config)?;
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let front = Front::open(&config).await?;
+    let metrics = front.metrics.clone();
     let roots = cluster
         .roots
         .as_ref()
         .map(|(namespace, name)| RootsMap::new(cluster.client.clone(), namespace, name));
-    let (authority, keeping) = opened(&config, &cluster, roots.as_ref(), &clock).await?;
+    let (authority, keeping) = opened(&config, &cluster, &front, roots.as_ref(), &clock).await?;
     let trust: SharedTrust = Arc::new(ArcSwap::from_pointee(authority.trust()));
     let reviewer = Box::new(ByApi {
         client: cluster.client.clone(),
@@ -88,30 +90,68 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
         Keeping::Secret(shared) => Some(shared.clone()),
         Keeping::Directory(_) => None,
     };
-    let ca = Arc::new(Ca::new(authority, keeping, attesting, config.svid_life, clock, metrics));
+    let ledger = ledger(&authority, &keeping, &cluster, &config.ledger, &clock, &metrics).await?;
+    let keeping = (keeping, ledger);
+    // A pod renews by its token: an SVID that has expired is of no use to it.
+    let lives = (config.svid_life, root_pace(&config, Duration::ZERO));
+    let ca = Arc::new(Ca::new(authority, keeping, attesting, lives, clock, metrics));
+    match &shared {
+        Some(shared) => shared
+            .load_quarantine(&ca)
+            .await
+            .map_err(|error| ServeError::State(crate::error_chain(&error)))?,
+        None => ca.load_own_quarantine()?,
+    }
+    rewrap::at_start(&ca).await;
     renew_overdue_issuer(&ca).await?;
     let keepers = keepers(&ca, &cluster, roots, shared);
-    run(config, ca, registry, keepers).await
+    run(config, ca, front, keepers).await
 }
 
 async fn opened(
     config: &ServeConfig,
     cluster: &InCluster,
+    front: &Front,
     roots: Option<&RootsMap>,
     clock: &Clock,
 ) -> Result<(Authority, Keeping), ServeError> {
     let Some(state) = &cluster.state else {
-        let store = Store::open(&config.store)?;
+        let store = super::opened(config, front).await?;
         let authority = load_authority(&store, clock())?;
         return Ok((authority, Keeping::Directory(Arc::new(store))));
     };
     crate::csr::prepare();
-    let store = SecretStore::new(cluster.client.clone(), &state.namespace, &state.name);
+    let seals = match &config.kek {
+        Some(kek) => front.seals(kek, config.migrate).await?,
+        None => Seals::Clear,
+    };
+    let store = SecretStore::new(cluster.client.clone(), &state.namespace, &state.name, seals);
     let authority = replicas::found_or_load(&store, roots, &state.founding, clock)
         .await
         .map_err(|error| ServeError::State(crate::error_chain(&error)))?;
     let founding = state.founding.clone();
     Ok((authority, Keeping::Secret(Shared { store, founding })))
+}
+
+/// In the directory, or in lines under a key that replicas share by their Secret.
+async fn ledger(
+    authority: &Authority,
+    keeping: &Keeping,
+    cluster: &InCluster,
+    config: &LedgerConfig,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Ledger, ServeError> {
+    let (root, clock, metrics) = (authority.founding_root_sha256(), Arc::clone(clock), metrics.clone());
+    match keeping {
+        Keeping::Directory(store) => Ok(Ledger::open(store, root, config, clock, metrics)?),
+        Keeping::Secret(shared) => {
+            let key = replicas::ledger_key(&shared.store).await;
+            let key = key.map_err(|error| ServeError::State(crate::error_chain(&error)))?;
+            let ledger = Ledger::as_lines(&key, root, &cluster.holder, config, clock, metrics);
+            ledger.map_err(ServeError::State)
+        }
+    }
 }
 
 fn keepers(

@@ -13,10 +13,13 @@ use rustls_pki_types::UnixTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Kind, sealed, unsealed};
+use super::{Kind, Seals, unsealed};
 use crate::authority::{Authority, AuthorityRecord, Root, RootRecord};
+use crate::ledger::chain::KeyRecord;
+use crate::quarantine::{Held, Record};
+use crate::seal::KekError;
 
 /// Reading or writing one small object.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -27,12 +30,26 @@ pub(crate) struct SecretStore {
     client: Client,
     namespace: String,
     name: String,
+    seals: Seals,
+}
+
+/// Why a value cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum SealError {
+    /// It is no JSON.
+    #[error("it cannot be encoded")]
+    Encoding(#[from] serde_json::Error),
+    /// It cannot be sealed.
+    #[error(transparent)]
+    Kek(#[from] KekError),
 }
 
 /// A Secret as it was read; writing it back has that as its precondition.
 pub(crate) struct Stored {
     secret: Secret,
     place: String,
+    seals: Seals,
 }
 
 /// Why the state cannot be read or written; each says the remedy.
@@ -78,6 +95,15 @@ pub(crate) enum SecretError {
         /// What is wrong.
         why: String,
     },
+    /// Its key.
+    #[error("Secret {place} cannot be opened or sealed")]
+    Kek {
+        /// Namespace and name.
+        place: String,
+        /// Why.
+        #[source]
+        source: KekError,
+    },
     /// It is another mesh's.
     #[error(
         "Secret {place} holds the CA of trust domain {found}, not of {wanted}; a CA that was founded keeps its trust domain"
@@ -97,18 +123,29 @@ impl SecretError {
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Call { .. } | Self::Slow { .. } | Self::Missing(_) | Self::Conflict(_) => true,
+            Self::Kek { source, .. } => source.is_outage(),
             Self::Damaged { .. } | Self::TrustDomain { .. } => false,
         }
     }
 }
 
 impl SecretStore {
-    pub(crate) fn new(client: Client, namespace: &str, name: &str) -> Self {
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, seals: Seals) -> Self {
         Self {
             client,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
+            seals,
         }
+    }
+    /// A record as it is kept.
+    pub(crate) fn record<T: Serialize>(&self, kind: Kind, value: &T) -> Result<(Kind, Vec<u8>), SealError> {
+        let body = serde_json::to_vec_pretty(value).map(Zeroizing::new)?;
+        Ok((kind, super::record::seal(&self.seals, kind, &body)?.to_vec()))
+    }
+    /// How its records are sealed.
+    pub(crate) fn seals(&self) -> &Seals {
+        &self.seals
     }
     /// For messages.
     pub(crate) fn place(&self) -> String {
@@ -121,11 +158,39 @@ impl SecretStore {
     pub(crate) async fn read(&self) -> Result<Stored, SecretError> {
         let collection = self.collection();
         let asked = timeout(CALL_DEADLINE, confidential::get(&self.client, &collection, &self.name)).await;
-        let secret = self.answered("read", asked)?;
-        Ok(Stored {
-            secret,
+        let stored = Stored {
+            secret: self.answered("read", asked)?,
             place: self.place(),
-        })
+            seals: self.seals.clone(),
+        };
+        let records: Vec<&[u8]> = stored.records().map(|(_, record)| record).collect();
+        let learned = self.seals.learn(&records).await;
+        learned.map_err(|source| SecretError::Kek {
+            place: self.place(),
+            source,
+        })?;
+        Ok(stored)
+    }
+
+    /// Seals anew what is not sealed as it would be now; which records those were.
+    pub(crate) async fn rewrap(&self) -> Result<Vec<Kind>, SecretError> {
+        let stored = self.read().await?;
+        let mut records = Vec::new();
+        for (kind, record) in stored.records().filter(|(_, record)| !self.seals.is_current(record)) {
+            let damaged = |why| stored.damaged(kind, why);
+            let body = super::record::open(&self.seals, kind, record).map_err(damaged)?;
+            let sealed = super::record::seal(&self.seals, kind, &body);
+            let sealed = sealed.map_err(|source| SecretError::Kek {
+                place: self.place(),
+                source,
+            })?;
+            records.push((kind, sealed.to_vec()));
+        }
+        let kinds = records.iter().map(|(kind, _)| *kind).collect();
+        if !records.is_empty() {
+            self.write(stored, records).await?;
+        }
+        Ok(kinds)
     }
 
     /// Writes these records over what was read, the others as they were.
@@ -179,15 +244,26 @@ impl Stored {
         };
         let authority = record
             .load(now)
-            .map_err(|error| self.damaged(Kind::Authority, error.to_string()))?;
-        if root.is_some_and(|root| root.cert() != authority.root()) {
-            return Err(self.damaged(Kind::Root, "it is the root of another CA".to_owned()));
-        }
+            .map_err(|error| self.damaged(Kind::Authority, error.to_string()))?
+            .with_jwt_keys(self.record(Kind::JwtKeys)?)
+            .map_err(|error| self.damaged(Kind::JwtKeys, error.to_string()))?
+            .with_rotation(self.record(Kind::Rotation)?, now)
+            .map_err(|error| self.damaged(Kind::Rotation, error.to_string()))?;
+        self.root_of(&authority)?;
         Ok(Some(authority))
     }
 
+    /// The root that signs, with its key; `None`: that is kept elsewhere.
+    pub(crate) fn root_of(&self, authority: &Authority) -> Result<Option<Root>, SecretError> {
+        let root = self.root()?;
+        if root.as_ref().is_some_and(|root| root.cert() != authority.root()) {
+            return Err(self.damaged(Kind::Root, "it is the root of another CA".to_owned()));
+        }
+        Ok(root)
+    }
+
     /// The root with its key; `None` if it is kept elsewhere.
-    pub(crate) fn root(&self) -> Result<Option<Root>, SecretError> {
+    fn root(&self) -> Result<Option<Root>, SecretError> {
         self.record::<RootRecord>(Kind::Root)?
             .map(|record| {
                 record
@@ -197,11 +273,29 @@ impl Stored {
             .transpose()
     }
 
+    /// The quarantine, signed by this authority; `None`: there never was one.
+    pub(crate) fn quarantine(&self, authority: &Authority) -> Result<Option<Held>, SecretError> {
+        let record = self.record::<Record>(Kind::Quarantine)?;
+        let held = record.map(|record| Held::load(record, authority)).transpose();
+        held.map_err(|why| self.damaged(Kind::Quarantine, why))
+    }
+
+    /// What seals the ledgers of all replicas; `None`: nobody has made it.
+    pub(crate) fn ledger_key(&self) -> Result<Option<KeyRecord>, SecretError> {
+        self.record(Kind::Ledger)
+    }
+
+    fn records(&self) -> impl Iterator<Item = (Kind, &[u8])> {
+        let data = self.secret.data.as_ref();
+        let of = move |kind: Kind| Some((kind, data?.get(kind.file())?.0.as_slice()));
+        Kind::ALL.into_iter().filter_map(of)
+    }
+
     fn record<T: DeserializeOwned>(&self, kind: Kind) -> Result<Option<T>, SecretError> {
         let Some(bytes) = self.secret.data.as_ref().and_then(|data| data.get(kind.file())) else {
             return Ok(None);
         };
-        unsealed(kind, &bytes.0)
+        unsealed(&self.seals, kind, &bytes.0)
             .map(Some)
             .map_err(|why| self.damaged(kind, why))
     }
@@ -221,9 +315,4 @@ impl Drop for Stored {
             value.0.zeroize();
         }
     }
-}
-
-/// A record as it is kept.
-pub(crate) fn record<T: Serialize>(kind: Kind, value: &T) -> Result<(Kind, Vec<u8>), serde_json::Error> {
-    Ok((kind, sealed(kind, value)?.to_vec()))
 }

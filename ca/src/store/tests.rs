@@ -4,11 +4,11 @@ use super::*;
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca");
-    let new = NewStore::begin(&path).unwrap();
+    let new = NewStore::begin(&path, Seals::Clear).unwrap();
     new.write(Kind::Authority, &vec![1, 2, 3]).unwrap();
     new.write(Kind::Tokens, &vec![4]).unwrap();
     new.finish().unwrap();
-    let store = Store::open(&path).unwrap();
+    let store = Store::open(&path, Seals::Clear).unwrap();
     (dir, store)
 }
 
@@ -63,7 +63,7 @@ fn c_06_a_write_that_was_cut_short_leaves_the_old_file_and_is_swept() {
     let left = path.join(temporary(Kind::Tokens));
     drop(store);
     fs::write(&left, b"postern-ca-store 1 tok").unwrap();
-    let store = Store::open(&path).unwrap();
+    let store = Store::open(&path, Seals::Clear).unwrap();
     assert_eq!(store.read::<Vec<u8>>(Kind::Tokens).unwrap(), Some(vec![4]));
     assert!(!left.exists());
 }
@@ -85,15 +85,18 @@ fn c_06_a_write_that_fails_keeps_the_old_file() {
 fn an_init_that_was_killed_leaves_no_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca");
-    let half_made = NewStore::begin(&path).unwrap();
+    let half_made = NewStore::begin(&path, Seals::Clear).unwrap();
     half_made.write(Kind::Root, &1).unwrap();
     // Not even its destructor runs.
     std::mem::forget(half_made);
-    assert!(matches!(Store::open(&path), Err(StoreError::Missing { .. })));
-    let again = NewStore::begin(&path).unwrap();
+    assert!(matches!(
+        Store::open(&path, Seals::Clear),
+        Err(StoreError::Missing { .. })
+    ));
+    let again = NewStore::begin(&path, Seals::Clear).unwrap();
     again.write(Kind::Authority, &2).unwrap();
     again.finish().unwrap();
-    Store::open(&path).unwrap();
+    Store::open(&path, Seals::Clear).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -101,19 +104,23 @@ fn an_init_that_was_killed_leaves_no_store() {
 fn of_two_inits_at_once_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca");
-    let first = NewStore::begin(&path).unwrap();
+    let first = NewStore::begin(&path, Seals::Clear).unwrap();
     first.write(Kind::Authority, &1).unwrap();
     // Another process would build under another name.
     let second = NewStore {
         dir: path.clone(),
         building: dir.path().join(".other"),
+        seals: Seals::Clear,
     };
     DirBuilder::new().mode(0o700).create(&second.building).unwrap();
     second.write(Kind::Authority, &2).unwrap();
     first.finish().unwrap();
     assert!(matches!(second.finish(), Err(StoreError::Exists { .. })));
     assert_eq!(
-        Store::open(&path).unwrap().read::<u8>(Kind::Authority).unwrap(),
+        Store::open(&path, Seals::Clear)
+            .unwrap()
+            .read::<u8>(Kind::Authority)
+            .unwrap(),
         Some(1)
     );
 }
@@ -122,9 +129,12 @@ fn of_two_inits_at_once_one_wins() {
 fn a_store_has_one_owner() {
     let (dir, store) = store();
     let path = dir.path().join("ca");
-    assert!(matches!(Store::open(&path), Err(StoreError::Locked { .. })));
+    assert!(matches!(
+        Store::open(&path, Seals::Clear),
+        Err(StoreError::Locked { .. })
+    ));
     drop(store);
-    Store::open(&path).unwrap();
+    Store::open(&path, Seals::Clear).unwrap();
 }
 
 #[test]
@@ -138,14 +148,16 @@ fn keys_are_private_from_their_first_byte_and_a_store_that_is_open_to_others_is_
     assert!(error.contains("chmod 600"), "{error}");
     drop(store);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let error = Store::open(&path).unwrap_err().to_string();
+    let error = Store::open(&path, Seals::Clear).unwrap_err().to_string();
     assert!(error.contains("chmod 700"), "{error}");
 }
 
 #[test]
 fn where_no_store_is_the_command_that_makes_one_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Store::open(&dir.path().join("none")).unwrap_err().to_string();
+    let error = Store::open(&dir.path().join("none"), Seals::Clear)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("postern-ca init --store"), "{error}");
 }
 

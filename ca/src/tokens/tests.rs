@@ -4,7 +4,7 @@ use std::pin::pin;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::store::NewStore;
+use crate::store::{NewStore, Seals};
 
 /// So many that a write takes a while.
 const MANY: usize = 2_000;
@@ -20,10 +20,10 @@ impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca");
-        let new = NewStore::begin(&path).unwrap();
+        let new = NewStore::begin(&path, Seals::Clear).unwrap();
         new.write(Kind::Authority, &()).unwrap();
         new.finish().unwrap();
-        let store = Arc::new(Store::open(&path).unwrap());
+        let store = Arc::new(Store::open(&path, Seals::Clear).unwrap());
         let book = TokenBook::load(Arc::clone(&store)).unwrap();
         Self { _dir: dir, store, book }
     }

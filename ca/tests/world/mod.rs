@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use postern_api::ca::v1 as pb;
 use postern_api::ca::v1::admin_client::AdminClient;
 use postern_api::ca::v1::certificate_authority_client::CertificateAuthorityClient;
@@ -14,12 +15,16 @@ use postern_api::ca::v1::issue_request::Attestation;
 use postern_api::ca_client::{self, ALPN, Issued, JoinToken, RENEWAL_CONTEXT, ca_id};
 use postern_api::transport;
 use postern_ca::clock::Clock;
-use postern_ca::{InitConfig, Running, ServeConfig, init, start};
-use postern_identity::{BundleSet, SharedTrust, Trust, TrustBundle, TrustDomain, tls};
+use postern_ca::store::{Kind, Seals, Store, StoreError};
+use postern_ca::{InitConfig, KekConfig, LedgerConfig, Lines, Running, Sealer, ServeConfig, init, start};
+use postern_identity::{BundleSet, Expected, SharedTrust, Trust, TrustBundle, TrustDomain, tls};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey as _};
 use rustls_pki_types::UnixTime;
+use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
+
+pub mod program;
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 pub const CONTROL: &str = "spiffe://cluster.local/ns/postern-system/sa/postern-control";
@@ -55,6 +60,14 @@ pub fn serve_config(dir: &Path) -> ServeConfig {
         ready_file: None,
         svid_life: Duration::from_secs(3600),
         insecure_short_life: false,
+        kek: None,
+        migrate: false,
+        ledger: LedgerConfig {
+            lines: Lines::to(|_| Ok(())),
+            ..LedgerConfig::default()
+        },
+        root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
+        root_retire: None,
     }
 }
 
@@ -83,7 +96,7 @@ impl World {
         Self::over(dir, shift, config).await
     }
 
-    async fn over(dir: tempfile::TempDir, shift: Arc<AtomicI64>, config: ServeConfig) -> Self {
+    pub async fn over(dir: tempfile::TempDir, shift: Arc<AtomicI64>, config: ServeConfig) -> Self {
         let running = start(config.clone(), shifted(&shift)).await.unwrap();
         let address = running.listen.to_string();
         let pinned = tls::pinned_client_config(root_of(&config.store), ca_id(&domain()).unwrap(), ALPN).unwrap();
@@ -143,6 +156,18 @@ impl World {
         self.try_token(id, instance, 600).await.unwrap()
     }
 
+    /// Called by who shows this SVID.
+    pub async fn client_of(&self, caller: &Issued) -> CertificateAuthorityClient<Channel> {
+        let trust = trust_of(&caller.bundle);
+        let config = tls::client_config(Some(&caller.svid), Arc::clone(&trust), ALPN).unwrap();
+        let expected = Expected {
+            ids: vec![ca_id(&domain()).unwrap()],
+            instance: None,
+        };
+        let channel = transport::connect(&self.address(), config, &trust, &expected).await;
+        CertificateAuthorityClient::new(channel.unwrap())
+    }
+
     /// What a process with a token gets through the client that the components use.
     pub async fn first_issue(&self, id: &str, instance: &str) -> Issued {
         let token = self.token(id, instance).await;
@@ -156,6 +181,7 @@ impl World {
             csr,
             attestation: Some(attestation),
             bundle_sequence: 0,
+            ..pb::IssueRequest::default()
         };
         self.client
             .clone()
@@ -171,10 +197,35 @@ impl World {
     }
 }
 
+/// The store of a CA that does not run, with the key beside it.
+pub fn opened(dir: &Path) -> Store {
+    let KekConfig::File(keys) = KekConfig::beside(dir) else {
+        panic!()
+    };
+    let seals = Seals::Sealed(Arc::new(Sealer::by_file(&keys).unwrap()));
+    let store = loop {
+        match Store::open(dir, seals.clone()) {
+            // A process that another test is starting has all our files until it becomes another program.
+            Err(StoreError::Locked { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            opened => break opened.unwrap(),
+        }
+    };
+    // A file is not waited for.
+    store.learn().now_or_never().unwrap().unwrap();
+    store
+}
+
+/// What a record says.
+pub fn stored(dir: &Path, kind: Kind) -> Value {
+    opened(dir).read(kind).unwrap().unwrap()
+}
+
 /// SHA-256 of the root of a store.
 pub fn root_of(store: &Path) -> [u8; 32] {
     let pem = std::fs::read_to_string(store.join("root.pem")).unwrap();
-    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    // While it is replaced there are two, and the old one first.
+    let first = pem.lines().skip(1).take_while(|line| !line.starts_with("-----"));
+    let text: String = first.collect();
     let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
     postern_identity::bundle::fingerprint(&der.into())
 }

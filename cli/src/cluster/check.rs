@@ -65,13 +65,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, super::CommandError> {
     let groups = groups(&args);
     let cluster = match args.cluster.connect().await {
         Ok(cluster) => cluster,
-        Err(error) => return unasked(&super::chain(&error), args.output),
+        Err(error) => return unasked(&super::error_chain(&error), args.output),
     };
     let Cluster { client, .. } = cluster;
     // Nothing else is worth asking if this fails.
     if let Err(error) = client.apiserver_version().await {
         return unasked(
-            &format!("the API server does not answer: {}", super::chain(&error)),
+            &format!("the API server does not answer: {}", super::error_chain(&error)),
             args.output,
         );
     }

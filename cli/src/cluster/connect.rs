@@ -14,15 +14,22 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Flags as `kubectl` has them.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    context: ContextArgs,
+    /// The cluster of the kubeconfig
+    #[arg(long, value_name = "NAME", hide = true)]
+    cluster: Option<String>,
+}
+
+/// The same, for a command whose own `--cluster` is something else.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct ContextArgs {
     /// The kubeconfig file [default: $KUBECONFIG, then ~/.kube/config]
     #[arg(long, value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
     /// The context of it [default: the current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// The cluster of it
-    #[arg(long, value_name = "NAME", hide = true)]
-    cluster: Option<String>,
     /// The user of it
     #[arg(long, value_name = "NAME", hide = true)]
     user: Option<String>,
@@ -53,7 +60,17 @@ pub(crate) struct Cluster {
 
 impl ClusterArgs {
     pub(crate) async fn connect(&self) -> Result<Cluster, ConnectError> {
-        let mut config = self.config().await?;
+        self.context.connect_to(self.cluster.clone()).await
+    }
+}
+
+impl ContextArgs {
+    pub(crate) async fn connect(&self) -> Result<Cluster, ConnectError> {
+        self.connect_to(None).await
+    }
+
+    async fn connect_to(&self, cluster: Option<String>) -> Result<Cluster, ConnectError> {
+        let mut config = self.config(cluster).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(READ_TIMEOUT);
         let namespace = config.default_namespace.clone();
@@ -61,10 +78,10 @@ impl ClusterArgs {
         Ok(Cluster { client, namespace })
     }
 
-    async fn config(&self) -> Result<Config, ConnectError> {
+    async fn config(&self, cluster: Option<String>) -> Result<Config, ConnectError> {
         let options = KubeConfigOptions {
             context: self.context.clone(),
-            cluster: self.cluster.clone(),
+            cluster,
             user: self.user.clone(),
         };
         if let Some(path) = &self.kubeconfig {
@@ -77,7 +94,7 @@ impl ClusterArgs {
                 .await
                 .map_err(ConnectError::Config);
         }
-        if self.context.is_some() || self.cluster.is_some() || self.user.is_some() {
+        if options.context.is_some() || options.cluster.is_some() || options.user.is_some() {
             return Config::from_kubeconfig(&options).await.map_err(ConnectError::Config);
         }
         Config::infer().await.map_err(ConnectError::Infer)

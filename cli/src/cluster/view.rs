@@ -3,6 +3,7 @@
 use http::Request;
 use kube::Client;
 use postern_control::api::objects::{API_VERSION, List, Object, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A list of a resource, in one namespace or in all.
@@ -17,6 +18,21 @@ pub(super) async fn list<T: DeserializeOwned>(
         None => format!("/apis/{API_VERSION}/{plural}"),
     };
     get::<List<T>>(client, &path).await.map(|list| list.items)
+}
+
+/// What is created comes back, with what the cluster adds to it.
+pub(super) async fn create<T: Serialize + DeserializeOwned>(
+    client: &Client,
+    resource: Resource,
+    namespace: &str,
+    object: &Object<T>,
+) -> Result<Object<T>, kube::Error> {
+    let path = format!("/apis/{API_VERSION}/namespaces/{namespace}/{}", resource.plural());
+    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+    let request = Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+    client
+        .request(request.body(body).map_err(kube::Error::HttpError)?)
+        .await
 }
 
 /// Any document.

@@ -25,7 +25,7 @@ pub(crate) struct Asked {
     pub(crate) resource: Resource,
     /// `None`: in all of them, or the resource has none.
     pub(crate) namespace: Option<String>,
-    /// `None`: a list.
+    /// `None`: a list, or something new.
     pub(crate) name: Option<String>,
 }
 
@@ -51,7 +51,11 @@ pub(crate) struct Access {
 
 impl Asked {
     fn verb(&self) -> &'static str {
-        if self.name.is_some() { "get" } else { "list" }
+        match (self.resource, &self.name) {
+            (Resource::Explanations, _) => "create",
+            (Resource::Edges | Resource::Identities | Resource::Proxies | Resource::Replicas, Some(_)) => "get",
+            (Resource::Edges | Resource::Identities | Resource::Proxies | Resource::Replicas, None) => "list",
+        }
     }
 
     fn attributes(&self) -> ResourceAttributes {

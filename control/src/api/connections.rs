@@ -98,10 +98,7 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, answering: Arc<Answer
         first.send_if_modified(|asked| !std::mem::replace(asked, true));
         let (answering, chain) = (Arc::clone(&answering), Arc::clone(&chain));
         async move {
-            // Nothing here takes a body; hyper discards it.
-            let (head, _) = request.into_parts();
-            let answer = answering.answer(&chain, &head.method, &head.uri, &head.headers);
-            match timeout(ANSWER_DEADLINE, answer).await {
+            match timeout(ANSWER_DEADLINE, answering.answer(&chain, request)).await {
                 Ok(answer) => Ok::<_, Infallible>(answer),
                 Err(_) => Ok(super::http::too_slow()),
             }

@@ -30,8 +30,12 @@ pub(super) fn resources() -> APIResourceList {
         singular_name: resource.singular().to_owned(),
         namespaced: resource.namespaced(),
         kind: resource.kind().to_owned(),
-        verbs: vec!["get".to_owned(), "list".to_owned()],
-        categories: Some(vec!["postern-view".to_owned()]),
+        verbs: resource.verbs().iter().map(|verb| (*verb).to_owned()).collect(),
+        // `kubectl get postern-view` lists all that are of it.
+        categories: resource
+            .verbs()
+            .contains(&"list")
+            .then(|| vec!["postern-view".to_owned()]),
         ..APIResource::default()
     });
     APIResourceList {
@@ -40,7 +44,8 @@ pub(super) fn resources() -> APIResourceList {
     }
 }
 
-/// Enough for the aggregator to be content; nothing here can be written, so nothing needs a schema.
+/// Enough for the aggregator to be content. Nothing here is kept, so nothing needs a schema; `kubectl create` looks nothing
+/// over that has none, and we do.
 pub(super) fn openapi2() -> Value {
     json!({ "swagger": "2.0", "info": { "title": "Postern", "version": VERSION }, "paths": {}, "definitions": {} })
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status, StatusDetails};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::access::{Access, Asked, Denied};
 use super::discovery;
+use super::explanations::{ExplainError, Explaining};
 use super::front_proxy::{FrontProxy, Unauthenticated, User};
 use super::objects::{API_VERSION, GROUP, List, Object, Resource};
 use super::pictures::Pictures;
@@ -31,6 +33,7 @@ pub(crate) struct Answering {
     pub(crate) front_proxy: Arc<ArcSwapOption<FrontProxy>>,
     pub(crate) access: Access,
     pub(crate) pictures: Pictures,
+    pub(crate) explaining: Explaining,
 }
 
 /// Why there is no answer but a `Status`.
@@ -46,6 +49,8 @@ enum Refused {
     NotReady,
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
     #[error("{resource}.{GROUP} \"{name}\" not found")]
     NoObject { resource: &'static str, name: String },
     #[error("there was no answer in time")]
@@ -56,14 +61,8 @@ type Answer = Response<Full<Bytes>>;
 
 impl Answering {
     /// `chain`: the client's certificates, the key of the first of which it has proven to hold.
-    pub(crate) async fn answer(
-        &self,
-        chain: &[CertificateDer<'static>],
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Answer {
-        match self.try_answer(chain, method, uri, headers).await {
+    pub(crate) async fn answer(&self, chain: &[CertificateDer<'static>], request: Request<Incoming>) -> Answer {
+        match self.try_answer(chain, request).await {
             Ok(answer) => answer,
             Err(refused) => refused.answer(),
         }
@@ -72,16 +71,15 @@ impl Answering {
     async fn try_answer(
         &self,
         chain: &[CertificateDer<'static>],
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
+        request: Request<Incoming>,
     ) -> Result<Answer, Refused> {
-        let route = routes::parse(method, uri, headers);
+        let (head, body) = request.into_parts();
+        let route = routes::parse(&head.method, &head.uri, &head.headers);
         if matches!(route, Ok(Route::Health)) {
             return Ok(plain("ok"));
         }
         // Before a word on what there is and what there is not.
-        let user = self.user(chain, headers)?;
+        let user = self.user(chain, &head.headers)?;
         match route? {
             Route::Health => Ok(plain("ok")),
             // What there is to be asked for is no secret, and the API server has decided on it already.
@@ -93,6 +91,14 @@ impl Answering {
             Route::View(view) => {
                 self.access.check(&user, &view.asked).await?;
                 self.view(view).await
+            }
+            Route::Explain(namespace) => {
+                let explained = self
+                    .explaining
+                    .explained(&self.access, &user, &namespace, &head.headers, body);
+                let mut answer = json(&explained.await?);
+                *answer.status_mut() = StatusCode::CREATED;
+                Ok(answer)
             }
         }
     }
@@ -110,6 +116,8 @@ impl Answering {
             Resource::Identities => shown(views::identities(pictures), &view),
             Resource::Proxies => shown(views::proxies(pictures), &view),
             Resource::Replicas => shown(views::replicas(pictures), &view),
+            // Routes lead none here.
+            Resource::Explanations => Err(RouteError::Create.into()),
         }?;
         for missing in gathered.missing.iter().take(MAX_WARNINGS) {
             if let Some(warning) = warning(missing) {
@@ -156,29 +164,42 @@ impl Refused {
     fn status(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Route(RouteError::NotFound) | Self::NoObject { .. } => (StatusCode::NOT_FOUND, "NotFound"),
-            Self::Route(RouteError::Method | RouteError::Watch) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::Route(RouteError::Method | RouteError::Create | RouteError::Watch) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed")
+            }
             Self::Route(RouteError::Selector(_) | RouteError::Query) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::Route(RouteError::NotAcceptable) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::Nobody(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
-            Self::Denied(Denied::Forbidden(_)) => (StatusCode::FORBIDDEN, "Forbidden"),
-            Self::Denied(Denied::Review(_) | Denied::TooSlow) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Self::Denied(denied) | Self::Explain(ExplainError::Denied(denied)) => match denied {
+                Denied::Forbidden(_) => (StatusCode::FORBIDDEN, "Forbidden"),
+                Denied::Review(_) | Denied::TooSlow => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            },
+            Self::Explain(ExplainError::TooLong) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::Explain(ExplainError::MediaType) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
+            Self::Explain(ExplainError::Body | ExplainError::Unreadable(_) | ExplainError::OtherNamespace { .. }) => {
+                (StatusCode::BAD_REQUEST, "BadRequest")
+            }
+            Self::Explain(ExplainError::Elsewhere { .. } | ExplainError::Unanswerable(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
+            }
+            Self::Explain(ExplainError::Lost) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         }
     }
 
     fn answer(&self) -> Answer {
         let (code, reason) = self.status();
         match self {
-            Self::Denied(Denied::Review(_) | Denied::TooSlow) => {
-                tracing::warn!(reason = "access_review", "{}", error_chain(self));
-            }
+            Self::Denied(denied) | Self::Explain(ExplainError::Denied(denied)) => match denied {
+                Denied::Review(_) | Denied::TooSlow => {
+                    tracing::warn!(reason = "access_review", "{}", error_chain(denied));
+                }
+                Denied::Forbidden(_) => {}
+            },
             Self::Nobody(_) => tracing::info!(reason = "unauthenticated", "{self}"),
-            Self::Route(_)
-            | Self::NotReady
-            | Self::Denied(Denied::Forbidden(_))
-            | Self::NoObject { .. }
-            | Self::TooSlow => {}
+            // What is said of a question repeats it.
+            Self::Explain(_) | Self::Route(_) | Self::NotReady | Self::NoObject { .. } | Self::TooSlow => {}
         }
         let details = match self {
             Self::NoObject { resource, name } => Some(StatusDetails {
@@ -187,7 +208,9 @@ impl Refused {
                 name: Some(name.clone()),
                 ..StatusDetails::default()
             }),
-            Self::Route(_) | Self::Nobody(_) | Self::NotReady | Self::Denied(_) | Self::TooSlow => None,
+            Self::Route(_) | Self::Nobody(_) | Self::NotReady | Self::Denied(_) | Self::Explain(_) | Self::TooSlow => {
+                None
+            }
         };
         let mut answer = json(&Status {
             code: Some(i32::from(code.as_u16())),

@@ -1,7 +1,9 @@
-//! What the API shows: `view.postern.dev/v1alpha1`. The CLI reads these same types.
+//! What the API shows and answers: `view.postern.dev/v1alpha1`. The CLI reads these same types.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::{Deserialize, Serialize};
+
+use crate::explain::{Answer, Question};
 
 /// The API group.
 pub const GROUP: &str = "view.postern.dev";
@@ -10,7 +12,7 @@ pub const VERSION: &str = "v1alpha1";
 /// Group and version.
 pub const API_VERSION: &str = "view.postern.dev/v1alpha1";
 
-/// What there is to see.
+/// What there is to see, and to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// Who talks to whom.
@@ -21,11 +23,19 @@ pub enum Resource {
     Proxies,
     /// What each replica of control knows.
     Replicas,
+    /// Would this call be allowed, and by which rule? Asked and answered, never kept.
+    Explanations,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Edges, Self::Identities, Self::Proxies, Self::Replicas];
+    pub const ALL: [Self; 5] = [
+        Self::Edges,
+        Self::Identities,
+        Self::Proxies,
+        Self::Replicas,
+        Self::Explanations,
+    ];
 
     /// As in a path.
     #[must_use]
@@ -35,6 +45,7 @@ impl Resource {
             Self::Identities => "identities",
             Self::Proxies => "proxies",
             Self::Replicas => "replicas",
+            Self::Explanations => "explanations",
         }
     }
     /// As `kubectl` also takes it.
@@ -45,6 +56,7 @@ impl Resource {
             Self::Identities => "identity",
             Self::Proxies => "proxy",
             Self::Replicas => "replica",
+            Self::Explanations => "explanation",
         }
     }
     /// As in a document.
@@ -55,12 +67,21 @@ impl Resource {
             Self::Identities => "Identity",
             Self::Proxies => "Proxy",
             Self::Replicas => "Replica",
+            Self::Explanations => "Explanation",
         }
     }
     /// Replicas of control belong to no namespace of the mesh.
     #[must_use]
     pub fn namespaced(self) -> bool {
         !matches!(self, Self::Replicas)
+    }
+    /// What can be done with it.
+    #[must_use]
+    pub fn verbs(self) -> &'static [&'static str] {
+        match self {
+            Self::Edges | Self::Identities | Self::Proxies | Self::Replicas => &["get", "list"],
+            Self::Explanations => &["create"],
+        }
     }
 }
 
@@ -249,4 +270,17 @@ pub struct Replica {
     /// Documents that are refused now, each with its first error.
     #[serde(default)]
     pub refused_documents: Vec<String>,
+    /// Who is cut off, each with its reason, by the CA's word.
+    #[serde(default)]
+    pub quarantined: Vec<String>,
+}
+
+/// A question and its answer: the body of an `Explanation`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What is asked.
+    pub spec: Question,
+    /// What is said of it; absent in what is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Answer>,
 }

@@ -145,7 +145,7 @@ impl Pictures {
         let trust = &self.hub.trust;
         let config = tls::client_config(Some(&self.own.svid()), Arc::clone(trust), ALPN)?;
         let expected = Expected {
-            ids: vec![ca_client::control_id(&self.hub.trust_domain)?],
+            ids: vec![ca_client::control_id(&self.hub.mesh.trust_domain)?],
             instance: None,
         };
         let channel = transport::connect(address, config, trust, &expected).await?;

@@ -26,6 +26,8 @@ pub(crate) enum Route {
     OpenApi3,
     /// Objects.
     View(View),
+    /// A question in this namespace.
+    Explain(String),
 }
 
 /// Objects, and in which form.
@@ -56,10 +58,16 @@ pub(crate) enum Include {
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RouteError {
-    #[error("the server could not find the requested resource; {API_VERSION} has edges, identities, proxies, replicas")]
+    #[error(
+        "the server could not find the requested resource; {API_VERSION} has edges, identities, proxies, replicas, explanations"
+    )]
     NotFound,
-    #[error("{API_VERSION} is for looking: only GET")]
+    #[error("{API_VERSION} is for looking: only GET, and POST of explanations")]
     Method,
+    #[error(
+        "explanations are only asked for: POST to {API_VERSION}/namespaces/NAMESPACE/explanations, of who is called"
+    )]
+    Create,
     #[error(
         "{API_VERSION} cannot be watched: its figures change with every request in the mesh; list again \
          (kubectl postern edges --watch does)"
@@ -82,7 +90,15 @@ pub(crate) fn parse(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<R
         ["apis", GROUP, VERSION] => Route::Resources,
         ["openapi", "v2"] => Route::OpenApi2,
         ["openapi", "v3"] => Route::OpenApi3,
-        ["apis", GROUP, VERSION, rest @ ..] => return view(method, asked(rest)?, uri, headers),
+        ["apis", GROUP, VERSION, rest @ ..] => {
+            let asked = asked(rest)?;
+            return match asked.resource {
+                Resource::Explanations => explain(method, asked, uri, headers),
+                Resource::Edges | Resource::Identities | Resource::Proxies | Resource::Replicas => {
+                    view(method, asked, uri, headers)
+                }
+            };
+        }
         _ => return Err(RouteError::NotFound),
     };
     if method == Method::GET {
@@ -119,6 +135,19 @@ fn asked(rest: &[&str]) -> Result<Asked, RouteError> {
         namespace: namespace.map(str::to_owned),
         name: name.map(str::to_owned),
     })
+}
+
+fn explain(method: &Method, asked: Asked, uri: &Uri, headers: &HeaderMap) -> Result<Route, RouteError> {
+    let (true, Some(namespace), None) = (method == Method::POST, asked.namespace, asked.name) else {
+        return Err(RouteError::Create);
+    };
+    // What else a writer may say (`dryRun`, `fieldValidation`) changes nothing: nothing is kept, and all is looked over.
+    if uri.query().is_some_and(|query| query.len() > MAX_QUERY) {
+        return Err(RouteError::Query);
+    }
+    // Who would have a table can have JSON.
+    form(headers, Include::None)?;
+    Ok(Route::Explain(namespace))
 }
 
 fn view(method: &Method, asked: Asked, uri: &Uri, headers: &HeaderMap) -> Result<Route, RouteError> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use postern_api::control::v1 as wire;
+use postern_api::quarantine_wire;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -115,8 +116,23 @@ fn replica(picture: &wire::Picture) -> Object<Replica> {
             .and_then(|certificate| rfc3339(certificate.not_after_unix_ms)),
         conditions: picture.conditions.clone(),
         refused_documents: refused.collect(),
+        quarantined: picture.quarantined.iter().filter_map(quarantined).collect(),
     };
     object(Resource::Replicas, None, picture.replica.clone(), BTreeMap::new(), body)
+}
+
+/// `instance 1234 of spiffe://...: CVE-2026-1, by jane`
+fn quarantined(entry: &postern_api::ca::v1::Quarantined) -> Option<String> {
+    let subject = quarantine_wire::subject_from_wire(entry.subject.as_ref()).ok()?;
+    let reason = match entry.reason.as_str() {
+        "" => "no reason is given",
+        reason => reason,
+    };
+    let by = match entry.by.as_str() {
+        "" => String::new(),
+        by => format!(", by {by}"),
+    };
+    Some(format!("{subject}: {reason}{by}"))
 }
 
 /// Each workload once: where its proxy is connected, else where it was last.

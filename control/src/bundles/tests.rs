@@ -12,6 +12,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::*;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use authority::Authority;
 
@@ -35,6 +36,9 @@ impl CertificateAuthority for Stuck {
     async fn issue(&self, _: Request<pb::IssueRequest>) -> Result<Response<pb::IssueResponse>, Status> {
         Err(Status::unimplemented("not asked"))
     }
+    async fn issue_jwt(&self, _: Request<pb::IssueJwtRequest>) -> Result<Response<pb::IssueJwtResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
     async fn watch_bundle(
         &self,
         _: Request<pb::WatchBundleRequest>,
@@ -43,6 +47,18 @@ impl CertificateAuthority for Stuck {
             return Ok(Response::new(Box::pin(futures_util::stream::pending())));
         }
         std::future::pending().await
+    }
+    async fn report_bundle(
+        &self,
+        _: Request<pb::ReportBundleRequest>,
+    ) -> Result<Response<pb::ReportBundleResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+    async fn operate_quarantine(
+        &self,
+        _: Request<pb::OperateQuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineState>, Status> {
+        Err(Status::unimplemented("not asked"))
     }
 }
 
@@ -63,7 +79,7 @@ async fn opening(opens: bool) -> StreamError {
     let ca = Server::builder()
         .add_service(CertificateAuthorityServer::new(Stuck { opens }))
         .serve_with_incoming(incoming);
-    let hub = Hub::new(domain(), "postern-system".to_owned(), trust, Metrics::default());
+    let hub = Hub::new(Mesh::named(domain()), trust, Metrics::default());
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     let patient = timeout(OPENING_DEADLINE * 3, stream(&hub, &of_control, &address, &mut backoff));
     tokio::select! {

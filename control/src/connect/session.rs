@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::proxy_message::Message as FromProxy;
+use postern_api::policy_wire::features_from_wire;
 use postern_api::transport;
 use postern_identity::VerifiedPeer;
 use postern_policy::{Feature, FeatureSet};
@@ -17,10 +18,12 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::{Answer, refuse, workload_of};
+use crate::federation::Told;
 use crate::hub::{Hub, told};
 use crate::keys::Ring;
 use crate::model::Name;
 use crate::observed;
+use crate::quarantine::Quarantine;
 use crate::snapshot::{self, Target};
 use crate::state::{Bundles, State};
 
@@ -52,6 +55,7 @@ const MAX_REFUSAL: usize = 512;
 enum Item {
     Bundle,
     Quarantine,
+    Federation,
     Workload,
     PeerLabels,
     Keys,
@@ -68,7 +72,9 @@ struct Sent {
     peer_labels: Option<Arc<wire::PeerLabels>>,
     ranges: Option<wire::Ranges>,
     bundle: Option<u64>,
-    quarantine: bool,
+    /// Its version; 0: that there is none.
+    quarantine: Option<u64>,
+    federation: Option<u64>,
     /// By provider, the number of the fetch.
     keys: BTreeMap<String, u64>,
 }
@@ -88,10 +94,16 @@ pub(super) struct Session {
     id: u64,
     peer: VerifiedPeer,
     features: FeatureSet,
+    /// Does it know bundles of other trust domains? One that does not would have rules for one mesh allow foreigners as well.
+    federates: bool,
     out: mpsc::Sender<Answer>,
     state: watch::Receiver<Arc<State>>,
     bundles: watch::Receiver<Arc<Bundles>>,
+    quarantine: watch::Receiver<Arc<Quarantine>>,
+    /// Is this proxy's own workload in it? Then it hears of that alone.
+    cut_off: bool,
     keys: watch::Receiver<Arc<Ring>>,
+    federation: watch::Receiver<Arc<Told>>,
     /// The state that was looked at last.
     seen: Option<Arc<State>>,
     pending: BTreeSet<Item>,
@@ -118,16 +130,19 @@ impl Session {
         name: Name,
         id: u64,
         peer: VerifiedPeer,
-        features: FeatureSet,
-        held: &[wire::Held],
+        hello: &wire::Hello,
         out: mpsc::Sender<Answer>,
     ) -> Self {
         let (mut state, mut bundles, keys) = (hub.watch_state(), hub.watch_bundles(), hub.keys.watch());
         // What is in force now is sent as a change.
         state.mark_changed();
         bundles.mark_changed();
+        let mut quarantine = hub.watch_quarantine();
+        quarantine.mark_changed();
+        let mut federation = hub.federation.watch();
+        federation.mark_changed();
         let mut versions = BTreeMap::new();
-        for held in held.iter().filter(|held| held.version < u64::MAX / 2) {
+        for held in hello.held.iter().filter(|held| held.version < u64::MAX / 2) {
             let version: &mut u64 = versions.entry(held.kind).or_default();
             *version = held.version.max(*version);
         }
@@ -136,11 +151,15 @@ impl Session {
             name,
             id,
             peer,
-            features,
+            features: features_from_wire(&hello.features),
+            federates: hello.federation,
             out,
             state,
             bundles,
+            quarantine,
+            cut_off: false,
             keys,
+            federation,
             seen: None,
             pending: BTreeSet::from([Item::Quarantine]),
             sent: Sent::default(),
@@ -246,7 +265,7 @@ impl Session {
                     if self.waits_until.is_some() && self.up_to(&state) {
                         self.waits_until = None;
                     }
-                    if let Err(refusal) = workload_of(&state.model, self.hub.trust_domain.as_str(), &self.peer) {
+                    if let Err(refusal) = workload_of(&state.model, &self.hub.mesh, &self.peer) {
                         refuse(&self.hub, &self.peer, &self.out, refusal).await;
                         return "refused";
                     }
@@ -266,8 +285,22 @@ impl Session {
                     self.keys.mark_unchanged();
                     self.pending.insert(Item::Keys);
                 }
+                changed = self.federation.changed(), if self.federates => {
+                    if changed.is_err() {
+                        return "shutting_down";
+                    }
+                    self.federation.mark_unchanged();
+                    self.pending.insert(Item::Federation);
+                }
+                changed = self.quarantine.changed() => {
+                    if changed.is_err() {
+                        return "shutting_down";
+                    }
+                    self.cut_off = self.quarantine.borrow_and_update().holds(&self.peer);
+                    self.pending.insert(Item::Quarantine);
+                }
                 // A place reserved and not used is given back.
-                room = out.reserve(), if !self.pending.is_empty() && waits_until.is_none() => match room {
+                room = out.reserve(), if self.next_item().is_some() => match room {
                     Ok(room) => {
                         if let Some(message) = self.next_message() {
                             room.send(Ok(wire::ControlMessage { message: Some(message) }));
@@ -292,6 +325,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What may be sent now. Trust and quarantine wait for nothing; a proxy that is cut off hears of nothing else.
+    fn next_item(&self) -> Option<Item> {
+        let first = self.pending.first().copied();
+        let may_go = |item: Item| match item {
+            Item::Bundle | Item::Quarantine => true,
+            Item::Federation => !self.cut_off,
+            Item::Workload | Item::PeerLabels | Item::Keys | Item::Policies | Item::Ranges | Item::Destination(_) => {
+                !self.cut_off && self.waits_until.is_none()
+            }
+        };
+        first.filter(|item| may_go(*item))
     }
 
     fn until_expiry(&self) -> Duration {
@@ -321,6 +367,9 @@ impl Session {
 
     /// Only what its own rules name: a proxy makes nobody call for others.
     fn want_keys(&mut self, want: wire::WantKeys) {
+        if self.cut_off {
+            return;
+        }
         let state = self.hub.state();
         let own = state.model.workloads.get(&self.name);
         if !own.is_some_and(|own| snapshot::providers(&state.model, own).contains(&want.provider)) {
@@ -364,15 +413,16 @@ impl Session {
                 match kind {
                     wire::Kind::Policies => subscriber.policies.acknowledged(acknowledge.version),
                     wire::Kind::Bundle => subscriber.bundle.acknowledged(acknowledge.version),
+                    wire::Kind::Quarantine => subscriber.quarantine.acknowledged(acknowledge.version),
                     wire::Kind::Unspecified
                     | wire::Kind::Workload
                     | wire::Kind::Destination
-                    | wire::Kind::Quarantine
                     | wire::Kind::Ranges
-                    | wire::Kind::PeerLabels => {}
+                    | wire::Kind::PeerLabels
+                    | wire::Kind::Federation => {}
                 }
             }
-            if kind == wire::Kind::Policies {
+            if matches!(kind, wire::Kind::Policies | wire::Kind::Quarantine) {
                 self.hub.look();
             }
             return Ok(());
@@ -462,6 +512,7 @@ pub(crate) fn snapshot_word(kind: wire::Kind) -> &'static str {
         wire::Kind::Quarantine => "quarantine",
         wire::Kind::Ranges => "ranges",
         wire::Kind::PeerLabels => "peer_labels",
+        wire::Kind::Federation => "federation",
     }
 }
 
@@ -474,6 +525,7 @@ impl Item {
             Self::Policies => wire::Kind::Policies,
             Self::Ranges => wire::Kind::Ranges,
             Self::PeerLabels => wire::Kind::PeerLabels,
+            Self::Federation => wire::Kind::Federation,
             // Their age is their version: they are not acknowledged.
             Self::Keys => wire::Kind::Unspecified,
             Self::Destination(_) => wire::Kind::Destination,

@@ -341,6 +341,36 @@ fn of_two_policies_of_one_name_no_denial_is_dropped_and_no_permission_added() {
 }
 
 #[test]
+fn of_two_documents_of_one_name_about_tokens_the_newcomer_believes_nobody_and_one_that_moved_is_as_it_was() {
+    let sso = "{apiVersion: postern.dev/v1alpha1, kind: RequestAuthentication, metadata: {name: sso, namespace: shop}, spec: \
+               {jwtRules: [{issuer: 'https://a.test', audiences: [shop], jwksUri: 'https://a.test/', outputPayloadToHeader: x-user}]}}\n";
+    let of = |load: &Load| -> Vec<Content> {
+        let authentications = load.documents.iter().filter_map(|document| match document {
+            Document::Authentication(document) => Some(document.content.clone()),
+            _ => None,
+        });
+        authentications.collect()
+    };
+    let mut watched = Watched::new();
+    let first = of(&watched.sees(&[("a.yaml", sso)]));
+    let load = watched.sees(&[("a.yaml", sso), ("b.yaml", sso)]);
+    let headers = vec!["x-user".to_owned()];
+    assert_eq!(of(&load), [first[0].clone(), Content::Unreadable { headers }]);
+    assert!(load.bad["b.yaml"][0].contains("is defined already"));
+    // a.yaml became b.yaml.
+    let mut watched = Watched::new();
+    watched.sees(&[("a.yaml", sso)]);
+    let load = watched.sees(&[("b.yaml", sso)]);
+    assert_eq!((of(&load), load.bad.len()), (first.clone(), 0));
+    watched.passes(GONE_AFTER);
+    let load = watched.sees(&[("b.yaml", sso)]);
+    assert!(
+        matches!(&of(&load)[..], [Content::Rules(_)]) && load.bad.is_empty(),
+        "{load:?}"
+    );
+}
+
+#[test]
 fn a_name_twice_in_one_file_is_an_error_of_that_file() {
     let mut watched = Watched::new();
     let load = watched.sees(&[("a.yaml", &[CART, "---\n", CART].concat())]);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use postern_policy::AuthorizationPolicy;
 use postern_policy::document::{Node, Object, Value};
-use postern_policy::{Action, AuthorizationPolicy, Rule};
 
 use super::DEFAULT_NAMESPACE;
 
@@ -13,19 +13,10 @@ pub(crate) fn deny_what_it_selects(object: &Object) -> Option<AuthorizationPolic
         return None;
     }
     let selector = object.spec.as_ref().and_then(selector).unwrap_or_default();
+    let namespace = object.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     Some(AuthorizationPolicy {
-        namespace: object.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
-        name: object.name.clone(),
-        place: object.place.clone(),
-        selector,
-        action: Action::Deny,
-        provider: String::new(),
         foreign_target: object.spec.as_ref().is_some_and(has_foreign_target),
-        // Neither sources nor operations: everything matches.
-        rules: vec![Rule {
-            place: object.place.clone(),
-            ..Rule::default()
-        }],
+        ..AuthorizationPolicy::denying_all(namespace, &object.name, &object.place, selector)
     })
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use postern_authorizer::document::LOOKS_AT_REGO;
-use postern_identity::TrustDomain;
 use postern_policy::AuthorizationPolicy;
 use postern_policy::authorizer::{Asks, Authorizer};
 use postern_policy::document::{DocumentError, Object, Place, parse_those};
 use postern_policy::lint::{Code, Finding, Level, opaque_port};
 
 use super::{Answer, Question, Unanswerable, answer};
+use crate::Mesh;
 use crate::directory::scan::{Found, scan};
 use crate::documents::{Document, KINDS, decode};
 use crate::model::{Fault, FaultKind, Model, Workload};
@@ -30,8 +30,8 @@ pub struct OfflineError(pub Vec<DocumentError>);
 
 impl Offline {
     /// Reads files, and the YAML files below directories. What is no kind of ours (a Deployment) is passed over.
-    pub fn read(paths: &[PathBuf], root_namespace: &str, trust_domain: &TrustDomain) -> Result<Self, OfflineError> {
-        let (read, errors) = Self::read_what_can_be(paths, root_namespace, trust_domain);
+    pub fn read(paths: &[PathBuf], mesh: &Mesh) -> Result<Self, OfflineError> {
+        let (read, errors) = Self::read_what_can_be(paths, mesh);
         if errors.is_empty() {
             Ok(read)
         } else {
@@ -41,16 +41,12 @@ impl Offline {
 
     /// The same, with what is wrong beside what is not.
     #[must_use]
-    pub fn read_what_can_be(
-        paths: &[PathBuf],
-        root_namespace: &str,
-        trust_domain: &TrustDomain,
-    ) -> (Self, Vec<DocumentError>) {
+    pub fn read_what_can_be(paths: &[PathBuf], mesh: &Mesh) -> (Self, Vec<DocumentError>) {
         let (objects, mut errors) = objects(paths);
         let mut load = Load::default();
         let mut keys = BTreeMap::new();
         for object in &objects {
-            let document = match decode(object, trust_domain) {
+            let document = match decode(object, &mesh.trust_domain) {
                 Ok(document) => document,
                 Err(found) => {
                     errors.extend(found);
@@ -66,7 +62,7 @@ impl Offline {
             }
         }
         load.documents.sort_by_cached_key(Document::key);
-        let model = Model::build(root_namespace, &load);
+        let model = Model::build(&mesh.root_namespace, &mesh.aliases(), &load);
         (Self { model }, errors)
     }
 
@@ -74,7 +70,7 @@ impl Offline {
     #[must_use]
     pub fn lint(&self) -> Vec<Finding> {
         let model = &self.model;
-        let mut findings = postern_policy::lint::lint(&model.policies, &model.root_namespace);
+        let mut findings = postern_policy::lint::lint(&model.policies, &model.root_namespace, model.home.as_ref());
         for workload in model.workloads.values() {
             let selected: Vec<&AuthorizationPolicy> = model.policies_of(workload).collect();
             let name = format!("{}/{}", workload.document.namespace, workload.document.name);

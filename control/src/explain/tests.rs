@@ -2,3 +2,4 @@
 
 mod custom;
 mod doors;
+mod questions;

@@ -1,27 +1,22 @@
 //! One fetch of a provider's keys: bounded in size and hops (its caller bounds the time), and only from where control may
 //! call.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, HOST, LOCATION, USER_AGENT};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::{StatusCode, Uri};
 use postern_token::key_set::MAX_SET;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::address::{Cidr, Standing, standing};
+use crate::get::{self, GetError, Said};
 
 mod discovery;
 
@@ -110,6 +105,18 @@ pub(crate) enum FetchError {
     Discovery { uri: Uri, why: &'static str },
 }
 
+impl FetchError {
+    fn of(error: GetError, uri: &Uri, host: &str) -> Self {
+        let (uri, host) = (uri.clone(), host.to_owned());
+        match error {
+            GetError::Uri => Self::Uri(uri.to_string()),
+            GetError::Http(source) => Self::Http { host, source },
+            GetError::Status(status) => Self::Status { uri, status },
+            GetError::Body(why) => Self::Body { uri, why },
+        }
+    }
+}
+
 impl Fetcher {
     pub(crate) fn new(config: &FetchConfig) -> Result<Self, FetchConfigError> {
         let mut roots = RootCertStore::empty();
@@ -117,7 +124,10 @@ impl Fetcher {
             None => {
                 roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
             }
-            Some(path) => own_roots(path, &mut roots)?,
+            Some(path) => get::add_roots(path, &mut roots).map_err(|why| FetchConfigError {
+                path: path.display().to_string(),
+                why,
+            })?,
         }
         // The one cryptographic backend, and not whatever the process was set up with.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -183,13 +193,14 @@ impl Fetcher {
             host: host.to_owned(),
             source,
         };
+        let refused = |error| FetchError::of(error, uri, host);
         let stream = TcpStream::connect(&addresses[..]).await.map_err(failed)?;
         if !secure {
-            return exchange(stream, uri, host).await;
+            return get::get(stream, uri, host, MAX_SET).await.map_err(refused);
         }
         let name = ServerName::try_from(plain.to_owned()).map_err(|_| bad())?;
         let stream = self.tls.connect(name, stream).await.map_err(failed)?;
-        exchange(stream, uri, host).await
+        get::get(stream, uri, host, MAX_SET).await.map_err(refused)
     }
 
     /// Where a host is, if all of it may be called: of several addresses the one that is forbidden might be taken. What is
@@ -217,84 +228,6 @@ impl Fetcher {
             }
         }
         Ok(found)
-    }
-}
-
-fn own_roots(path: &Path, roots: &mut RootCertStore) -> Result<(), FetchConfigError> {
-    let failed = |why: String| FetchConfigError {
-        path: path.display().to_string(),
-        why,
-    };
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-        roots.add(certificate).map_err(|error| failed(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        Err(failed("it holds no certificate".to_owned()))
-    } else {
-        Ok(())
-    }
-}
-
-enum Said {
-    Text(Vec<u8>),
-    Elsewhere(String),
-}
-
-async fn exchange<S>(stream: S, uri: &Uri, host: &str) -> Result<Said, FetchError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let failed = |source| FetchError::Http {
-        host: host.to_owned(),
-        source,
-    };
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::get(target)
-        .header(HOST, authority)
-        .header(ACCEPT, "application/json")
-        .header(USER_AGENT, "postern-control")
-        .body(Empty::<&[u8]>::new())
-        .map_err(|_| FetchError::Uri(uri.to_string()))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(failed)?;
-    let answered = async {
-        let answer = sender.send_request(request).await.map_err(failed)?;
-        let status = answer.status();
-        if status.is_redirection() {
-            let to = answer
-                .headers()
-                .get(LOCATION)
-                .and_then(|to| to.to_str().ok())
-                .unwrap_or_default();
-            return Ok(Said::Elsewhere(to.to_owned()));
-        }
-        if status != StatusCode::OK {
-            return Err(FetchError::Status {
-                uri: uri.clone(),
-                status,
-            });
-        }
-        match Limited::new(answer.into_body(), MAX_SET).collect().await {
-            Ok(body) => Ok(Said::Text(body.to_bytes().to_vec())),
-            Err(why) => Err(FetchError::Body {
-                uri: uri.clone(),
-                why: why.to_string(),
-            }),
-        }
-    };
-    // Both are dropped together: nothing of the connection outlives its one request. What ends it is heard by who waits.
-    let driven = async {
-        let _ = connection.await;
-        std::future::pending::<Infallible>().await
-    };
-    tokio::select! {
-        biased;
-        said = answered => said,
-        never = driven => match never {},
     }
 }
 

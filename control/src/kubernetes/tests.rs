@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::model::{Standing, Workload};
 use crate::state::State;
@@ -41,8 +42,7 @@ impl Replica {
     /// In this pod of `postern-system`.
     fn leading(server: &Arc<ApiServer>, pod: Option<&str>, leads: bool) -> Self {
         let hub = Arc::new(Hub::new(
-            TrustDomain::parse("cluster.local").unwrap(),
-            "postern-system".to_owned(),
+            Mesh::named(TrustDomain::parse("cluster.local").unwrap()),
             SharedTrust::default(),
             Metrics::register(&mut Registry::default()),
         ));

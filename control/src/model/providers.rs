@@ -115,7 +115,7 @@ mod tests {
             documents: objects.iter().map(|object| decode(object, &domain).unwrap()).collect(),
             ..Load::default()
         };
-        Model::build("postern-system", &load)
+        Model::build("postern-system", &postern_policy::Aliases::default(), &load)
     }
 
     /// What becomes of each policy: action, and whom it asks.

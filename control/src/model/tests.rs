@@ -22,7 +22,7 @@ fn model(yaml: &str) -> Model {
         documents,
         ..Load::default()
     };
-    Model::build("postern-system", &load)
+    Model::build("postern-system", &Aliases::default(), &load)
 }
 
 fn namespace(name: &str, labels: &str) -> String {

@@ -7,6 +7,7 @@ use wire::proxy_message::Message as ToControl;
 
 use crate::world::{World, id};
 
+mod explanations;
 mod played;
 
 use played::{Front, Played, TABLE};
@@ -333,7 +334,19 @@ async fn discovery_lists_the_resources_to_whoever_comes_through_the_front_proxy(
         .iter()
         .map(|r| r["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["edges", "identities", "proxies", "replicas"]);
+    assert_eq!(names, ["edges", "identities", "proxies", "replicas", "explanations"]);
+    for resource in resources["resources"].as_array().unwrap() {
+        // What cannot be listed is not among what `kubectl get postern-view` lists.
+        let (verbs, categories) = match resource["name"].as_str() {
+            Some("explanations") => (json!(["create"]), Value::Null),
+            _ => (json!(["get", "list"]), json!(["postern-view"])),
+        };
+        assert_eq!(
+            (&resource["verbs"], &resource["categories"]),
+            (&verbs, &categories),
+            "{resource}"
+        );
+    }
     assert_eq!(
         (&resources["kind"], &resources["apiVersion"]),
         (&json!("APIResourceList"), &json!("v1"))

@@ -48,8 +48,11 @@ async fn a_proxy_is_told_the_labels_that_its_policies_look_at_and_before_them() 
     ];
     let world = World::with(&files).await;
     let mut cart = world.proxy("cart").await.started().await;
-    use wire::Kind::{PeerLabels, Policies, Quarantine, Ranges, Workload};
-    assert_eq!(cart.held.heard, [Quarantine, Workload, PeerLabels, Policies, Ranges]);
+    use wire::Kind::{Federation, PeerLabels, Policies, Quarantine, Ranges, Workload};
+    assert_eq!(
+        cart.held.heard,
+        [Quarantine, Federation, Workload, PeerLabels, Policies, Ranges]
+    );
     assert_eq!(
         told(&cart),
         [
@@ -61,7 +64,7 @@ async fn a_proxy_is_told_the_labels_that_its_policies_look_at_and_before_them() 
     );
     // Another proxy's policies look at none.
     let web = world.proxy("web").await.started().await;
-    assert_eq!(web.held.heard, [Quarantine, Workload, Policies, Ranges]);
+    assert_eq!(web.held.heard, [Quarantine, Federation, Workload, Policies, Ranges]);
 
     // A label changes.
     world.write("shop.yaml", &SHOP.replace("labels: {app: web}", "labels: {app: other}"));

@@ -10,6 +10,7 @@ mod changes;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod doors;
+mod federation;
 mod keys;
 mod labels;
 #[cfg(feature = "kubernetes")]

@@ -57,6 +57,11 @@ async fn run_ca(server: &ApiServer, dir: &Path) -> postern_ca::Running {
         ready_file: None,
         svid_life: Duration::from_secs(4),
         insecure_short_life: true,
+        kek: None,
+        migrate: false,
+        ledger: postern_ca::LedgerConfig::default(),
+        root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
+        root_retire: None,
     };
     let cluster = postern_ca::InCluster {
         client: server.client(),

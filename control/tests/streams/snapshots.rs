@@ -17,9 +17,9 @@ async fn it_is_told_what_concerns_it_and_in_the_order_trust_rules_openings() {
     ];
     let world = World::with(&[("shop.yaml", SHOP), ("policies.yaml", &policies.concat())]).await;
     let proxy = world.proxy("cart").await.started().await;
-    use wire::Kind::{Policies, Quarantine, Ranges, Workload};
+    use wire::Kind::{Federation, Policies, Quarantine, Ranges, Workload};
     // Control has no bundle but from a CA; this one has none.
-    assert_eq!(proxy.held.heard, [Quarantine, Workload, Policies, Ranges]);
+    assert_eq!(proxy.held.heard, [Quarantine, Federation, Workload, Policies, Ranges]);
     assert_eq!(proxy.held.policy_names(), ["all", "all", "cart"]);
 
     let workload = proxy.held.workload.unwrap();
@@ -200,6 +200,26 @@ async fn a_proxy_that_asks_nobody_is_told_to_deny() {
         (set.policies[0].action(), set.authorizers.len()),
         (wire::PolicyAction::Deny, 0)
     );
+}
+
+#[tokio::test]
+async fn a_proxy_that_verifies_no_tokens_is_told_to_deny_where_they_are_looked_for() {
+    let sso = "---\napiVersion: postern.dev/v1alpha1\nkind: RequestAuthentication\nmetadata: {name: sso, namespace: shop}\n\
+               spec: {selector: {matchLabels: {app: cart}}, jwtRules: [{issuer: 'https://sso.test', jwksUri: 'https://sso.test/jwks'}]}\n";
+    let world = World::with(&[("shop.yaml", SHOP), ("sso.yaml", sso)]).await;
+    let features = features_to_wire(FeatureSet::all().without(Feature::RequestPrincipals));
+    let hello = wire::Hello { features, ..hello() };
+    let old = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
+    let set = old.held.policies.unwrap();
+    assert_eq!(set.authentications.len(), 0);
+    let [deny] = &set.policies[..] else { panic!("{set:?}") };
+    assert_eq!(
+        (&*deny.name, deny.action(), deny.rules.len()),
+        ("sso", wire::PolicyAction::Deny, 1)
+    );
+    let new = world.proxy("cart").await.started().await;
+    let set = new.held.policies.unwrap();
+    assert_eq!((set.authentications.len(), set.policies.len()), (1, 0));
 }
 
 #[tokio::test]

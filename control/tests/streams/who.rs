@@ -46,6 +46,19 @@ async fn a_workload_is_the_namespace_of_its_id_and_the_instance_of_its_svid() {
 }
 
 #[tokio::test]
+async fn the_app_beside_a_proxy_is_not_its_proxy() {
+    let world = world().await;
+    let app = world.authority.made(&id("cart"), Some("cart"), true, 3600);
+    let mut client = world.dial(Some(&app)).await.unwrap();
+    let status = client.connect(tokio_stream::pending()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert!(status.message().contains("app beside"), "{status}");
+    // Its proxy's own is served.
+    let proxy = world.caller(&id("cart"), Some("cart"), hello()).await.started().await;
+    assert_eq!(proxy.held.workload.unwrap().name, "cart");
+}
+
+#[tokio::test]
 async fn who_is_no_workload_of_ours_is_refused_with_the_nearest_and_whether_to_come_back() {
     let world = world().await;
     for (id, instance, says, retry) in [

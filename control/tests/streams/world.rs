@@ -12,7 +12,7 @@ use postern_api::control::v1::control_client::ControlClient;
 use postern_api::control::v1::view_client::ViewClient;
 use postern_api::policy_wire::features_to_wire;
 use postern_api::transport::{self, DialError};
-use postern_control::{FetchConfig, IdentitySource, Running, ServeConfig, Source, start};
+use postern_control::{FederationConfig, FetchConfig, IdentitySource, Mesh, Running, ServeConfig, Source, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
 use postern_policy::FeatureSet;
 use tokio::sync::mpsc;
@@ -71,18 +71,16 @@ impl World {
 
     /// With a change to its configuration.
     pub(crate) async fn configured(files: &[(&str, &str)], change: impl FnOnce(&mut ServeConfig)) -> Self {
-        let authority = Authority::new();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("mesh")).unwrap();
-        for (name, text) in files {
-            std::fs::write(dir.path().join("mesh").join(name), text).unwrap();
-        }
-        let identity = IdentitySource::Given {
-            svid: authority.svid(control_id(&domain()).unwrap().as_str(), None, 3600),
-            bundle: authority.bundle(),
-        };
-        let mut config = config(&dir);
-        change(&mut config);
+        Self::of(Authority::new(), files, change).await
+    }
+
+    /// In the trust domain of this authority.
+    pub(crate) async fn of(
+        authority: Authority,
+        files: &[(&str, &str)],
+        change: impl FnOnce(&mut ServeConfig),
+    ) -> Self {
+        let (dir, config, identity) = Self::prepared(&authority, files, change);
         let running = start(config, identity).await.unwrap();
         let trust = trust_of(authority.bundle());
         Self {
@@ -91,6 +89,32 @@ impl World {
             running,
             trust,
         }
+    }
+
+    /// Why it does not start.
+    pub(crate) async fn does_not_start(change: impl FnOnce(&mut ServeConfig)) -> String {
+        let (_dir, config, identity) = Self::prepared(&Authority::new(), &[("shop.yaml", SHOP)], change);
+        start(config, identity).await.expect_err("it starts").to_string()
+    }
+
+    fn prepared(
+        authority: &Authority,
+        files: &[(&str, &str)],
+        change: impl FnOnce(&mut ServeConfig),
+    ) -> (tempfile::TempDir, ServeConfig, IdentitySource) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("mesh")).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join("mesh").join(name), text).unwrap();
+        }
+        let identity = IdentitySource::Given {
+            svid: authority.svid(control_id(authority.domain()).unwrap().as_str(), None, 3600),
+            bundle: authority.bundle(),
+        };
+        let mut config = config(&dir);
+        config.mesh = Mesh::named(authority.domain().clone());
+        change(&mut config);
+        (dir, config, identity)
     }
 
     /// Another replica over the same directory.
@@ -157,8 +181,10 @@ pub(crate) async fn dial(
     trust: &SharedTrust,
 ) -> Result<ControlClient<Channel>, DialError> {
     let config = tls::client_config(svid, Arc::clone(trust), ALPN).unwrap();
+    let bundles = trust.load().bundles.clone();
+    let domain = bundles.iter().next().unwrap().trust_domain().clone();
     let expected = Expected {
-        ids: vec![control_id(&domain()).unwrap()],
+        ids: vec![control_id(&domain).unwrap()],
         instance: None,
     };
     let channel = transport::connect(&control.listen.to_string(), config, trust, &expected).await?;
@@ -175,17 +201,18 @@ pub(crate) fn trust_of(bundle: TrustBundle) -> SharedTrust {
 pub(crate) fn config(dir: &tempfile::TempDir) -> ServeConfig {
     ServeConfig {
         source: Source::Directory(dir.path().join("mesh")),
-        trust_domain: domain(),
+        mesh: Mesh::named(domain()),
         listen: ([127, 0, 0, 1], 0).into(),
         metrics_listen: ([127, 0, 0, 1], 0).into(),
         view_socket: Some(dir.path().join("view.sock")),
         max_proxies: 4096,
-        root_namespace: "postern-system".to_owned(),
         // The issuers of these tests are on this machine.
         keys: FetchConfig {
             allowed: vec!["127.0.0.0/8".parse().expect("it is a range")],
             ..FetchConfig::default()
         },
+        federation: FederationConfig::default(),
+        bundle_endpoints: Vec::new(),
         ready_file: None,
         #[cfg(feature = "kubernetes")]
         api: None,
@@ -199,6 +226,7 @@ pub(crate) fn hello() -> wire::Hello {
         features: features_to_wire(FeatureSet::all()),
         held: Vec::new(),
         capture: wire::Capture::Redirect as i32,
+        federation: true,
     }
 }
 
@@ -229,6 +257,7 @@ pub(crate) struct Held {
     pub(crate) peer_labels: Option<wire::PeerLabels>,
     pub(crate) keys: HashMap<String, wire::KeySet>,
     pub(crate) bundle: Option<wire::BundleSet>,
+    pub(crate) federation: Option<wire::Federation>,
     pub(crate) destinations: HashMap<u64, wire::Destination>,
     pub(crate) refused: Option<wire::Refused>,
     pub(crate) heard: Vec<wire::Kind>,
@@ -341,6 +370,7 @@ impl Proxy {
             FromControl::Ranges(m) => (wire::Kind::Ranges, held.ranges.insert(m).version),
             FromControl::PeerLabels(m) => (wire::Kind::PeerLabels, held.peer_labels.insert(m).version),
             FromControl::Bundle(m) => (wire::Kind::Bundle, held.bundle.insert(m).version),
+            FromControl::Federation(m) => (wire::Kind::Federation, held.federation.insert(m).version),
             FromControl::Quarantine(m) => (wire::Kind::Quarantine, m.version),
             FromControl::Destination(m) => {
                 let version = m.version;

@@ -17,10 +17,11 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_identity::bundle::{self, BundleError};
+use postern_identity::quarantine::{self, QuarantineError};
 use postern_identity::svid::SvidError;
 use postern_identity::{
-    BundleSet, Expected, IdError, Role, SharedTrust, SpiffeId, Svid, Trust, TrustBundle, TrustDomain, VerifyError, tls,
-    verify,
+    BundleSet, Expected, IdError, QuarantineSet, Role, SharedTrust, SignedQuarantine, SpiffeId, Svid, Trust,
+    TrustBundle, TrustDomain, VerifyError, tls, verify,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::SignatureScheme;
@@ -37,7 +38,7 @@ mod kubernetes;
 
 pub use kubernetes::{
     KubernetesToken, KubernetesTokenError, RootPins, RootPinsError, issue_by_kubernetes_token,
-    issue_by_kubernetes_token_with_key,
+    issue_by_kubernetes_token_with_key, issue_for_app_by_kubernetes_token,
 };
 
 /// What a renewal's signature covers before the CSR.
@@ -170,6 +171,17 @@ pub struct Issued {
     pub bundle: TrustBundle,
     /// Number of the issuer that signed. A higher one announced by control means: renew at once, with jitter.
     pub issuer_epoch: u64,
+    /// Who is cut off, if the CA had a newer set than we said that we hold.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A set that the CA signed.
+#[derive(Debug, Clone)]
+pub struct Quarantine {
+    /// Opened.
+    pub set: QuarantineSet,
+    /// As it came.
+    pub signed: SignedQuarantine,
 }
 
 /// Why there is no SVID.
@@ -208,9 +220,15 @@ pub enum AnswerError {
     /// The bundle's links do not hold.
     #[error("bundle")]
     Bundle(#[from] BundleError),
+    /// The quarantine set does not hold under the bundle that came with it.
+    #[error("quarantine")]
+    Quarantine(#[from] QuarantineError),
     /// The SVID does not verify under the bundle that came with it.
     #[error("the SVID does not verify")]
     Svid(#[from] VerifyError),
+    /// An SVID that was asked for an app, and would speak for its proxy.
+    #[error("the CA marks no SVID as an app's; upgrade it before proxies with a Workload API")]
+    Unmarked,
     /// A renewal that names somebody else.
     #[error("asked for {asked}, got {got}")]
     OtherIdentity {
@@ -261,7 +279,7 @@ pub async fn first_issue_with_key(
     let (channel, first) = by_pinned_root(address, token.root_sha256, trust_domain).await?;
     let request = Request::new(
         pb::issue_request::Attestation::JoinToken(token.expose().to_owned()),
-        first.sequence(),
+        &first,
     )?;
     request.send(channel, &first).await
 }
@@ -283,6 +301,16 @@ async fn by_pinned_root(
 
 /// A connection to the CA that the current trust believes, and the bundle that is held.
 async fn by_trust(address: &str, trust: &SharedTrust, trust_domain: &str) -> Result<(Channel, TrustBundle), CaError> {
+    by_trust_as(address, None, trust, trust_domain).await
+}
+
+/// The same, proving ourselves where there is an SVID.
+async fn by_trust_as(
+    address: &str,
+    own: Option<&Svid>,
+    trust: &SharedTrust,
+    trust_domain: &str,
+) -> Result<(Channel, TrustBundle), CaError> {
     let held = trust
         .load()
         .bundles
@@ -291,7 +319,7 @@ async fn by_trust(address: &str, trust: &SharedTrust, trust_domain: &str) -> Res
         .as_ref()
         .clone();
     let ca = ca_id(held.trust_domain()).map_err(|error| CaError::Local(error.to_string()))?;
-    let config = tls::client_config(None, Arc::clone(trust), ALPN).map_err(local)?;
+    let config = tls::client_config(own, Arc::clone(trust), ALPN).map_err(local)?;
     let expected = Expected {
         ids: vec![ca],
         instance: None,
@@ -304,17 +332,45 @@ async fn by_trust(address: &str, trust: &SharedTrust, trust_domain: &str) -> Res
 
 /// Renewal under the current trust. `previous` may have expired less than 24 h ago.
 pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Result<Issued, CaError> {
+    by_own_svid(address, previous, trust, false)
+        .await
+        .map(|(issued, _)| issued)
+}
+
+/// An SVID for the app beside a proxy, which proves itself by its `own`; with the private key (PKCS#8, DER) beside it. Whoever
+/// holds it is the workload, and not its proxy ([`postern_identity::VerifiedPeer::is_app`]).
+pub async fn issue_for_app(
+    address: &str,
+    own: &Svid,
+    trust: &SharedTrust,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
+    by_own_svid(address, own, trust, true).await.and_then(marked)
+}
+
+/// A CA that knows of no apps gives what would speak for the proxy: that goes to nobody.
+fn marked(issued: (Issued, Zeroizing<Vec<u8>>)) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
+    match issued.0.svid.is_of_app() {
+        true => Ok(issued),
+        false => Err(AnswerError::Unmarked.into()),
+    }
+}
+
+async fn by_own_svid(
+    address: &str,
+    previous: &Svid,
+    trust: &SharedTrust,
+    for_app: bool,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
     let (channel, held) = by_trust(address, trust, previous.id().trust_domain()).await?;
-    let mut request = Request::new(
-        pb::issue_request::Attestation::Renewal(pb::Renewal::default()),
-        held.sequence(),
-    )?;
+    let mut request = Request::new(pb::issue_request::Attestation::Renewal(pb::Renewal::default()), &held)?
+        .holding_quarantine_of(trust);
     let renewal = pb::Renewal {
         chain: previous.chain().iter().map(|der| der.to_vec()).collect(),
         signature: sign_renewal(previous, &request.body.csr)?,
     };
     request.body.attestation = Some(pb::issue_request::Attestation::Renewal(renewal));
-    let (issued, _) = request.send(channel, &held).await?;
+    request.body.for_app = for_app;
+    let (issued, key) = request.send(channel, &held).await?;
     if issued.svid.id() != previous.id() || issued.svid.instance() != previous.instance() {
         let shown = |svid: &Svid| {
             format!(
@@ -329,7 +385,31 @@ pub async fn renew(address: &str, previous: &Svid, trust: &SharedTrust) -> Resul
         }
         .into());
     }
-    Ok(issued)
+    Ok((issued, key))
+}
+
+/// A JWT-SVID for the identity that `own` proves, and when it expires, in seconds since 1970. The caller verifies it.
+pub async fn issue_jwt(
+    address: &str,
+    own: &Svid,
+    trust: &SharedTrust,
+    audience: &[String],
+) -> Result<(Zeroizing<String>, u64), CaError> {
+    let (channel, _) = by_trust_as(address, Some(own), trust, own.id().trust_domain()).await?;
+    let request = pb::IssueJwtRequest {
+        audience: audience.to_vec(),
+    };
+    let mut client = pb::certificate_authority_client::CertificateAuthorityClient::new(channel)
+        .max_decoding_message_size(MAX_ANSWER);
+    let answer = timeout(CALL_DEADLINE, client.issue_jwt(request))
+        .await
+        .map_err(|elapsed| CaError::Unreachable(elapsed.into()))?
+        .map_err(refused)?
+        .into_inner();
+    Ok((
+        Zeroizing::new(answer.token),
+        u64::try_from(answer.expires_unix).unwrap_or(0),
+    ))
 }
 
 /// The previous key's signature over [`RENEWAL_CONTEXT`] and the CSR.
@@ -347,6 +427,16 @@ fn sign_renewal(previous: &Svid, csr: &[u8]) -> Result<Vec<u8>, CaError> {
     signer.sign(&[RENEWAL_CONTEXT, csr].concat()).map_err(local)
 }
 
+fn refused(status: tonic::Status) -> CaError {
+    match RefusalReason::of(&status) {
+        Some(reason) => CaError::Refused {
+            reason,
+            message: status.message().to_owned(),
+        },
+        None => CaError::Unreachable(status.into()),
+    }
+}
+
 /// A fresh key and the request made over it.
 struct Request {
     key: KeyPair,
@@ -354,7 +444,7 @@ struct Request {
 }
 
 impl Request {
-    fn new(attestation: pb::issue_request::Attestation, bundle_sequence: u64) -> Result<Self, CaError> {
+    fn new(attestation: pb::issue_request::Attestation, held: &TrustBundle) -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(local)?;
         let mut params = CertificateParams::default();
         // The CA takes nothing but the key; so nothing else is said.
@@ -365,9 +455,20 @@ impl Request {
             body: pb::IssueRequest {
                 csr,
                 attestation: Some(attestation),
-                bundle_sequence,
+                bundle_sequence: held.sequence(),
+                quarantine_version: 0,
+                for_app: false,
+                root_sha256: match (held.sequence(), held.roots()) {
+                    (0, [pinned]) => bundle::fingerprint(pinned).to_vec(),
+                    _ => Vec::new(),
+                },
             },
         })
+    }
+
+    fn holding_quarantine_of(mut self, trust: &SharedTrust) -> Self {
+        self.body.quarantine_version = trust.load().quarantine_version;
+        self
     }
 
     async fn send(self, channel: Channel, held: &TrustBundle) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
@@ -376,13 +477,7 @@ impl Request {
         let answer = timeout(CALL_DEADLINE, client.issue(self.body))
             .await
             .map_err(|elapsed| CaError::Unreachable(elapsed.into()))?
-            .map_err(|status| match RefusalReason::of(&status) {
-                Some(reason) => CaError::Refused {
-                    reason,
-                    message: status.message().to_owned(),
-                },
-                None => CaError::Unreachable(status.into()),
-            })?
+            .map_err(refused)?
             .into_inner();
         let key = Zeroizing::new(self.key.serialize_der());
         let loaded = PrivateKeyDer::Pkcs8(key.to_vec().into());
@@ -399,6 +494,11 @@ fn checked(
 ) -> Result<Issued, AnswerError> {
     let links: Vec<bundle::SignedBundle> = answer.bundles.into_iter().map(Into::into).collect();
     let bundle = bundle::advance(held, &links, now)?;
+    let quarantine = answer.quarantine.map(|signed| {
+        let signed = SignedQuarantine::from(signed);
+        let set = quarantine::open(&bundle, &signed, now)?;
+        Ok::<_, QuarantineError>(Quarantine { set, signed })
+    });
     let svid = Svid::new(answer.chain.into_iter().map(CertificateDer::from).collect(), key)?;
     let trust = Trust {
         bundles: BundleSet::default().with(bundle.clone()),
@@ -409,6 +509,7 @@ fn checked(
         svid,
         bundle,
         issuer_epoch: answer.issuer_epoch,
+        quarantine: quarantine.transpose()?,
     })
 }
 

@@ -9,8 +9,11 @@ pub mod ca_client;
 pub mod flow;
 pub mod mtls_wire;
 pub mod policy_wire;
+pub mod quarantine_wire;
 pub mod refusal;
 pub mod transport;
+#[cfg(feature = "workload-client")]
+pub mod workload_client;
 
 /// The CA's services.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
@@ -28,6 +31,12 @@ pub mod control {
     pub mod v1 {
         include!("gen/postern.control.v1.rs");
     }
+}
+
+/// The SPIFFE Workload API.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod workload_api {
+    include!("gen/_.rs");
 }
 
 /// Semantic version that components announce.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use postern_policy::document::Place;
 use postern_policy::{
     Action, AuthorizationPolicy, Condition, Feature, FeatureSet, IpBlock, Mode, Operation, Rule, Source, StringMatch,
-    UserMatch,
+    UserMatch, turns,
 };
 
 use crate::control::v1 as wire;
@@ -96,6 +97,7 @@ pub(crate) fn place_from_wire(place: wire::Place) -> Place {
 }
 
 fn rule_to_wire(rule: &Rule) -> wire::Rule {
+    turns::next();
     wire::Rule {
         place: Some(place_to_wire(&rule.place)),
         index: rule.index,
@@ -139,8 +141,9 @@ fn rule_to_wire(rule: &Rule) -> wire::Rule {
 }
 
 fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
+    turns::next();
     let sources = rule.from.into_iter().map(|s| {
-        Ok(Source {
+        Ok(Arc::new(Source {
             principals: matches(s.principals)?,
             not_principals: matches(s.not_principals)?,
             namespaces: matches(s.namespaces)?,
@@ -155,10 +158,10 @@ fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
             not_ip_blocks: ip_blocks(s.not_ip_blocks)?,
             remote_ip_blocks: ip_blocks(s.remote_ip_blocks)?,
             not_remote_ip_blocks: ip_blocks(s.not_remote_ip_blocks)?,
-        })
+        }))
     });
     let operations = rule.to.into_iter().map(|o| {
-        Ok(Operation {
+        Ok(Arc::new(Operation {
             hosts: matches(o.hosts)?,
             not_hosts: matches(o.not_hosts)?,
             ports: ports(o.ports)?,
@@ -167,7 +170,7 @@ fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
             not_methods: matches(o.not_methods)?,
             paths: matches(o.paths)?,
             not_paths: matches(o.not_paths)?,
-        })
+        }))
     });
     Ok(Rule {
         place: rule.place.map(place_from_wire).unwrap_or_default(),

@@ -77,18 +77,30 @@ reasons! {
     RenewalSignature = "renewal_signature", Unauthenticated, final: true;
     /// The previous SVID is not one of this CA's workloads.
     RenewalIdentity = "renewal_identity", PermissionDenied, final: true;
+    /// Somebody who is cut off. A word of the CA's own log and metrics: the caller hears [`Self::Refused`].
+    Quarantined = "quarantined", PermissionDenied, final: false;
+    /// No reason is given. It may come to an end without the caller's doing.
+    Refused = "refused", PermissionDenied, final: false;
     /// The clock is outside the issuing certificate's validity.
     Clock = "clock", Unavailable, final: false;
     /// Too many requests in flight in all.
     Busy = "busy", ResourceExhausted, final: false;
     /// Too many requests in flight from this caller.
     BusyCaller = "busy_caller", ResourceExhausted, final: false;
+    /// This identity has been given many certificates within a short time.
+    BusyIdentity = "busy_identity", ResourceExhausted, final: false;
+    /// What would be issued could not be written into the ledger.
+    Ledger = "ledger", Unavailable, final: false;
     /// The store could not be written.
     Store = "store", Unavailable, final: false;
     /// The caller is not who may call this.
     CallerIdentity = "caller_identity", PermissionDenied, final: true;
     /// The caller's own SVID has run out on this connection.
     CallerExpired = "caller_expired", Unauthenticated, final: false;
+    /// A JWT-SVID without an audience, with too many, or with one that is too long.
+    JwtAudience = "jwt_audience", InvalidArgument, final: true;
+    /// The CA has no key of JWT-SVIDs yet.
+    JwtUnavailable = "jwt_unavailable", Unavailable, final: false;
     /// The CA is going down.
     ShuttingDown = "shutting_down", Unavailable, final: false;
     /// A fault of the CA's own.
@@ -101,7 +113,12 @@ impl RefusalReason {
     /// When it is worth while to come again, where that is known: what the CA needs is expected back within seconds.
     #[must_use]
     pub fn retry_after(self) -> Option<Duration> {
-        (self == Self::TokenReviewUnavailable).then_some(Duration::from_millis(500))
+        match self {
+            Self::TokenReviewUnavailable | Self::Busy | Self::BusyCaller => Some(Duration::from_millis(500)),
+            // One certificate a second is what it gets; a disk that is full is not empty sooner.
+            Self::BusyIdentity | Self::Ledger => Some(Duration::from_secs(1)),
+            _ => None,
+        }
     }
     /// The status to answer with; `message` is for people and must hold nothing secret.
     #[must_use]

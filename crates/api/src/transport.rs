@@ -134,6 +134,26 @@ pub async fn dial(address: &str, config: Arc<ClientConfig>) -> Result<client::Tl
     })
 }
 
+/// TLS over a stream that is open already, such as a port forward's. The caller checks who answered, or `config` does.
+pub async fn secure<S>(address: &str, stream: S, config: Arc<ClientConfig>) -> Result<client::TlsStream<S>, DialError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Identity is the URI SAN: an address is neither sent nor looked at.
+    let nobody = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
+    let shaken = timeout(HANDSHAKE_DEADLINE, TlsConnector::from(config).connect(nobody, stream)).await;
+    shaken
+        .map_err(|_| DialError::TooSlow {
+            address: address.to_owned(),
+            phase: "handshake",
+            limit: HANDSHAKE_DEADLINE,
+        })?
+        .map_err(|source| DialError::Handshake {
+            address: address.to_owned(),
+            source,
+        })
+}
+
 /// Dials `address`, requires one of the `expected` identities, and speaks gRPC. The channel is one connection: when it
 /// ends, calls fail and the caller dials again (with the SVID that is current then).
 pub async fn connect(

@@ -9,6 +9,7 @@ fn generate(into: &Path) {
         "postern/control/v1/authentication.proto",
         "postern/control/v1/policy.proto",
         "postern/control/v1/control.proto",
+        "spiffe/workload.proto",
     ];
     let descriptors = protox::compile(files, ["proto"]).unwrap();
     tonic_prost_build::configure()
@@ -29,7 +30,7 @@ fn committed_code_is_generated_from_the_protobuf_files() {
     }
     let fresh = tempfile::tempdir().unwrap();
     generate(fresh.path());
-    for name in ["postern.ca.v1.rs", "postern.control.v1.rs"] {
+    for name in ["postern.ca.v1.rs", "postern.control.v1.rs", "_.rs"] {
         let committed = std::fs::read_to_string(Path::new("src/gen").join(name)).unwrap();
         let generated = std::fs::read_to_string(fresh.path().join(name)).unwrap();
         assert!(

@@ -18,6 +18,7 @@ use crate::{Check, Failure, Verdict};
 
 mod builtins;
 mod lint;
+mod nesting;
 mod result;
 
 /// What OPA-Envoy asks unless told otherwise.
@@ -94,6 +95,7 @@ impl RegoPolicy {
             message,
         };
         check_bounds(source).map_err(whole)?;
+        nesting::check(source.modules.iter())?;
         let mut engine = Engine::new();
         engine.set_rego_v0(source.v0);
         // As OPA: a built-in that fails is undefined, and does not end the evaluation.

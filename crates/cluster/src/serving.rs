@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use postern_telemetry::error_chain;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::time::{sleep, timeout};
@@ -176,7 +177,7 @@ pub async fn keep(client: Client, keeping: Keeping, certificate: ServingCertific
             }
             Ok(Round::Again) => SOON,
             Err(error) => {
-                let message = chain(&error);
+                let message = error_chain(&error);
                 // Once per reason, not once per round.
                 if message != last {
                     tracing::error!(reason = "serving_certificate", secret = %keeper.keeping.secret, "{message}");
@@ -282,15 +283,4 @@ impl Keeper {
 
 fn api(what: String, source: kube::Error) -> ServingError {
     ServingError::Api { what, source }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

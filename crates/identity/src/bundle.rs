@@ -15,16 +15,21 @@ use crate::{IdError, TrustDomain};
 
 mod chain;
 mod document;
+mod jwt_key;
 
 pub use chain::advance;
+pub(crate) use chain::verify_signed;
+pub(crate) use document::{MAX_DOCUMENT, read as read_document};
+pub use jwt_key::JwtKey;
 
-/// The roots of one trust domain. Only CA certificates with keyCertSign that have not expired are ever in it.
+/// The roots of one trust domain, and the keys of its JWT-SVIDs: neither is ever of use for the other. Only CA certificates with keyCertSign that have not expired are ever in it.
 #[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     sequence: u64,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<Anchor>,
+    jwt_keys: Vec<JwtKey>,
 }
 
 /// A root, parsed once.
@@ -95,7 +100,8 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
 }
 
 impl TrustBundle {
-    /// A bundle of these DER roots; those that are not CAs with keyCertSign, or have expired at `now`, are left out.
+    /// A bundle of these DER roots; those that are not CAs with keyCertSign, have a key that cannot be read, or have expired at
+    /// `now`, are left out.
     #[must_use]
     pub fn new(trust_domain: TrustDomain, sequence: u64, roots: Vec<CertificateDer<'static>>, now: UnixTime) -> Self {
         let mut bundle = Self {
@@ -103,10 +109,13 @@ impl TrustBundle {
             sequence,
             roots: Vec::new(),
             anchors: Vec::new(),
+            jwt_keys: Vec::new(),
         };
         for root in roots {
             if let Some(anchor) = Anchor::read(&root, now)
                 && !bundle.roots.contains(&root)
+                // One whose key cannot be read vouches for nobody, and could not be passed on.
+                && document::entry(&root).is_some()
             {
                 bundle.roots.push(root);
                 bundle.anchors.push(anchor);
@@ -118,14 +127,21 @@ impl TrustBundle {
     /// Reads a SPIFFE bundle document of a named trust domain: bad entries are skipped, bad documents refused
     /// (SPIFFE Trust Domain and Bundle section 4).
     pub fn from_document(trust_domain: TrustDomain, json: &[u8], now: UnixTime) -> Result<Self, BundleError> {
-        let (sequence, roots) = document::read(json)?;
-        Ok(Self::new(trust_domain, sequence, roots, now))
+        let read = document::read(json)?;
+        Ok(Self::new(trust_domain, read.sequence, read.roots, now).with_jwt_keys(read.jwt_keys))
+    }
+
+    /// The same with these keys of JWT-SVIDs.
+    #[must_use]
+    pub fn with_jwt_keys(mut self, jwt_keys: Vec<JwtKey>) -> Self {
+        self.jwt_keys = jwt_keys;
+        self
     }
 
     /// The SPIFFE bundle document, deterministic.
     #[must_use]
     pub fn to_document(&self) -> Vec<u8> {
-        document::write(self.sequence, &self.roots)
+        document::write(self.sequence, &self.roots, &self.jwt_keys)
     }
 
     /// Whose roots.
@@ -144,6 +160,19 @@ impl TrustBundle {
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The keys of its JWT-SVIDs.
+    #[must_use]
+    pub fn jwt_keys(&self) -> &[JwtKey] {
+        &self.jwt_keys
+    }
+
+    /// The keys of its JWT-SVIDs, and nothing else, as a JWKS document: what a Workload API gives out as JWT bundle.
+    #[must_use]
+    pub fn jwks(&self) -> Vec<u8> {
+        let keys: Vec<_> = self.jwt_keys.iter().map(JwtKey::jwk).collect();
+        serde_json::json!({ "keys": keys }).to_string().into_bytes()
     }
 
     pub(crate) fn anchors(&self) -> &[Anchor] {
@@ -179,6 +208,18 @@ impl BundleSet {
     pub fn with(mut self, bundle: TrustBundle) -> Self {
         self.by_domain.insert(bundle.trust_domain.clone(), Arc::new(bundle));
         self
+    }
+
+    /// Only the bundles that are `kept`.
+    #[must_use]
+    pub fn only(mut self, kept: impl Fn(&TrustDomain) -> bool) -> Self {
+        self.by_domain.retain(|trust_domain, _| kept(trust_domain));
+        self
+    }
+
+    /// All of them, by the names of their trust domains.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
+        self.by_domain.values()
     }
 
     /// The bundle of exactly this trust domain.

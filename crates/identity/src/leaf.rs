@@ -20,6 +20,12 @@ use crate::{IdError, Instance, SpiffeId};
 /// (2.25.* is the arc for UUID-derived OIDs, ITU-T X.667.)
 pub const INSTANCE_OID: &[u64] = &[2, 25, 153_715_371, 1];
 
+/// Marks an SVID that an app got from its proxy: the app is who it says, and not its proxy. Its value is a DER NULL; it is
+/// not critical, so that others, who need not know the difference, read past it.
+pub const APP_OID: &[u64] = &[2, 25, 153_715_371, 2];
+/// The value of [`APP_OID`].
+pub const APP_EXTENSION_DER: &[u8] = &[5, 0];
+
 /// The smallest RSA key of a foreign peer that is believed (NIST SP 800-131A). Our own SVIDs are P-256.
 pub const MIN_RSA_BITS: usize = 2048;
 
@@ -29,6 +35,7 @@ const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 static INSTANCE: LazyLock<Oid<'static>> =
     LazyLock::new(|| Oid::from(INSTANCE_OID).unwrap_or(oid::OID_X509_COMMON_NAME));
+static APP: LazyLock<Oid<'static>> = LazyLock::new(|| Oid::from(APP_OID).unwrap_or(oid::OID_X509_COMMON_NAME));
 
 /// What a well-formed SVID leaf says.
 #[derive(Debug, Clone)]
@@ -37,6 +44,8 @@ pub struct Leaf {
     pub id: SpiffeId,
     /// The instance extension, if present.
     pub instance: Option<Instance>,
+    /// Is it an app's, beside its proxy?
+    pub of_app: bool,
     /// Big-endian serial number.
     pub serial: Vec<u8>,
     /// First instant of validity.
@@ -142,6 +151,7 @@ pub fn inspect(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
     Ok(Leaf {
         id,
         instance: extensions.instance,
+        of_app: extensions.of_app,
         serial: certificate.raw_serial().to_vec(),
         not_before,
         not_after,
@@ -195,6 +205,7 @@ struct Extensions<'a> {
     basic_constraints: bool,
     key_usage: bool,
     instance: Option<Instance>,
+    of_app: bool,
 }
 
 impl<'a> Extensions<'a> {
@@ -229,6 +240,9 @@ impl<'a> Extensions<'a> {
                 check_extended_key_usage(extension.value)?;
             } else if extension.oid == *INSTANCE {
                 found.instance = Some(instance(extension.value)?);
+            } else if extension.oid == *APP {
+                // Whatever its value is: who doubts it takes the lesser.
+                found.of_app = true;
             } else if extension.oid == oid::OID_X509_EXT_NAME_CONSTRAINTS {
                 return Err(LeafError::NameConstraints);
             } else if extension.critical {

@@ -46,6 +46,11 @@ impl Svid {
     pub fn id(&self) -> &SpiffeId {
         &self.leaf.id
     }
+    /// See [`crate::VerifiedPeer::is_app`].
+    #[must_use]
+    pub fn is_of_app(&self) -> bool {
+        self.leaf.of_app
+    }
     /// Which instance of it.
     #[must_use]
     pub fn instance(&self) -> Option<&Instance> {

@@ -66,15 +66,28 @@ pub fn server_config(
     client_auth: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(PeerVerifier::new(trust, client_auth)))
         .with_cert_resolver(Arc::new(Fixed(svid.certified_key())));
+    Ok(Arc::new(without_resumption(config, alpn)))
+}
+
+/// A server that proves itself with `svid` and asks nobody who calls: for what anybody may read.
+pub fn anonymous_server_config(svid: &Svid, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth();
+    let config = builder.with_cert_resolver(Arc::new(Fixed(svid.certified_key())));
+    Ok(Arc::new(without_resumption(config, alpn)))
+}
+
+fn without_resumption(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig {
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    config
 }
 
 /// A client, anonymous without `svid`. The verifier believes any peer that [`crate::verify::verify_peer`] believes;

@@ -34,6 +34,10 @@ pub struct Trust {
     pub quarantined_ids: HashSet<SpiffeId>,
     /// Instances that are cut off.
     pub quarantined_instances: HashSet<Instance>,
+    /// Instances under one ID, and certificates, that are cut off; see [`Trust::with_quarantine`].
+    pub quarantined: crate::quarantine::Index,
+    /// Of the set that the CA signed; 0: none was heard of.
+    pub quarantine_version: u64,
 }
 
 /// Trust as the verifiers of live configs read it; swapped whole.
@@ -44,6 +48,7 @@ pub type SharedTrust = Arc<ArcSwap<Trust>>;
 pub struct VerifiedPeer {
     id: SpiffeId,
     instance: Option<Instance>,
+    of_app: bool,
     serial: Vec<u8>,
     not_after: UnixTime,
     anchor: [u8; 32],
@@ -151,6 +156,11 @@ impl VerifiedPeer {
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
+    /// Is it the app beside a proxy, and not the proxy? For peers that is one; what is a proxy's alone it does not get.
+    #[must_use]
+    pub fn is_app(&self) -> bool {
+        self.of_app
+    }
     /// Which instance of it.
     #[must_use]
     pub fn instance(&self) -> Option<&Instance> {
@@ -185,20 +195,30 @@ impl VerifiedPeer {
         if !bundle.anchors().iter().any(|anchor| anchor.sha256 == self.anchor) {
             return Err(VerifyError::RootWithdrawn);
         }
-        trust.check_quarantine(&self.id, self.instance.as_ref())
+        trust.check_quarantine(&self.id, self.instance.as_ref(), &self.serial)
     }
 }
 
 impl Trust {
-    fn check_quarantine(&self, id: &SpiffeId, instance: Option<&Instance>) -> Result<(), VerifyError> {
+    /// Is whoever shows this certificate cut off?
+    pub fn check_quarantine(
+        &self,
+        id: &SpiffeId,
+        instance: Option<&Instance>,
+        serial: &[u8],
+    ) -> Result<(), VerifyError> {
         if self.quarantined_ids.contains(id) {
             return Err(VerifyError::Quarantined(id.to_string()));
         }
         match instance {
             Some(instance) if self.quarantined_instances.contains(instance) => {
-                Err(VerifyError::Quarantined(instance.to_string()))
+                return Err(VerifyError::Quarantined(instance.to_string()));
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        match self.quarantined.holds(id, instance, serial) {
+            Some(what) => Err(VerifyError::Quarantined(what)),
+            None => Ok(()),
         }
     }
 }
@@ -217,13 +237,14 @@ pub fn verify_peer(
     }
     let leaf = leaf::inspect(first)?;
     let bundle = bundle_of(trust, &leaf.id)?;
-    trust.check_quarantine(&leaf.id, leaf.instance.as_ref())?;
+    trust.check_quarantine(&leaf.id, leaf.instance.as_ref(), &leaf.serial)?;
     let path = path::find(first, intermediates, role, bundle, now)?;
     Ok(VerifiedPeer {
         not_after: path.not_after.min(leaf.not_after),
         anchor: path.anchor,
         id: leaf.id,
         instance: leaf.instance,
+        of_app: leaf.of_app,
         serial: leaf.serial,
     })
 }

@@ -7,14 +7,15 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use postern_identity::{SpiffeId, TrustDomain};
 
-use crate::{Action, AuthorizationPolicy, Condition, Operation, Source, StringMatch, TextKey};
+use crate::{Action, AuthorizationPolicy, Condition, Operation, Source, StringMatch, TextKey, turns};
 
 mod clause;
 mod index;
 mod trie;
 
-pub(crate) use clause::{Clause, Missed};
+pub(crate) use clause::{Clause, Missed, names_principal, without_scheme};
 pub(crate) use index::Index;
 
 /// All policies that select one workload, compiled. Immutable; swapped whole per policy generation.
@@ -29,6 +30,7 @@ pub struct Compiled {
     pub(crate) has_allow_policy: bool,
     pub(crate) has_audit: bool,
     needs: Needs,
+    home: Option<TrustDomain>,
 }
 
 /// What rules look at that is not at hand for each request.
@@ -45,9 +47,24 @@ pub struct Needs {
 impl Compiled {
     /// Compiles the pool of policies that select one workload (already filtered by [`AuthorizationPolicy::selects`], and
     /// [`AuthorizationPolicy::resolved`] for it).
+    ///
+    /// No identity is foreign to it: [`Compiled::at_home_in`] says whose mesh it is.
     #[must_use]
     pub fn new(policies: Vec<AuthorizationPolicy>) -> Self {
+        Self::compile(policies, None)
+    }
+
+    /// The same for a workload of this trust domain. A peer of another one (whose bundle is held: federation) is allowed
+    /// nothing but by an ALLOW rule that names its trust domain, in `principals` or `trustDomains`, or in conditions on
+    /// them: `namespaces: [shop]` and `principals: ["*"]` were written with one mesh in mind.
+    #[must_use]
+    pub fn at_home_in(home: &TrustDomain, policies: Vec<AuthorizationPolicy>) -> Self {
+        Self::compile(policies, Some(home))
+    }
+
+    fn compile(policies: Vec<AuthorizationPolicy>, home: Option<&TrustDomain>) -> Self {
         let (mut deny, mut allow, mut audit) = (Clauses::default(), Clauses::default(), Clauses::default());
+        allow.home = home.cloned();
         let mut custom: Vec<(Arc<str>, Clauses)> = Vec::new();
         for (number, policy) in policies.iter().enumerate() {
             let clauses = match policy.action {
@@ -70,6 +87,7 @@ impl Compiled {
             has_allow_policy: policies.iter().any(|policy| policy.action == Action::Allow),
             has_audit: policies.iter().any(|policy| policy.action == Action::Audit),
             needs: Needs::of(&policies),
+            home: home.cloned(),
             custom: custom
                 .map(|(provider, clauses)| (provider, Index::new(clauses.clauses, Action::Custom)))
                 .collect(),
@@ -88,10 +106,35 @@ impl Compiled {
         clauses.any(|clause| clause.has_http_fields() && clause.operation.takes_port(port))
     }
 
+    /// Is it an identity of another trust domain?
+    #[must_use]
+    pub fn is_foreign(&self, id: &SpiffeId) -> bool {
+        self.home
+            .as_ref()
+            .is_some_and(|home| home.as_str() != id.trust_domain())
+    }
+
     /// What its rules look at that is not at hand for each request.
     #[must_use]
     pub fn needs(&self) -> &Needs {
         &self.needs
+    }
+
+    /// Frees it piece by piece.
+    pub fn free(self) {
+        let Self {
+            policies,
+            custom,
+            deny,
+            allow,
+            audit,
+            ..
+        } = self;
+        let custom = custom.into_iter().map(|(_, index)| index);
+        custom.chain([deny, allow, audit]).for_each(Index::free);
+        for policy in policies {
+            turns::free(policy.rules);
+        }
     }
 
     /// The policies, in the order of their index in a decision.
@@ -129,18 +172,32 @@ type Content = (Arc<Source>, Arc<Operation>, Arc<[Condition]>);
 struct Clauses {
     clauses: Vec<Clause>,
     seen: HashSet<Content>,
+    /// See [`Clause::home`].
+    home: Option<TrustDomain>,
 }
 
 impl Clauses {
     fn add(&mut self, policy: usize, of: &AuthorizationPolicy) {
+        self.seen.reserve(of.rules.len());
         let any_source = [Arc::new(Source::default())];
         let any_operation = [Arc::new(Operation::default())];
+        let always: Arc<[Condition]> = Arc::new([]);
         for (position, rule) in of.rules.iter().enumerate() {
-            let from: Vec<_> = rule.from.iter().cloned().map(Arc::new).collect();
-            let to: Vec<_> = rule.to.iter().cloned().map(Arc::new).collect();
-            let when: Arc<[Condition]> = rule.when.as_slice().into();
-            for source in if from.is_empty() { &any_source[..] } else { &from } {
-                for operation in if to.is_empty() { &any_operation[..] } else { &to } {
+            turns::next();
+            let when = match &rule.when[..] {
+                [] => Arc::clone(&always),
+                when => when.into(),
+            };
+            for source in if rule.from.is_empty() {
+                &any_source[..]
+            } else {
+                &rule.from
+            } {
+                for operation in if rule.to.is_empty() {
+                    &any_operation[..]
+                } else {
+                    &rule.to
+                } {
                     let key = (Arc::clone(source), Arc::clone(operation), Arc::clone(&when));
                     if self.seen.insert(key) {
                         self.clauses.push(Clause {
@@ -149,6 +206,7 @@ impl Clauses {
                             source: Arc::clone(source),
                             operation: Arc::clone(operation),
                             when: Arc::clone(&when),
+                            home: self.home.clone(),
                         });
                     }
                 }

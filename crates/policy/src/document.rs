@@ -212,10 +212,13 @@ impl fmt::Display for Place {
 
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
-        // An object's place is its path.
-        if !self.path.is_empty() && self.place.line != 0 {
-            write!(f, "{}: ", self.path)?;
+        // An object's place is a path: that of the field, or of the map that the field is in or missing from.
+        match (self.place.line, self.place.file.split_once(':')) {
+            (0, Some((object, map))) if self.path.starts_with(map) => write!(f, "{object}:{}: ", self.path)?,
+            (0, None) if !self.path.is_empty() => write!(f, "{}:{}: ", self.place, self.path)?,
+            (0, _) => write!(f, "{}: ", self.place)?,
+            _ if self.path.is_empty() => write!(f, "{}: ", self.place)?,
+            _ => write!(f, "{}: {}: ", self.place, self.path)?,
         }
         f.write_str(&self.what)?;
         if let Some(nearest) = &self.nearest {

@@ -25,6 +25,7 @@ pub mod model;
 pub mod request;
 pub mod schema;
 pub mod step_up;
+pub mod turns;
 pub mod user;
 
 pub use authorizer::Authorizer;
@@ -36,8 +37,8 @@ pub use feature::{Feature, FeatureSet};
 pub use model::authentication::{self, RequestAuthentication};
 pub use model::peer_authentication::{self, MtlsMode, PeerAuthentication};
 pub use model::{
-    Action, AddressKey, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch, TextKey,
-    UserMatch, Values,
+    Action, AddressKey, Aliases, AuthorizationPolicy, Condition, IpBlock, Mode, Operation, Rule, Source, StringMatch,
+    TextKey, UserMatch, Values,
 };
 pub use request::{Doubt, Headers, Http, Labels, NoHeaders, Request};
 pub use step_up::StepUp;

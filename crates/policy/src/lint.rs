@@ -2,6 +2,9 @@
 //! and traps.
 
 use std::fmt;
+use std::sync::Arc;
+
+use postern_identity::TrustDomain;
 
 use crate::document::Place;
 use crate::{Action, AuthorizationPolicy, Operation, Rule, Source};
@@ -90,9 +93,10 @@ impl fmt::Display for Standing<'_> {
     }
 }
 
-/// Looks at all policies together. In the order of the policies.
+/// Looks at all policies together. In the order of the policies. `home` is the mesh's trust domain; where it is not known, any
+/// name may be another's.
 #[must_use]
-pub fn lint(policies: &[AuthorizationPolicy], root_namespace: &str) -> Vec<Finding> {
+pub fn lint(policies: &[AuthorizationPolicy], root_namespace: &str, home: Option<&TrustDomain>) -> Vec<Finding> {
     let standing: Vec<Standing<'_>> = policies
         .iter()
         .filter(|policy| !policy.foreign_target)
@@ -111,7 +115,7 @@ pub fn lint(policies: &[AuthorizationPolicy], root_namespace: &str) -> Vec<Findi
     for (at, rule) in standing.iter().enumerate() {
         broad::look(rule, &mut findings);
         let others = standing.iter().enumerate().filter(|(other, _)| *other != at);
-        cover::look(rule, at, others, root_namespace, &mut findings);
+        cover::look(rule, at, others, (root_namespace, home), &mut findings);
     }
     findings
 }
@@ -160,12 +164,13 @@ pub fn opaque_port(selected: &[&AuthorizationPolicy], workload: &str, port: u16)
     let mut findings = Vec::new();
     for policy in selected {
         for rule in &policy.rules {
-            let any = [Operation::default()];
+            let any = [Arc::new(Operation::default())];
             let operations = if rule.to.is_empty() { &any[..] } else { &rule.to };
-            let of_user =
-                |source: &Source| !source.request_principals.is_empty() || !source.not_request_principals.is_empty();
+            let of_user = |source: &Arc<Source>| {
+                !source.request_principals.is_empty() || !source.not_request_principals.is_empty()
+            };
             let of_http = rule.from.iter().any(of_user) || rule.when.iter().any(crate::Condition::is_of_http);
-            let here = |operation: &&Operation| operation.takes_port(port);
+            let here = |operation: &&Arc<Operation>| operation.takes_port(port);
             let trapped = operations
                 .iter()
                 .filter(here)

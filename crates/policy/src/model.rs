@@ -1,11 +1,13 @@
 //! The policy model: Istio's `AuthorizationPolicy`, in our words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::document::{DocumentError, Object, Place, nearest};
 use crate::{Feature, FeatureSet};
 
 mod address;
+mod alias;
 pub mod authentication;
 mod condition;
 mod decode;
@@ -17,6 +19,7 @@ mod user_match;
 mod value;
 
 pub use address::IpBlock;
+pub use alias::Aliases;
 pub use condition::{AddressKey, Condition, TextKey, Values};
 pub use user_match::UserMatch;
 
@@ -73,10 +76,10 @@ pub struct Rule {
     pub place: Place,
     /// Its index in the document, also after rules were left out for an older proxy.
     pub index: u32,
-    /// Sources.
-    pub from: Vec<Source>,
-    /// Operations.
-    pub to: Vec<Operation>,
+    /// Sources; what is compiled shares them.
+    pub from: Vec<Arc<Source>>,
+    /// Operations; likewise.
+    pub to: Vec<Arc<Operation>>,
     /// Conditions.
     pub when: Vec<Condition>,
 }
@@ -163,15 +166,25 @@ impl AuthorizationPolicy {
     #[must_use]
     pub fn deny_all_for(object: &Object, namespace: &str) -> Self {
         Self {
+            foreign_target: decode::has_foreign_target(object),
+            ..Self::denying_all(namespace, &object.name, &object.place, decode::selector_of(object))
+        }
+    }
+
+    /// It denies everything that is asked of what it selects.
+    #[must_use]
+    pub fn denying_all(namespace: &str, name: &str, place: &Place, selector: BTreeMap<String, String>) -> Self {
+        Self {
             namespace: namespace.to_owned(),
-            name: object.name.clone(),
-            place: object.place.clone(),
-            selector: decode::selector_of(object),
+            name: name.to_owned(),
+            place: place.clone(),
+            selector,
             action: Action::Deny,
             provider: String::new(),
-            foreign_target: decode::has_foreign_target(object),
+            foreign_target: false,
+            // Neither sources nor operations: everything matches.
             rules: vec![Rule {
-                place: object.place.clone(),
+                place: place.clone(),
                 ..Rule::default()
             }],
         }

@@ -3,6 +3,8 @@
 
 mod random;
 
+use std::sync::Arc;
+
 use allocation_counter::measure;
 use postern_policy::canonical::CanonicalPathRef;
 use postern_policy::{Action, Compiled, Operation, Request, Rule, StringMatch};
@@ -36,13 +38,13 @@ fn a_decision_among_thousands_of_rules_takes_no_heap_allocation() {
     let template = Choices::new(&[4; 400]).policies().remove(0);
     let rule = |i: u32| Rule {
         index: i,
-        to: vec![Operation {
+        to: vec![Arc::new(Operation {
             paths: vec![
                 StringMatch::Exact(format!("/items/{i}")),
                 StringMatch::Prefix(format!("/x/{i}/")),
             ],
             ..Operation::default()
-        }],
+        })],
         ..Rule::default()
     };
     let policies = [Action::Allow, Action::Deny].map(|action| {

@@ -10,6 +10,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use postern_policy::document::{self, DocumentError};
 use postern_policy::{
@@ -90,10 +91,20 @@ fn written(policy: &AuthorizationPolicy) -> String {
     let rule = |rule: &Rule| {
         let mut out = String::new();
         if !rule.from.is_empty() {
-            write!(out, "from: [{}], ", rule.from.iter().map(source).collect::<String>()).unwrap();
+            write!(
+                out,
+                "from: [{}], ",
+                rule.from.iter().map(|s| source(s)).collect::<String>()
+            )
+            .unwrap();
         }
         if !rule.to.is_empty() {
-            write!(out, "to: [{}], ", rule.to.iter().map(operation).collect::<String>()).unwrap();
+            write!(
+                out,
+                "to: [{}], ",
+                rule.to.iter().map(|o| operation(o)).collect::<String>()
+            )
+            .unwrap();
         }
         if !rule.when.is_empty() {
             write!(out, "when: [{}], ", rule.when.iter().map(condition).collect::<String>()).unwrap();
@@ -125,7 +136,7 @@ fn as_documents_can_say(policy: &mut AuthorizationPolicy) {
         }
     };
     for rule in &mut policy.rules {
-        for source in &mut rule.from {
+        for source in rule.from.iter_mut().map(Arc::make_mut) {
             source.service_accounts.iter_mut().for_each(account);
             source.not_service_accounts.iter_mut().for_each(account);
             source.request_principals.iter_mut().for_each(user);

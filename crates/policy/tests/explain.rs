@@ -3,6 +3,8 @@
 
 mod random;
 
+use std::sync::Arc;
+
 use postern_identity::SpiffeId;
 use postern_policy::{
     Action, AuthorizationPolicy, CanonicalHost, CanonicalPath, Compiled, Condition, Doubt, Feature, FeatureSet, Http,
@@ -12,7 +14,7 @@ use proptest::prelude::*;
 use random::{Choices, bytes};
 
 /// Is `name`, as an explanation writes it, a field that one of these has?
-fn has_field(name: &str, from: &[Source], to: &[Operation], when: &[Condition]) -> bool {
+fn has_field(name: &str, from: &[Arc<Source>], to: &[Arc<Operation>], when: &[Condition]) -> bool {
     if let Some(key) = name.strip_prefix("when not ").or(name.strip_prefix("when ")) {
         return when.iter().any(|condition| condition.to_string() == key);
     }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 mod random;
 
+use postern_identity::TrustDomain;
 use postern_policy::lint::{Code, Level, lint, opaque_port};
 use postern_policy::{AuthorizationPolicy, Compiled, document};
 use proptest::prelude::*;
@@ -24,8 +25,12 @@ fn policies(specs: &[&str]) -> Vec<AuthorizationPolicy> {
         .collect()
 }
 
+fn home() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
 fn codes(specs: &[&str]) -> Vec<(Code, Level, String)> {
-    let found = lint(&policies(specs), "postern-system");
+    let found = lint(&policies(specs), "postern-system", Some(&home()));
     found
         .into_iter()
         .map(|finding| (finding.code, finding.level, finding.to_string()))
@@ -47,8 +52,17 @@ fn without_a_rule_that_is_unreachable_or_shadowed_every_verdict_is_the_same() {
         let mut choices = Choices::new(&bytes);
         let asked: Vec<_> = (0..8).map(|_| choices.asked()).collect();
         let all = choices.policies();
-        let found = lint(&all, "postern-system");
-        let full = Compiled::new(all.clone());
+        let home = home();
+        let found = lint(&all, "postern-system", Some(&home));
+        // Who does not know whose mesh it is says no more.
+        let unknown = lint(&all, "postern-system", None);
+        prop_assert!(
+            unknown.iter().all(|finding| found.contains(finding)),
+            "{:?}\n{:?}",
+            unknown,
+            found
+        );
+        let full = Compiled::at_home_in(&home, all.clone());
         for finding in found {
             let count = match finding.code {
                 Code::Unreachable => &seen[0],
@@ -63,7 +77,7 @@ fn without_a_rule_that_is_unreachable_or_shadowed_every_verdict_is_the_same() {
             {
                 policy.rules.retain(|rule| rule.place != finding.place);
             }
-            let less = Compiled::new(less);
+            let less = Compiled::at_home_in(&home, less);
             for asked in &asked {
                 let request = asked.request();
                 let (full, less) = (full.decide(&request), less.decide(&request));
@@ -105,6 +119,51 @@ fn a_rule_that_another_one_takes_everything_of_is_named() {
     // The other way round neither is needless.
     let other = "{rules: [{from: [{source: {namespaces: [shop]}}], to: [{operation: {paths: [/a/b*x, /c]}}]}]}";
     assert_eq!(codes(&[wide, other]), []);
+}
+
+#[test]
+fn a_rule_that_lets_in_callers_of_another_trust_domain_is_not_needless_beside_one_that_does_not_name_it() {
+    let of = |source: &str| format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+    let shadowed = |wide: &str, narrow: &str| {
+        let found = codes(&[wide, narrow]);
+        found.iter().any(|(code, ..)| *code == Code::Shadowed)
+    };
+    let shop = of("namespaces: [shop]");
+    for (wide, narrow, needless) in [
+        (&*shop, "namespaces: [shop], trustDomains: [partner.example]", false),
+        (&shop, "namespaces: [shop], trustDomains: [cluster.local]", true),
+        (&shop, "namespaces: [shop], trustDomains: ['*']", true),
+        ("{rules: [{}]}", "principals: [partner.example/ns/shop/sa/web]", false),
+        ("{rules: [{}]}", "principals: ['partner.example/*']", false),
+        ("{rules: [{}]}", "principals: [cluster.local/ns/shop/sa/web]", true),
+        ("{rules: [{}]}", "principals: ['*/sa/web']", true),
+        (
+            &of("principals: ['*']"),
+            "principals: [partner.example/ns/shop/sa/web]",
+            false,
+        ),
+        (
+            &of("principals: ['partner.example/*']"),
+            "principals: [partner.example/ns/shop/sa/web]",
+            true,
+        ),
+        (
+            &of("trustDomains: [partner.example]"),
+            "trustDomains: [partner.example], namespaces: [shop]",
+            true,
+        ),
+    ] {
+        assert_eq!(shadowed(wide, &of(narrow)), needless, "{wide} {narrow}");
+    }
+    let by_condition = "{rules: [{when: [{key: source.trustDomain, values: [partner.example]}]}]}";
+    assert!(!shadowed("{rules: [{}]}", by_condition));
+    assert!(shadowed(
+        by_condition,
+        &by_condition.replace("when", "to: [{operation: {methods: [GET]}}], when")
+    ));
+    // A DENY rule is for everybody.
+    let found = codes(&["{action: DENY, rules: [{}]}", &of("trustDomains: [partner.example]")]);
+    assert!(found.iter().any(|(code, ..)| *code == Code::Unreachable), "{found:?}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 mod random;
 
+use std::sync::Arc;
+
 use postern_policy::{
     Action, AuthorizationPolicy, Compiled, Condition, Feature, FeatureSet, IpBlock, Operation, Request, Rule, Source,
     StringMatch, TextKey, UserMatch, Values, Verdict,
@@ -69,7 +71,7 @@ fn policy(action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
 }
 
 fn rule(from: Source, to: Operation) -> Rule {
-    let (from, to) = (vec![from], vec![to]);
+    let (from, to) = (vec![Arc::new(from)], vec![Arc::new(to)]);
     Rule {
         from,
         to,
@@ -199,7 +201,7 @@ fn a_list_with_a_template_among_its_alternatives_goes_as_a_whole() {
     let old = deny.masked(FeatureSet::all().without(Feature::PathTemplates)).unwrap();
     assert_eq!(
         old.rules[0].to,
-        [Operation::default()],
+        [Arc::new(Operation::default())],
         "without one alternative it would deny less"
     );
 }

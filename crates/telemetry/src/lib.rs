@@ -2,6 +2,9 @@
 
 pub mod endpoint;
 pub mod exposition;
+mod give_way;
 pub mod log;
 
 pub use endpoint::{Endpoint, Readiness, bind};
+pub use give_way::give_way;
+pub use log::error_chain;

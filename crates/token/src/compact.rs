@@ -14,6 +14,9 @@ const PARTS: usize = 3;
 /// security event of the same issuer is none. Compared without case (RFC 7515 section 4.1.9).
 const TYPES: [&str; 4] = ["jwt", "at+jwt", "application/at+jwt", "application/jwt"];
 
+/// `alg` and `kid`.
+pub(crate) type Named = (String, Option<String>);
+
 /// A token's parts.
 pub(crate) struct Compact<'t> {
     pub(crate) algorithm: String,
@@ -26,7 +29,16 @@ pub(crate) struct Compact<'t> {
 }
 
 impl<'t> Compact<'t> {
+    /// An end user's token.
     pub(crate) fn read(token: &'t str) -> Result<Self, Refusal> {
+        Self::read_with(token, read_header)
+    }
+
+    /// `header_of` gives algorithm and key, or says what is wrong.
+    pub(crate) fn read_with(
+        token: &'t str,
+        header_of: fn(&Map<String, Value>) -> Result<Named, Refusal>,
+    ) -> Result<Self, Refusal> {
         if token.len() > MAX_TOKEN {
             return Err(Refusal::TooLong);
         }
@@ -42,7 +54,7 @@ impl<'t> Compact<'t> {
             .get(..header.len() + 1 + payload.len())
             .unwrap_or_default();
         let header = json::object(&decoded(header)?).ok_or(Refusal::Malformed("its header is no JSON object"))?;
-        let (algorithm, key) = read_header(&header)?;
+        let (algorithm, key) = header_of(&header)?;
         let signature = decoded(signature)?;
         let claims = json::object(&decoded(payload)?).ok_or(Refusal::Malformed("its payload is no JSON object"))?;
         Ok(Self {
@@ -57,7 +69,7 @@ impl<'t> Compact<'t> {
 }
 
 /// Only what is in here is looked at. `jku`, `jwk`, `x5u`, `x5c`: a token does not say which key is to be believed.
-fn read_header(header: &Map<String, Value>) -> Result<(String, Option<String>), Refusal> {
+fn read_header(header: &Map<String, Value>) -> Result<Named, Refusal> {
     for (name, why) in [
         ("crit", "`crit`: nothing is critical here"),
         ("b64", "`b64`: an unencoded payload"),

@@ -8,6 +8,8 @@
 //! Refusal, StepUp --answer--> status, WWW-Authenticate   RFC 6750, RFC 9470
 //! ```
 //!
+//! svid: JWT-SVIDs + bundles --verify--> JwtSvid        workloads' own tokens, by the SPIFFE standard
+//!
 //! Pure: no sockets, files, randomness or clock (time is a parameter). The key and the list of the document say which
 //! signature is believed, never the token alone; what two readers could understand in two ways is refused. Nothing here
 //! prints a token.
@@ -18,6 +20,7 @@ mod json;
 pub mod key_set;
 pub mod locate;
 mod refusal;
+pub mod svid;
 mod told;
 mod verify;
 

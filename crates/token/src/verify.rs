@@ -13,7 +13,7 @@ use crate::compact::Compact;
 use crate::locate::{Places, Token};
 use crate::{KeySet, Refusal, told};
 
-mod claims;
+pub(crate) mod claims;
 
 /// Keys as they were fetched.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ pub struct Verified {
 pub struct Caller<'a> {
     /// The verified peer; `None` for plaintext.
     pub id: Option<&'a SpiffeId>,
+    /// It is of another trust domain.
+    pub is_foreign: bool,
     /// SHA-256 of its certificate.
     pub certificate_sha256: Option<&'a [u8; 32]>,
 }
@@ -239,12 +241,8 @@ impl Verified {
             .as_deref()
             .ok_or(Refusal::NotTheCallers("it does not say whom it was issued to"))?;
         let id = caller.id.ok_or(Refusal::NotTheCallers("the caller is not known"))?;
-        let principal = id.as_str().strip_prefix("spiffe://").unwrap_or_default();
-        let bindings = self.rule.bindings.iter().filter(|binding| binding.client == client);
-        if bindings
-            .flat_map(|binding| &binding.principals)
-            .any(|wanted| wanted.matches(principal))
-        {
+        let mut bindings = self.rule.bindings.iter().filter(|binding| binding.client == client);
+        if bindings.any(|binding| binding.is_of(id, caller.is_foreign)) {
             Ok(&self.user)
         } else {
             Err(Refusal::NotTheCallers("its client is not this workload"))

@@ -18,6 +18,7 @@ fn each_annotation_is_read() {
         ("log-level", "warn,postern_proxy=debug"),
         ("access-log", "all"),
         ("drain-seconds", "3600"),
+        ("workload-api", "enabled"),
     ])
     .unwrap();
     assert_eq!(wishes.skip_inbound_ports, [80, 443].into());
@@ -30,12 +31,14 @@ fn each_annotation_is_read() {
     assert_eq!(wishes.resources.len(), 2);
     assert_eq!(wishes.access_log, Some(AccessLog::All));
     assert_eq!(wishes.drain_seconds, Some(3600));
+    assert!(wishes.workload_api && !read(&[("workload-api", "disabled")]).unwrap().workload_api);
 }
 
 #[test]
 fn a_bad_or_unknown_annotation_is_refused_with_the_nearest_valid_one() {
     for (name, value, says) in [
         ("skip-inbound-port", "80", "did you mean `skip-inbound-ports`?"),
+        ("workload-api", "true", "enabled and disabled are possible"),
         ("proxy-image", "evil", "does not choose its proxy's image"),
         ("inject", "enabled", "it is a label"),
         ("allow-loosening", "true", "the namespace's"),

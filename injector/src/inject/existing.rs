@@ -138,7 +138,8 @@ fn is_our_variable(entry: &Map<String, Value>) -> bool {
 fn is_our_mount(entry: &Map<String, Value>) -> bool {
     let text = |field| entry.get(field).and_then(Value::as_str).unwrap_or_default();
     let path = text("mountPath").trim_end_matches('/');
-    super::sidecar::MOUNTS.iter().any(|(volume, ours)| {
+    let ours = super::sidecar::MOUNTS.iter().chain([&super::sidecar::WORKLOAD_API]);
+    ours.into_iter().any(|(volume, ours)| {
         text("name") == *volume
             || path == *ours
             || path.strip_prefix(ours).is_some_and(|rest| rest.starts_with('/'))

@@ -1,10 +1,10 @@
-//! The two containers and two volumes that are added, as data. All fields that the API server would fill in are there, so
+//! The two containers and two or three volumes that are added, as data. All fields that the API server would fill in are there, so
 //! that what comes back from it is equal to what was made.
 
 use serde_json::{Value, json};
 
 use super::containers::{INIT, PROXY};
-use super::{AccessLog, Settings};
+use super::{AccessLog, Settings, workload_api};
 use crate::annotations::{Wishes, thousandths};
 
 /// Exempt from capture: nobody else may be it.
@@ -21,6 +21,8 @@ pub(crate) const RUN_VOLUME: &str = "postern-run";
 pub(crate) const AUDIENCE: &str = "postern-ca";
 /// Where they are mounted.
 pub(crate) const MOUNTS: [(&str, &str); 2] = [(TOKEN_VOLUME, "/var/run/secrets/postern"), (RUN_VOLUME, "/run/postern")];
+/// Where the app finds the Workload API, if it asks for one: the same path in the proxy and in each of the app's containers.
+pub(crate) const WORKLOAD_API: (&str, &str) = ("postern-workload-api", "/run/postern-workload-api");
 /// A kubelet's default.
 pub(crate) const DEFAULT_GRACE: u64 = 30;
 /// The kubelet kills at the end of the grace period; this much of it is for the proxy to go down itself.
@@ -97,10 +99,11 @@ impl Sidecar<'_> {
             // $(NAME) would be expanded by the kubelet; $$ is a dollar.
             Some(json!({"name": name, "value": value.replace('$', "$$")}))
         }));
-        let mounts = MOUNTS.map(|(name, path)| match name {
+        let mount = |(name, path): &(&str, &str)| match *name {
             TOKEN_VOLUME => json!({"name": name, "mountPath": path, "readOnly": true}),
             _ => json!({"name": name, "mountPath": path}),
-        });
+        };
+        let mounts: Vec<Value> = self.mounts().iter().map(mount).collect();
         json!({
             "name": PROXY,
             "image": settings.image,
@@ -127,13 +130,23 @@ impl Sidecar<'_> {
         })
     }
 
-    /// The volumes, in the order of [`MOUNTS`].
-    pub(crate) fn volumes() -> [Value; 2] {
+    /// What the proxy mounts.
+    pub(crate) fn mounts(&self) -> Vec<(&'static str, &'static str)> {
+        let workload_api = self.wishes.workload_api.then_some(WORKLOAD_API);
+        MOUNTS.into_iter().chain(workload_api).collect()
+    }
+
+    /// The volumes, in the order of [`Sidecar::mounts`].
+    pub(crate) fn volumes(&self) -> Vec<Value> {
         let token = json!({"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"});
-        [
-            json!({"name": TOKEN_VOLUME, "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": token}]}}),
-            json!({"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
-        ]
+        let volume = |(name, _): (&str, &str)| match name {
+            TOKEN_VOLUME => {
+                let sources = json!([{"serviceAccountToken": token}]);
+                json!({"name": name, "projected": {"defaultMode": 420, "sources": sources}})
+            }
+            _ => json!({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+        };
+        self.mounts().into_iter().map(volume).collect()
     }
 
     /// How long the proxy may wait for what is in flight.
@@ -165,6 +178,11 @@ impl Sidecar<'_> {
         }
         if settings.metrics.mutual_tls {
             args.push("--metrics-mutual-tls".to_owned());
+        }
+        if self.wishes.workload_api {
+            // Who has the volume may call: an app's container runs as whatever user its image says.
+            let socket = workload_api::socket();
+            args.extend(["--workload-api-socket", &socket, "--workload-api-uid", "any"].map(str::to_owned));
         }
         args
     }

@@ -108,6 +108,7 @@ fn annotations() -> BoxedStrategy<Value> {
         Just(("postern.dev/skip-outbound-ports", "25")),
         Just(("postern.dev/proxy-memory-request", "1Gi")),
         Just(("postern.dev/log-level", "debug")),
+        Just(("postern.dev/workload-api", "enabled")),
     ];
     let map = proptest::collection::vec(one, 0..5);
     map.prop_map(|pairs| {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use postern_api::control::v1 as wire;
+use postern_identity::TrustDomain;
 use postern_identity::bundle::{self, SignedBundle};
-use postern_identity::{Trust, TrustDomain};
 use postern_policy::authentication::JwtRule;
 use postern_policy::{Compiled, RequestAuthentication};
 use postern_token::{Authenticator, KeySet, Keys};
@@ -15,8 +15,10 @@ use tokio::sync::watch;
 
 use super::convert;
 use super::versions::Update;
+use crate::federation;
 use crate::metrics::Metrics;
 use crate::providers::{self, Providers};
+use crate::quarantine;
 use crate::snapshot::{Peers, PolicyState, Shared, Workload};
 use crate::status::error_chain;
 use crate::workload::adopt_bundle;
@@ -36,6 +38,10 @@ pub(super) struct InForce {
     /// See [`PolicyState::rules`].
     pub(super) rules: u64,
     pub(super) users: Users,
+    pub(super) federation: federation::Relationships,
+    /// What is no longer in force and perhaps still read. Ten thousand rules take milliseconds to free: not a worker does
+    /// that, in whose hands the last use ends, but we.
+    pub(super) retired: Vec<Arc<PolicyState>>,
 }
 
 /// Whose tokens are believed, and the keys for it.
@@ -52,27 +58,30 @@ const MAX_PROVIDERS: usize = 256;
 
 impl InForce {
     /// Everything but destinations; the error goes back to control.
-    pub(super) fn apply(&mut self, update: &Update) -> Result<(), String> {
+    pub(super) fn apply(&mut self, update: Update) -> Result<(), String> {
         match update {
             Update::Workload(config) => {
-                self.workload = Some(convert::workload(config)?);
+                self.workload = Some(convert::workload(&config)?);
                 self.rules += 1;
                 self.publish_policy();
             }
             Update::Policies(set) => {
                 let documents = convert::authentications(&set.authentications)?;
-                let (policies, authorizers) = convert::policies(set.clone())?;
-                self.compiled = Some(Arc::new(Compiled::new(policies)));
+                let (policies, authorizers) = convert::policies(set)?;
+                self.compiled = Some(Arc::new(Compiled::at_home_in(&self.trust_domain, policies)));
                 self.providers = Arc::new(providers::load(authorizers, &self.providers));
                 self.users.believe(documents);
                 self.rules += 1;
                 self.publish_policy();
             }
-            Update::Bundle(set) => self.bundle(set)?,
-            Update::Quarantine(set) => self.quarantine(set)?,
-            Update::Ranges(ranges) => self.shared.destinations.publish_ranges(convert::ranges(ranges)?),
+            Update::Bundle(set) => self.bundle(&set)?,
+            Update::Quarantine(set) => {
+                quarantine::take(&self.shared, &self.metrics, &self.trust_domain, &set, UnixTime::now())?;
+            }
+            Update::Federation(said) => self.federation(&said)?,
+            Update::Ranges(ranges) => self.shared.destinations.publish_ranges(convert::ranges(&ranges)?),
             Update::PeerLabels(labels) => {
-                self.peers = Arc::new(convert::peers(labels, &self.trust_domain)?);
+                self.peers = Arc::new(convert::peers(&labels, &self.trust_domain)?);
                 // Whom a CUSTOM policy matches by labels may be another now.
                 let by_labels = |compiled: &Arc<Compiled>| compiled.has_custom() && compiled.needs().peer_labels;
                 if self.compiled.as_ref().is_some_and(by_labels) {
@@ -94,12 +103,12 @@ impl InForce {
     }
 
     /// A policy means something only together with the workload it is for.
-    fn publish_policy(&self) {
+    fn publish_policy(&mut self) {
         let (Some(workload), Some(compiled)) = (&self.workload, &self.compiled) else {
             return;
         };
         let generation = self.shared.policy.load().as_ref().map_or(1, |held| held.generation + 1);
-        self.shared.policy.store(Some(Arc::new(PolicyState {
+        let replaced = self.shared.policy.swap(Some(Arc::new(PolicyState {
             generation,
             workload: workload.clone(),
             compiled: Arc::clone(compiled),
@@ -109,12 +118,38 @@ impl InForce {
             authenticator: Arc::clone(&self.users.authenticator),
             answered: Arc::clone(&self.users.answered),
         })));
+        self.retired.extend(replaced);
         let process = &self.metrics.process;
         process.policy_generation.store(generation, Ordering::Relaxed);
         self.shared.changed();
     }
 
+    /// Frees what nobody reads any more: nothing can come to read it again.
+    pub(super) fn free_retired(&mut self) {
+        for state in std::mem::take(&mut self.retired) {
+            match Arc::try_unwrap(state).map(|state| Arc::into_inner(state.compiled)) {
+                Ok(Some(compiled)) => compiled.free(),
+                // The rules are still in force, with something else beside them.
+                Ok(None) => {}
+                Err(read) => self.retired.push(read),
+            }
+        }
+    }
+
+    fn federation(&mut self, said: &wire::Federation) -> Result<(), String> {
+        // Whoever believes a Workload API believes nobody by control's word.
+        if self.shared.trust_is_given.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let now = UnixTime::now();
+        federation::take(&self.shared, &self.trust_domain, &mut self.federation, said, now)
+    }
+
     fn bundle(&self, set: &wire::BundleSet) -> Result<(), String> {
+        // Our CA's chain of bundles says nothing to who believes a Workload API.
+        if self.shared.trust_is_given.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let links: Vec<SignedBundle> = set.bundles.iter().cloned().map(Into::into).collect();
         let trust = self.shared.trust.load_full();
         let held = trust
@@ -129,22 +164,6 @@ impl InForce {
             *epoch = set.issuer_epoch.max(*epoch);
             raised
         });
-        Ok(())
-    }
-
-    fn quarantine(&self, set: &wire::Quarantine) -> Result<(), String> {
-        let (ids, instances) = convert::quarantine(set)?;
-        let trust = self.shared.trust.load();
-        if trust.quarantined_ids == ids && trust.quarantined_instances == instances {
-            return Ok(());
-        }
-        self.shared.trust.store(Arc::new(Trust {
-            revision: trust.revision + 1,
-            bundles: trust.bundles.clone(),
-            quarantined_ids: ids,
-            quarantined_instances: instances,
-        }));
-        self.shared.changed();
         Ok(())
     }
 }
@@ -193,7 +212,7 @@ impl Users {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use postern_identity::{BundleSet, TrustBundle};
+    use postern_identity::{BundleSet, Trust, TrustBundle};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SigningKey as _};
     use rustls::pki_types::CertificateDer;
     use tokio::sync::mpsc;
@@ -258,6 +277,23 @@ mod tests {
         assert_eq!(users.take(&set("p0", 2, 0, SET)), Ok(true));
     }
 
+    fn in_force(shared: &Arc<Shared>, trust_domain: &TrustDomain) -> InForce {
+        InForce {
+            shared: Arc::clone(shared),
+            metrics: Arc::default(),
+            trust_domain: trust_domain.clone(),
+            epoch: watch::channel(1).0,
+            workload: None,
+            compiled: None,
+            peers: Arc::default(),
+            providers: Arc::default(),
+            rules: 0,
+            users: Users::default(),
+            federation: federation::Relationships::new(),
+            retired: Vec::new(),
+        }
+    }
+
     #[test]
     fn a_bundle_that_control_sends_and_the_ca_did_not_sign_changes_nothing() {
         let domain = TrustDomain::parse("cluster.local").unwrap();
@@ -269,18 +305,7 @@ mod tests {
             bundles: BundleSet::default().with(held),
             ..Trust::default()
         }));
-        let mut in_force = InForce {
-            shared: Arc::clone(&shared),
-            metrics: Arc::default(),
-            trust_domain: domain.clone(),
-            epoch: watch::channel(1).0,
-            workload: None,
-            compiled: None,
-            peers: Arc::default(),
-            providers: Arc::default(),
-            rules: 0,
-            users: Users::default(),
-        };
+        let mut in_force = in_force(&shared, &domain);
         let document = TrustBundle::new(domain.clone(), 2, vec![evil.clone()], UnixTime::now()).to_document();
         let signature = evil_key.sign(&bundle::signing_input(&domain, &document)).unwrap();
         for (signature, signer_chain) in [
@@ -293,7 +318,7 @@ mod tests {
                 signature,
                 signer_chain,
             };
-            let refused = in_force.apply(&Update::Bundle(wire::BundleSet {
+            let refused = in_force.apply(Update::Bundle(wire::BundleSet {
                 version: 2,
                 bundles: vec![link],
                 issuer_epoch: 2,
@@ -303,5 +328,32 @@ mod tests {
             assert_eq!(trust.bundles.get("cluster.local").unwrap().sequence(), 1);
             assert_eq!(*in_force.epoch.borrow(), 1, "nor is a new issuer believed in");
         }
+    }
+    #[test]
+    fn whoever_believes_a_workload_api_believes_nobody_of_another_trust_domain_by_controls_word() {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let shared = Arc::new(Shared::new(mpsc::channel(1).0));
+        let mut in_force = in_force(&shared, &domain);
+        let foreign = TrustDomain::parse("partner.example").unwrap();
+        let said = || {
+            let bundle = TrustBundle::new(foreign.clone(), 1, vec![root().1], UnixTime::now());
+            Update::Federation(wire::Federation {
+                version: 1,
+                trust_domains: vec![wire::FederatedTrustDomain {
+                    trust_domain: foreign.to_string(),
+                    document: bundle.to_document(),
+                    relationship: "r".to_owned(),
+                    bootstrap: false,
+                }],
+            })
+        };
+        let held = || shared.trust.load().bundles.get("partner.example").is_some();
+        shared.trust_is_given.store(true, Ordering::Relaxed);
+        // It is no mistake either.
+        in_force.apply(said()).unwrap();
+        assert!(!held());
+        shared.trust_is_given.store(false, Ordering::Relaxed);
+        in_force.apply(said()).unwrap();
+        assert!(held());
     }
 }

@@ -94,16 +94,6 @@ pub(super) fn authentications(documents: &[wire::RequestAuthentication]) -> Resu
     documents.iter().map(read).collect()
 }
 
-/// Quarantined identities and instances.
-pub(super) fn quarantine(set: &wire::Quarantine) -> Result<(HashSet<SpiffeId>, HashSet<Instance>), Wrong> {
-    let ids = set.spiffe_ids.iter().map(|id| SpiffeId::parse(id));
-    let instances = set.instances.iter().map(|instance| Instance::parse(instance));
-    Ok((
-        ids.collect::<Result<_, _>>().map_err(|e| e.to_string())?,
-        instances.collect::<Result<_, _>>().map_err(|e| e.to_string())?,
-    ))
-}
-
 pub(super) fn ranges(ranges: &wire::Ranges) -> Result<Ranges, Wrong> {
     let cidr = |cidr: &wire::Cidr| {
         let prefix = u8::try_from(cidr.prefix).map_err(|_| format!("prefix {}", cidr.prefix))?;

@@ -17,6 +17,7 @@ pub(super) enum Key {
     Policies,
     Bundle,
     Quarantine,
+    Federation,
     Ranges,
     PeerLabels,
     Destination(Target),
@@ -29,6 +30,7 @@ pub(super) enum Update {
     Policies(wire::PolicySet),
     Bundle(wire::BundleSet),
     Quarantine(wire::Quarantine),
+    Federation(wire::Federation),
     Ranges(wire::Ranges),
     PeerLabels(wire::PeerLabels),
     Destination(Target, wire::Destination),
@@ -41,6 +43,7 @@ impl Update {
             Self::Policies(_) => Key::Policies,
             Self::Bundle(_) => Key::Bundle,
             Self::Quarantine(_) => Key::Quarantine,
+            Self::Federation(_) => Key::Federation,
             Self::Ranges(_) => Key::Ranges,
             Self::PeerLabels(_) => Key::PeerLabels,
             Self::Destination(target, _) => Key::Destination(target.clone()),
@@ -55,6 +58,7 @@ impl Update {
             Self::Policies(m) => m.version,
             Self::Bundle(m) => m.version,
             Self::Quarantine(m) => m.version,
+            Self::Federation(m) => m.version,
             Self::Ranges(m) => m.version,
             Self::PeerLabels(m) => m.version,
             Self::Destination(_, m) => m.version,
@@ -68,6 +72,7 @@ pub(super) fn kind(key: &Key) -> wire::Kind {
         Key::Policies => wire::Kind::Policies,
         Key::Bundle => wire::Kind::Bundle,
         Key::Quarantine => wire::Kind::Quarantine,
+        Key::Federation => wire::Kind::Federation,
         Key::Ranges => wire::Kind::Ranges,
         Key::PeerLabels => wire::Kind::PeerLabels,
         Key::Destination(_) => wire::Kind::Destination,
@@ -82,19 +87,21 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// May it be applied? An older one is kept for [`Versions::due`]; quarantine never goes back.
+    /// May it be applied? An older one is kept for [`Versions::due`]. How old a quarantine is is the CA's word, not control's:
+    /// that is looked at with its signature, and it never goes back.
     pub(super) fn admit(&mut self, update: &Update, now: Instant) -> Result<(), String> {
         let key = update.key();
+        if key == Key::Quarantine {
+            return Ok(());
+        }
         let Some(held) = self.held.get(&key).copied() else {
             return Ok(());
         };
         if update.version() >= held {
             return Ok(());
         }
-        if key != Key::Quarantine {
-            let since = self.older.get(&key).map_or(now, |(since, _)| *since);
-            self.older.insert(key, (since, update.clone()));
-        }
+        let since = self.older.get(&key).map_or(now, |(since, _)| *since);
+        self.older.insert(key, (since, update.clone()));
         Err(format!(
             "version {} is older than {held}, which is in force",
             update.version()
@@ -102,10 +109,9 @@ impl Versions {
     }
 
     /// It is in force now.
-    pub(super) fn applied(&mut self, update: &Update) {
-        let key = update.key();
+    pub(super) fn applied(&mut self, key: Key, version: u64) {
         self.older.remove(&key);
-        self.held.insert(key, update.version());
+        self.held.insert(key, version);
     }
 
     /// Nothing is known of it any more.
@@ -157,7 +163,7 @@ mod tests {
         let start = Instant::now();
         let mut versions = Versions::default();
         assert!(versions.admit(&policies(5), start).is_ok());
-        versions.applied(&policies(5));
+        versions.applied(Key::Policies, 5);
         let why = versions.admit(&policies(4), start).unwrap_err();
         assert!(why.contains("older than 5"), "{why}");
         // Said again, its time does not begin anew.
@@ -166,7 +172,7 @@ mod tests {
         assert!(versions.due(just_before).is_empty());
         assert_eq!(versions.due(start + REFUSE_OLDER_FOR), [policies(4)]);
         versions.admit(&policies(3), start).unwrap_err();
-        versions.applied(&policies(6));
+        versions.applied(Key::Policies, 6);
         assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
     }
 
@@ -175,7 +181,7 @@ mod tests {
     fn an_older_version_is_forgotten_with_the_control_that_said_it() {
         let start = Instant::now();
         let mut versions = Versions::default();
-        versions.applied(&policies(5));
+        versions.applied(Key::Policies, 5);
         versions.admit(&policies(4), start).unwrap_err();
         versions.stream_ended();
         assert!(versions.due(start + REFUSE_OLDER_FOR * 2).is_empty());
@@ -187,31 +193,13 @@ mod tests {
     #[test]
     fn hello_tells_the_newest_version_of_each_kind() {
         let mut versions = Versions::default();
-        versions.applied(&policies(5));
+        versions.applied(Key::Policies, 5);
         for (id, version) in [(1, 7), (2, 9), (3, 8)] {
             let target = Target::Address(([10, 0, 0, id], 80).into());
-            let destination = wire::Destination {
-                version,
-                ..Default::default()
-            };
-            versions.applied(&Update::Destination(target, destination));
+            versions.applied(Key::Destination(target), version);
         }
         let held: Vec<(i32, u64)> = versions.held().iter().map(|held| (held.kind, held.version)).collect();
         let of = |kind: wire::Kind, version| (kind as i32, version);
         assert_eq!(held, [of(wire::Kind::Policies, 5), of(wire::Kind::Destination, 9)]);
-    }
-
-    #[test]
-    fn quarantine_never_goes_back() {
-        let quarantine = |version| {
-            Update::Quarantine(wire::Quarantine {
-                version,
-                ..Default::default()
-            })
-        };
-        let mut versions = Versions::default();
-        versions.applied(&quarantine(2));
-        versions.admit(&quarantine(1), Instant::now()).unwrap_err();
-        assert!(versions.due(Instant::now() + REFUSE_OLDER_FOR * 2).is_empty());
     }
 }

@@ -140,6 +140,9 @@ impl http_body::Body for Body {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
+                    if *leg == Leg::Request && exchange.drops_trailers() {
+                        trailers.clear();
+                    }
                     headers::clean_trailers(trailers);
                 }
                 exchange.moved(*leg, frame.data_ref().map_or(0, Bytes::len));

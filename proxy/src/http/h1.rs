@@ -255,7 +255,11 @@ fn plan<S: Service>(
                 fields::write(&mut out, b"te", b"trailers");
             }
             finish_head(&mut out, head.length);
-            let half = Half::new(Leg::Request, out, head.length.of_request());
+            let body = match exchange.drops_trailers() {
+                true => head.length.of_request().without_trailers(),
+                false => head.length.of_request(),
+            };
+            let half = Half::new(Leg::Request, out, body);
             let forwarding = Forwarding {
                 prepared,
                 ticket,

@@ -87,12 +87,13 @@ pub fn has_framing_alias(fields: &HeaderMap) -> bool {
 
 /// Removes every form of the identity fields that a client sent.
 pub fn strip_ours(fields: &mut HeaderMap) {
-    let forged: SmallVec<[HeaderName; 2]> = fields
-        .keys()
-        .filter(|name| kind_of(name.as_str()) == Kind::Ours)
-        .cloned()
-        .collect();
-    for name in forged {
+    remove_where(fields, |name| kind_of(name) == Kind::Ours);
+}
+
+/// Removes the fields of these names (in lower case).
+pub fn remove_where(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    let gone: SmallVec<[HeaderName; 2]> = fields.keys().filter(|name| goes(name.as_str())).cloned().collect();
+    for name in gone {
         fields.remove(name);
     }
 }
@@ -197,14 +198,7 @@ pub fn is_forbidden_trailer(name: &str) -> bool {
 
 /// Removes what [`is_forbidden_trailer`].
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    let forbidden: SmallVec<[HeaderName; 2]> = trailers
-        .keys()
-        .filter(|name| is_forbidden_trailer(name.as_str()))
-        .cloned()
-        .collect();
-    for name in forbidden {
-        trailers.remove(name);
-    }
+    remove_where(trailers, is_forbidden_trailer);
 }
 
 /// Is it gRPC? Then refusals are told in gRPC's way.

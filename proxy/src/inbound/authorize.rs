@@ -38,8 +38,8 @@ pub struct Permit {
     caller: Rc<Caller>,
     port: u16,
     destination: IpAddr,
-    /// On a stream: may it be one at all? Asked again with each policy.
-    declared_tcp: bool,
+    /// As its port is declared. On a stream: may it be one at all? Asked again with each policy.
+    protocol: Protocol,
     http: Option<Facts>,
     generation: Cell<u64>,
     /// The rules under which CUSTOM policies were asked last; see [`PolicyState::rules`].
@@ -89,7 +89,7 @@ pub(super) fn asks(connection: &Connection, state: &PolicyState, asked: Asked<'_
         caller: &connection.caller,
         port: connection.port.number,
         destination: connection.port.app.ip(),
-        declared_tcp: false,
+        protocol: connection.port.protocol,
         http: Some(AboutHttp {
             method,
             path,
@@ -111,6 +111,7 @@ pub(super) fn request(
     exchange: &Exchange,
 ) -> Result<Admission, Failure> {
     let state = state.ok_or(Failure::ControlUnavailable)?;
+    connection.worker.shared.not_cut_off()?;
     let permit = Permit::at_door(connection, state, Some(asked), exchange)?;
     // Who the user is comes before what may be done.
     if let Some((failure, challenge)) = asked.user.and_then(|look| look.refusal()) {
@@ -127,6 +128,7 @@ pub(super) fn request(
 pub fn stream(connection: &Connection, exchange: &Exchange) -> Result<Admission, Failure> {
     let state = connection.worker.shared.policy.load();
     let state = state.as_ref().ok_or(Failure::ControlUnavailable)?;
+    connection.worker.shared.not_cut_off()?;
     let permit = Permit::at_door(connection, state, None, exchange)?;
     admit(connection, state, permit, None, exchange)
 }
@@ -233,7 +235,7 @@ struct About<'a> {
     caller: &'a Caller,
     port: u16,
     destination: IpAddr,
-    declared_tcp: bool,
+    protocol: Protocol,
     http: Option<AboutHttp<'a>>,
 }
 
@@ -246,6 +248,16 @@ struct AboutHttp<'a> {
 }
 
 impl About<'_> {
+    /// May it not be a stream of bytes? Where HTTP is declared it would be something else than was said, and where it may be
+    /// HTTP, bytes would carry a user's token, and what only we tell of users, past everybody who looks at them.
+    fn refuses_bytes(&self, state: &PolicyState) -> bool {
+        match self.protocol {
+            Protocol::Http1 | Protocol::Http2 => true,
+            Protocol::Detect => state.compiled.needs_http(self.port) || !state.authenticator.is_idle(),
+            Protocol::Tcp => false,
+        }
+    }
+
     /// What `ask` says of the request.
     fn under<'s, R>(
         &self,
@@ -268,10 +280,7 @@ impl About<'_> {
                     user: http.user,
                 })
             }
-            // Bytes would carry a user's token, and what only we tell of users, past everybody who looks at them.
-            None if !self.declared_tcp && (state.compiled.needs_http(self.port) || !state.authenticator.is_idle()) => {
-                return Err(Failure::NotHttp);
-            }
+            None if self.refuses_bytes(state) => return Err(Failure::NotHttp),
             None => None,
         };
         let needs = state.compiled.needs();
@@ -306,7 +315,7 @@ impl Permit {
             caller: Rc::clone(&connection.caller),
             port: connection.port.number,
             destination: connection.port.app.ip(),
-            declared_tcp: connection.port.protocol == Protocol::Tcp,
+            protocol: connection.port.protocol,
             http: asked.map(|asked| Facts {
                 host: Rc::clone(asked.host),
                 fields: Kept::of(&state.compiled.needs().headers, asked.fields),
@@ -351,7 +360,7 @@ impl Permit {
             caller: &self.caller,
             port: self.port,
             destination: self.destination,
-            declared_tcp: self.declared_tcp,
+            protocol: self.protocol,
             http: http.map(|(facts, head)| AboutHttp {
                 method: head.method.as_str(),
                 path: head.path(),
@@ -360,6 +369,13 @@ impl Permit {
                 user: look.and_then(Look::user),
             }),
         }
+    }
+
+    /// Do fields of its head decide what becomes of it, or say who its user is? Trailers would be more of them, of which
+    /// nobody who decides has heard; there are servers that read both as one.
+    pub(crate) fn hangs_on_fields(&self) -> bool {
+        let of_head = |facts: &Facts| !facts.fields.is_empty() || facts.user.borrow().is_some();
+        self.asked.get().is_some() || self.http.as_ref().is_some_and(of_head)
     }
 
     /// The end user, as last looked at.

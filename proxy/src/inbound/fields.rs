@@ -94,6 +94,11 @@ impl Kept {
         });
         Self(kept.collect())
     }
+
+    /// Was nothing looked at?
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Headers for Kept {

@@ -23,9 +23,10 @@ use super::authenticate::Caller;
 use super::fields::OfMap;
 use crate::http::h1::fields;
 use crate::http::h1::head::RequestHead;
+use crate::http::headers::remove_where;
 use crate::limits::{KEYS_DEADLINE, MAX_WAITING_FOR_KEYS};
 use crate::outcome::{BadRequest, Failure};
-use crate::snapshot::PolicyState;
+use crate::snapshot::{PolicyState, Shared};
 use crate::worker::Worker;
 
 mod tokens;
@@ -91,8 +92,10 @@ fn verified(state: &PolicyState, worker: &Worker, caller: &Caller, token: Token)
             may_come: missing(state, worker, &refusal, fingerprint),
             refusal,
         })?;
+    let id = caller.peer().map(postern_identity::VerifiedPeer::id);
     let brings = Brings {
-        id: caller.peer().map(postern_identity::VerifiedPeer::id),
+        id,
+        is_foreign: id.is_some_and(|id| state.compiled.is_foreign(id)),
         certificate_sha256: caller.certificate_sha256(),
     };
     let user = verified.admits(brings).map(Arc::clone).map_err(|refusal| Refused {
@@ -137,24 +140,49 @@ pub(super) async fn settled(connection: &Connection, parts: &request::Parts) -> 
     let deadline = Instant::now() + KEYS_DEADLINE;
     // Before the question: its answer must not go by unheard.
     let mut changes = worker.shared.changes.subscribe();
-    let mut question = 0;
-    worker
-        .shared
-        .missed_keys
-        .send_modify(|missed| question = missed.ask(provider));
+    let question = Question::put(&worker.shared, provider);
     loop {
         let now = again()?;
         if now.awaited().is_none() {
             return Some(now);
         }
         // What was fetched after the question has no such key: only now that is known.
-        if is_answered(worker, provider, question) {
+        if is_answered(worker, provider, question.number) {
             worker.tokens.remember_absent(*fingerprint);
             return again();
         }
         if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
             return Some(now);
         }
+    }
+}
+
+/// Withdrawn once nobody waits for its answer.
+struct Question<'q> {
+    shared: &'q Shared,
+    provider: &'q str,
+    number: u64,
+}
+
+impl<'q> Question<'q> {
+    fn put(shared: &'q Shared, provider: &'q str) -> Self {
+        let mut number = 0;
+        shared.missed_keys.send_modify(|missed| number = missed.ask(provider));
+        Self {
+            shared,
+            provider,
+            number,
+        }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        // Nothing to do about it: nobody need hear of it.
+        self.shared.missed_keys.send_if_modified(|missed| {
+            missed.withdraw(self.provider, self.number);
+            false
+        });
     }
 }
 
@@ -251,7 +279,12 @@ impl Look {
     /// Does a client's field of this name go? Also in other spellings.
     pub(super) fn takes(&self, name: &str) -> bool {
         let is_token = || matches!(self.taken(), Some(Spot::Header(spot)) if is_same_field(name, spot));
-        self.authenticator.tells(name) || is_token()
+        self.is_ours_to_tell(name) || is_token()
+    }
+
+    /// Is the app told of users in a field of this name, of any of them? Also in other spellings.
+    pub(super) fn is_ours_to_tell(&self, name: &str) -> bool {
+        self.authenticator.tells(name)
     }
 
     /// The cookie that goes.
@@ -277,15 +310,7 @@ impl Look {
 
     /// Takes away what the app must not get.
     pub(super) fn clean(&self, parts: &mut request::Parts) -> Result<(), Failure> {
-        let taken: Vec<HeaderName> = parts
-            .headers
-            .keys()
-            .filter(|name| self.takes(name.as_str()))
-            .cloned()
-            .collect();
-        for name in taken {
-            parts.headers.remove(name);
-        }
+        remove_where(&mut parts.headers, |name| self.takes(name));
         if let Some(cookie) = self.taken_cookie() {
             take_cookie(&mut parts.headers, cookie)?;
         }
@@ -311,8 +336,9 @@ impl Look {
         }
     }
 
-    /// Tells the app of the user, once nobody can take that away again.
+    /// Tells the app of the user, once nobody can take that away again, or tell of one who is not there.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        remove_where(headers, |name| self.is_ours_to_tell(name));
         for (name, value) in self.told() {
             if let (Ok(name), Ok(value)) = (
                 HeaderName::from_bytes(name.as_bytes()),

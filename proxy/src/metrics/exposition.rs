@@ -265,7 +265,7 @@ fn process(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
         let mut series = to.encode_descriptor(name, help, None, MetricType::Counter)?;
         counter(&mut series, value.load(Ordering::Relaxed))?;
     }
-    let gauges: [(&str, &str, &AtomicU64); 3] = [
+    let gauges: [(&str, &str, &AtomicU64); 5] = [
         (
             "postern_proxy_control_connected",
             "1 while the stream with control stands",
@@ -280,6 +280,16 @@ fn process(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
             "postern_proxy_bundle_sequence",
             "Sequence of our own trust domain's bundle",
             &process.bundle_sequence,
+        ),
+        (
+            "postern_proxy_quarantine_version",
+            "Version of the quarantine in force, 0 for none",
+            &process.quarantine_version,
+        ),
+        (
+            "postern_proxy_quarantined",
+            "Entries of the quarantine in force: identities, instances and serial numbers that are cut off",
+            &process.quarantined,
         ),
     ];
     for (name, help, value) in gauges {

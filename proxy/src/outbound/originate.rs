@@ -66,7 +66,7 @@ impl Riding {
                 self.trust_revision.set(trust.revision);
                 Ok(())
             }
-            Err(_) => Err(Failure::PeerWithdrawn),
+            Err(error) => Err(Failure::of_peer(&error)),
         }
     }
 

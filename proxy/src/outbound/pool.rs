@@ -111,10 +111,13 @@ impl Pool {
     /// Closes what has rested too long or is no longer believed; true if any connection is left.
     pub(crate) fn sweep(&self, shared: &Shared, clock: Duration) -> bool {
         let (trust, now) = (shared.trust.load(), Instant::now());
+        let ours = !shared.is_cut_off();
         let mut groups = self.groups.borrow_mut();
         groups.retain(|_, group| {
-            group.shelf.sweep(|riding| riding.takes_requests(&trust, clock));
-            group.resting.sweep(|riding| riding.takes_requests(&trust, clock));
+            group.shelf.sweep(|riding| ours && riding.takes_requests(&trust, clock));
+            group
+                .resting
+                .sweep(|riding| ours && riding.takes_requests(&trust, clock));
             // What is known of one that fails outlives its connections.
             Rc::strong_count(group) > 1 || group.open() > 0 || group.load.is_remembered(now)
         });
@@ -133,6 +136,7 @@ impl Group {
 
     /// A connection for one request: at rest, or new. `fresh`: only a new one will do.
     pub(super) async fn lease(&self, worker: &Rc<Worker>, fresh: bool) -> Result<Lease, Failure> {
+        worker.shared.not_cut_off()?;
         let now = originate::clock();
         if !fresh && let Some(lease) = self.resting(worker, now) {
             return Ok(lease);
@@ -201,6 +205,7 @@ impl Group {
 
     /// A connection for one request of the HTTP/1 relay. `fresh`: only a new one will do.
     pub(super) async fn relayed(&self, worker: &Rc<Worker>, fresh: bool) -> Result<resting::Lease<Riding>, Failure> {
+        worker.shared.not_cut_off()?;
         let now = originate::clock();
         if !fresh {
             let trust = worker.shared.trust.load();
@@ -220,6 +225,7 @@ impl Group {
 
     /// A connection for one opaque stream; nobody else will ride on it.
     pub(super) async fn stream(&self, worker: &Rc<Worker>) -> Result<(Transport, Rc<Riding>, Open), Failure> {
+        worker.shared.not_cut_off()?;
         self.check_may_dial(originate::clock())?;
         let open = self.resting.making();
         let (transport, riding) = originate::open(worker, &self.endpoint, &self.identity, self.carries).await?;

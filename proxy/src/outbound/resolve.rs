@@ -108,6 +108,9 @@ pub(super) async fn resolve(
     let Some(identity) = shared.identity.load_full() else {
         return Err(nowhere(Failure::NoIdentity, String::new()));
     };
+    if let Err(failure) = shared.not_cut_off() {
+        return Err(nowhere(failure, String::new()));
+    }
     if shared.policy.load().is_none() {
         return Err(nowhere(Failure::ControlUnavailable, String::new()));
     }

@@ -208,6 +208,60 @@ fn an_edit_of_a_field_that_rules_look_at_is_no_answer() {
 }
 
 #[test]
+fn h1_08_trailers_of_a_request_that_was_asked_about_end_here() {
+    run(async {
+        let shop = Shop::new().await;
+        let opa = Authorizer::saying(ok()).await;
+        shop.cart.policy(&asked_below(&server(&opa)));
+        for (path, trailers) in [("/free", 1), ("/asked", 0)] {
+            let mut conn = shop.h1().await;
+            conn.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n"
+            ))
+            .await;
+            assert_eq!(conn.answer().await.status, 200, "{path}");
+            let seen = shop.app.requests().pop().unwrap();
+            assert_eq!((&*seen.body, seen.trailers.len()), (&b"hi"[..], trailers), "{path}");
+        }
+    });
+}
+
+#[test]
+fn no_server_tells_the_app_of_a_user_in_the_proxys_place() {
+    run(async {
+        let sso = "
+apiVersion: postern.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {name: sso, namespace: shop}
+spec: {jwtRules: [{issuer: 'https://sso.test', jwksUri: 'https://sso.test/jwks', outputPayloadToHeader: x-user}]}
+";
+        let shop = Shop::new().await;
+        let opa = Authorizer::saying(ok_with(OkHttpResponse {
+            headers: vec![field("X_User", "root"), field("x-other", "fine")],
+            ..OkHttpResponse::default()
+        }))
+        .await;
+        shop.cart.believes(sso, None);
+        shop.cart.policy(&asked_below(&server(&opa)));
+        let mut conn = shop.h1().await;
+        conn.send(get_path("/asked")).await;
+        let answer = conn.answer().await;
+        assert!(
+            answer.status == 403 && answer.text().starts_with("custom_error"),
+            "{answer:?}"
+        );
+        // Where that is only told of, the field does not go on all the same.
+        shop.cart.policy_in(Mode::Monitor, &asked_below(&server(&opa)));
+        let mut conn = shop.h1().await;
+        conn.send(get_path("/asked")).await;
+        assert_eq!(conn.answer().await.status, 200);
+        let seen = shop.app.only();
+        assert_eq!((seen.field("x-other"), seen.field("x_user")), (Some("fine"), None));
+    });
+}
+
+#[test]
 fn a_denial_is_answered_in_the_servers_words_and_the_connection_serves_on() {
     run(async {
         let shop = Shop::new().await;

@@ -259,6 +259,20 @@ fn a_stream_cannot_go_around_the_http_rules_of_its_port() {
             assert_eq!(conn.rest().await, b"", "{protocol:?}");
             assert_eq!(shop.app.connections(), 0, "{protocol:?}");
         }
+        // Whatever the rules look at: where HTTP is declared, that is what is spoken.
+        for (protocol, passes) in [
+            (Protocol::Http1, false),
+            (Protocol::Http2, false),
+            (Protocol::Detect, true),
+        ] {
+            let shop = Shop::with(protocol, WEB_ONLY).await;
+            let mut conn = shop.web(b"postern/tcp").await;
+            conn.send("GET / HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n")
+                .await;
+            conn.finish().await;
+            assert_eq!(!conn.rest().await.is_empty(), passes, "{protocol:?}");
+            assert_eq!(shop.app.connections(), usize::from(passes), "{protocol:?}");
+        }
         // Declared opaque: a rule's paths do not count, and the DENY gets broader.
         let shop = Shop::with(Protocol::Tcp, POLICY).await;
         let mut conn = shop.web(b"postern/tcp").await;

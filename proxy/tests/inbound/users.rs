@@ -671,7 +671,7 @@ fn in_monitor_a_bad_token_is_reported_and_in_discover_it_passes() {
 #[test]
 fn bytes_do_not_pass_by_where_tokens_are_looked_for() {
     run(async {
-        let shop = Shop::with(Protocol::Http1, WEB_ONLY).await;
+        let shop = Shop::with(Protocol::Detect, WEB_ONLY).await;
         let forged = "GET /user HTTP/1.1\r\nHost: cart\r\nAuthorization: Bearer forged\r\n\r\n";
         let mut before = shop.web(b"postern/tcp").await;
         before.send(forged).await;
@@ -683,6 +683,52 @@ fn bytes_do_not_pass_by_where_tokens_are_looked_for() {
         after.send(forged).await;
         assert_eq!(soon("the new one is refused", after.rest()).await, b"");
         assert_eq!(shop.app.requests().len(), 1);
+    });
+}
+
+/// Sends a request with `trailers`, over HTTP/1.1 and over HTTP/2, and what the app got of them.
+async fn trailers_seen(shop: &Shop, trailers: &[(&'static str, &str)]) -> Vec<(String, String)> {
+    let section: String = trailers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let mut conn = shop.h1().await;
+    conn.send(format!(
+        "POST /open HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{section}\r\n"
+    ))
+    .await;
+    assert_eq!(conn.answer().await.status, 200);
+    let mut client = Client::over(shop.web(b"postern/h2").await).await;
+    let map = trailers
+        .iter()
+        .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+        .collect();
+    let mut call = request(Method::POST, "/open");
+    // What hyper writes of them over HTTP/1.1 is what was announced.
+    let names: Vec<&str> = trailers.iter().map(|(name, _)| *name).collect();
+    call.headers_mut().insert("trailer", names.join(", ").parse().unwrap());
+    assert_eq!(client.post(call, b"hi", Some(map)).await.unwrap().status, 200);
+    let [one, other] = seen(shop);
+    assert_eq!((&*one.body, &*other.body), (&b"hi"[..], &b"hi"[..]));
+    assert_eq!(one.trailers, other.trailers);
+    one.trailers
+}
+
+#[test]
+fn h1_08_no_trailer_tells_the_app_of_users_or_what_rules_would_look_at() {
+    run(async {
+        let forged = [("x-user", "root"), ("x-checksum", "good")];
+        let told = believing(&rule("outputPayloadToHeader: x-user")).await;
+        assert_eq!(trailers_seen(&told, &forged).await, []);
+        // Rules look at fields: USERS names x-group.
+        let fields = Shop::with(Protocol::Http1, USERS).await;
+        assert_eq!(trailers_seen(&fields, &forged).await, []);
+        // Nobody looks at any, and nobody tells any.
+        let plain = Shop::with(Protocol::Http1, WEB_ONLY).await;
+        assert_eq!(
+            trailers_seen(&plain, &forged).await,
+            forged.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     });
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::Client;
 use postern_cluster::confidential;
 
-use super::{AUDIENCE, Outage, Review, Reviewer};
+use super::{Outage, Review, Reviewer};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -18,11 +18,11 @@ pub(crate) struct ByApi {
 }
 
 impl Reviewer for ByApi {
-    fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Review, Outage>> {
+    fn review<'a>(&'a self, token: &'a str, audience: &'static str) -> BoxFuture<'a, Result<Review, Outage>> {
         Box::pin(async move {
             let request = TokenReview {
                 spec: TokenReviewSpec {
-                    audiences: Some(vec![AUDIENCE.to_owned()]),
+                    audiences: Some(vec![audience.to_owned()]),
                     token: Some(token.to_owned()),
                 },
                 ..TokenReview::default()

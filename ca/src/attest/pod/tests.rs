@@ -65,7 +65,7 @@ impl Played {
 }
 
 impl Reviewer for Played {
-    fn review<'a>(&'a self, _token: &'a str) -> BoxFuture<'a, Result<Review, Outage>> {
+    fn review<'a>(&'a self, _token: &'a str, _audience: &'static str) -> BoxFuture<'a, Result<Review, Outage>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let says = self.says.lock().unwrap().clone();
         let inside = Arc::clone(&self.inside);
@@ -382,7 +382,7 @@ async fn c_03_whatever_else_the_api_server_answers_fails_closed_and_shows_no_tok
         let outage = ByApi {
             client: server.client(),
         }
-        .review(&shown)
+        .review(&shown, AUDIENCE)
         .await
         .unwrap_err();
         assert!(!format!("{outage} {outage:?}").contains(&shown), "{outage}");

@@ -290,6 +290,8 @@ pub(crate) const CHECKS: &[Check] = &[
         "Services agree on what each port speaks, and lead somewhere",
         policies::conditions,
     ),
+    warning("PC-053", Mesh, "nobody is in quarantine", policies::quarantined),
+    warning("PC-054", Mesh, "the CA's ledger is kept", components::ledger),
     error(
         "PC-060",
         Proxies,

@@ -139,6 +139,27 @@ pub(super) fn image_of(deployment: &Deployment) -> Option<&str> {
     spec.containers.first()?.image.as_deref()
 }
 
+/// Over a Secret the ledger's records are lines on standard output, which a node drops sooner or later.
+pub(super) fn ledger(facts: &Facts) -> Verdict {
+    let Some(deployment) = facts.deployment("postern-ca")? else {
+        // PC-020 and on say so.
+        return Ok(Vec::new());
+    };
+    let spec = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let args = spec
+        .and_then(|spec| spec.containers.first()?.args.as_deref())
+        .unwrap_or_default();
+    let has = |flag: &str| args.iter().any(|arg| arg.split('=').next() == Some(flag));
+    if !has("--state-secret") || has("--ledger-collected") {
+        return Ok(Vec::new());
+    }
+    Ok(vec![finding(
+        format!("Deployment {SYSTEM}/postern-ca"),
+        "its ledger goes to standard output: what was issued and refused is lost with the nodes' logs, unless somebody collects them",
+        "collect the standard output of its pods (docs/ledger.md), then say so: `helm upgrade ... --set ca.ledgerCollected=true`",
+    )])
+}
+
 pub(super) fn leases(facts: &Facts) -> Verdict {
     let leases = known(&facts.leases)?;
     let pods = known(&facts.pods)?;

@@ -129,7 +129,7 @@ fn unknown(what: &str, error: &kube::Error) -> Unknown {
             "the API server knows no {what}: nobody serves that API (see PC-030, PC-037)"
         )),
         kube::Error::Api(status) => Unknown(status.message.clone()),
-        error => Unknown(format!("{what}: {}", crate::cluster::chain(error))),
+        error => Unknown(format!("{what}: {}", crate::cluster::error_chain(error))),
     }
 }
 

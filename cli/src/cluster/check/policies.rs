@@ -58,6 +58,22 @@ pub(super) fn conditions(facts: &Facts) -> Verdict {
     Ok(found.collect())
 }
 
+/// Not a fault, and nothing to be forgotten.
+pub(super) fn quarantined(facts: &Facts) -> Verdict {
+    let replicas = known(&facts.replicas)?.iter();
+    let texts: BTreeSet<&String> = replicas.flat_map(|replica| &replica.body.quarantined).collect();
+    let found = texts.into_iter().map(|text| {
+        // A SPIFFE ID has a colon, and no space behind it.
+        let (subject, cause) = text.split_once(": ").unwrap_or((text, ""));
+        finding(
+            subject,
+            cause,
+            "kubectl postern quarantine list; lift it once it is well",
+        )
+    });
+    Ok(found.collect())
+}
+
 fn condition<'p>(policy: &'p Policy, kind: &str) -> Option<&'p Condition> {
     policy.status.conditions.iter().find(|condition| condition.kind == kind)
 }

@@ -52,6 +52,28 @@ fn paths_name_a_resource_a_namespace_and_an_object() {
 }
 
 #[test]
+fn a_question_is_posted_into_a_namespace_and_nothing_else_is_done_with_explanations() {
+    let base = "/apis/view.postern.dev/v1alpha1";
+    let of = |method: Method, path: &str| parse(&method, &format!("{base}{path}").parse().unwrap(), &HeaderMap::new());
+    let here = "/namespaces/shop/explanations";
+    let strict = format!("{here}?fieldManager=kubectl-create&fieldValidation=Strict&dryRun=All");
+    for path in [here, &strict] {
+        assert_eq!(of(Method::POST, path), Ok(Route::Explain("shop".to_owned())), "{path}");
+    }
+    for method in [Method::GET, Method::PUT, Method::PATCH, Method::DELETE] {
+        assert_eq!(of(method, here), Err(RouteError::Create));
+    }
+    for path in ["/explanations", "/namespaces/shop/explanations/x"] {
+        assert_eq!(of(Method::POST, path), Err(RouteError::Create), "{path}");
+        assert!(of(Method::GET, path).is_err(), "{path}");
+    }
+    assert_eq!(of(Method::POST, "/explanations/x"), Err(RouteError::NotFound));
+    assert_eq!(of(Method::POST, "/namespaces/shop/edges"), Err(RouteError::Method));
+    let long = format!("{here}?{}", "a".repeat(MAX_QUERY + 1));
+    assert_eq!(of(Method::POST, &long), Err(RouteError::Query));
+}
+
+#[test]
 fn the_first_form_that_we_have_is_chosen() {
     let edges = "/apis/view.postern.dev/v1alpha1/edges";
     let form = |query: &str, accept| match parsed(&format!("{edges}{query}"), accept) {

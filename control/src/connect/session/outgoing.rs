@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_message::Message;
+use postern_policy::turns;
 
 use super::{Item, Session, snapshot_word};
 use crate::snapshot;
@@ -18,11 +19,13 @@ fn above(last: u64, revision: u64) -> u64 {
 impl Session {
     /// Takes the first item that may need sending off the list.
     pub(super) fn next_message(&mut self) -> Option<Message> {
-        let item = self.pending.pop_first()?;
+        let item = self.next_item()?;
+        self.pending.remove(&item);
         let state = self.hub.state();
         let message = match item {
             Item::Bundle => self.bundle(),
             Item::Quarantine => self.quarantine(&state),
+            Item::Federation => self.federation(),
             Item::Workload => self.workload(&state),
             Item::Policies => self.policies(&state),
             Item::PeerLabels => self.peer_labels(&state),
@@ -77,7 +80,9 @@ impl Session {
             }
             return None;
         }
-        self.sent.policies = Some(set.clone());
+        if let Some(before) = self.sent.policies.replace(in_turns(&set)) {
+            turns::free(before.policies);
+        }
         set.version = self.version(wire::Kind::Policies, state);
         if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
             subscriber.policies.sent(set.version, state.policy_version);
@@ -165,15 +170,42 @@ impl Session {
         Some(Message::Bundle(snapshot::bundles(&bundles, version)))
     }
 
-    /// Nothing is quarantined by any source yet; a proxy must hear that, to drop what another control told it.
-    fn quarantine(&mut self, state: &State) -> Option<Message> {
-        if std::mem::replace(&mut self.sent.quarantine, true) {
+    /// Without a file that was read the proxy keeps what it has, as another control may have given it.
+    fn federation(&mut self) -> Option<Message> {
+        let told = self.hub.federation.told();
+        if told.version == 0 || self.sent.federation == Some(told.version) {
             return None;
         }
-        let version = self.version(wire::Kind::Quarantine, state);
+        self.sent.federation = Some(told.version);
+        let last = self.versions.entry(wire::Kind::Federation as i32).or_default();
+        *last = above(*last, told.version);
+        Some(Message::Federation(snapshot::federation(&told, *last)))
+    }
+
+    /// A proxy must hear, too, that nobody is cut off.
+    fn quarantine(&mut self, state: &State) -> Option<Message> {
+        let held = self.hub.quarantine();
+        if self.sent.quarantine == Some(held.version) {
+            return None;
+        }
+        self.sent.quarantine = Some(held.version);
+        let Some(signed) = held.signed.clone() else {
+            let version = self.version(wire::Kind::Quarantine, state);
+            return Some(Message::Quarantine(wire::Quarantine {
+                version,
+                ..wire::Quarantine::default()
+            }));
+        };
+        self.versions.insert(wire::Kind::Quarantine as i32, held.version);
+        if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
+            subscriber.quarantine.sent(held.version, held.version);
+        }
+        let (spiffe_ids, instances) = held.in_clear();
         Some(Message::Quarantine(wire::Quarantine {
-            version,
-            ..wire::Quarantine::default()
+            version: held.version,
+            spiffe_ids,
+            instances,
+            signed: Some(signed),
         }))
     }
 
@@ -194,10 +226,34 @@ impl Session {
         let version = if lags { reach.complete } else { reach.newest };
         subscription.sent = Some((Arc::clone(&answer), version));
         self.versions.insert(wire::Kind::Destination as i32, version);
+        let mut answer = wire::destination::State::clone(&answer);
+        if self.hub.mesh.without_instances
+            && let wire::destination::State::Meshed(meshed) = &mut answer
+        {
+            // Nobody could show one.
+            meshed
+                .endpoints
+                .iter_mut()
+                .for_each(|endpoint| endpoint.instance.clear());
+        }
         Some(Message::Destination(wire::Destination {
             version,
             id,
-            state: Some(wire::destination::State::clone(&answer)),
+            state: Some(answer),
         }))
+    }
+}
+
+/// Its copy: of thousands of rules that is long work.
+fn in_turns(set: &wire::PolicySet) -> wire::PolicySet {
+    let policies = set.policies.iter().map(|policy| {
+        turns::next();
+        policy.clone()
+    });
+    wire::PolicySet {
+        version: set.version,
+        policies: policies.collect(),
+        authorizers: set.authorizers.clone(),
+        authentications: set.authentications.clone(),
     }
 }

@@ -2,6 +2,7 @@ use postern_identity::TrustDomain;
 use postern_policy::lint::Code;
 
 use super::super::*;
+use crate::Mesh;
 
 const CUSTOM: &str = "
 apiVersion: v1
@@ -37,7 +38,7 @@ fn read(text: &str) -> (tempfile::TempDir, Offline) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.yaml"), text).unwrap();
     let domain = TrustDomain::parse("cluster.local").unwrap();
-    let offline = Offline::read(&[dir.path().to_owned()], "postern-system", &domain).unwrap();
+    let offline = Offline::read(&[dir.path().to_owned()], &Mesh::named(domain)).unwrap();
     (dir, offline)
 }
 

@@ -33,7 +33,11 @@ fn ask(documents: &str, from: &str, to: &str, port: Option<u16>) -> Answer {
         port,
         ..Question::default()
     };
-    answer(&Model::build("postern-system", &load), &question).unwrap()
+    answer(
+        &Model::build("postern-system", &postern_policy::Aliases::default(), &load),
+        &question,
+    )
+    .unwrap()
 }
 
 const CART: &str = "selector: {matchLabels: {app: cart}}";

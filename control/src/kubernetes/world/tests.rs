@@ -6,11 +6,13 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DynamicObject;
 use postern_identity::TrustDomain;
+use postern_policy::Aliases;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::tests::played;
 use super::*;
+use crate::mesh::Mesh;
 use crate::model::Model;
 use crate::state::State;
 
@@ -196,7 +198,7 @@ proptest! {
         let (watched, fresh) = (watched.load(), fresh.load());
         prop_assert_eq!(&watched.documents, &fresh.documents);
         prop_assert_eq!(&watched.bad, &fresh.bad);
-        prop_assert_eq!(Model::build("postern-system", &watched), Model::build("postern-system", &fresh));
+        prop_assert_eq!(Model::build("postern-system", &Aliases::default(), &watched), Model::build("postern-system", &Aliases::default(), &fresh));
     }
 }
 
@@ -277,17 +279,13 @@ fn measure_a_change_among_2000_pods() {
         let load = world.load();
         loading.push(began.elapsed());
         let began = Instant::now();
-        let model = Model::build("postern-system", &load);
+        let model = Model::build("postern-system", &Aliases::default(), &load);
         building.push(began.elapsed());
         assert_eq!(model.workloads.len(), 2000);
     }
     // What every proxy's stream does about a policy that concerns all: 2,000 that each follow 5 Services.
-    let mut state = State::after(
-        &State::default(),
-        world.load(),
-        "postern-system",
-        std::time::SystemTime::now(),
-    );
+    let mesh = Mesh::named(TrustDomain::parse("cluster.local").unwrap());
+    let mut state = State::after(&State::default(), world.load(), &mesh, std::time::SystemTime::now());
     let ask = |state: &State| {
         for workload in state.model.workloads.values() {
             std::hint::black_box(crate::snapshot::workload(
@@ -305,7 +303,7 @@ fn measure_a_change_among_2000_pods() {
         }
     };
     ask(&state);
-    state = State::after(&state, world.load(), "postern-system", std::time::SystemTime::now());
+    state = State::after(&state, world.load(), &mesh, std::time::SystemTime::now());
     let began = Instant::now();
     ask(&state);
     let streams = began.elapsed();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
@@ -32,7 +32,8 @@ type PlayedBody = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 /// Answers as the API server does.
 #[derive(Default)]
 pub(super) struct Played {
-    allowed: Mutex<Vec<String>>,
+    /// Users, and where: `None`, everywhere.
+    allowed: Mutex<Vec<(String, Option<String>)>>,
     reviews: Mutex<Vec<Value>>,
     broken: Mutex<bool>,
     /// The ConfigMap, and how often it changed.
@@ -46,7 +47,11 @@ impl Played {
         played
     }
     pub(super) fn allow(&self, user: &str) {
-        self.allowed.lock().unwrap().push(user.to_owned());
+        self.allowed.lock().unwrap().push((user.to_owned(), None));
+    }
+    pub(super) fn allow_in(&self, namespace: &str, user: &str) {
+        let allowed = (user.to_owned(), Some(namespace.to_owned()));
+        self.allowed.lock().unwrap().push(allowed);
     }
     pub(super) fn break_reviews(&self) {
         *self.broken.lock().unwrap() = true;
@@ -111,8 +116,12 @@ impl Played {
                 json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": "no etcd" });
             return document(StatusCode::INTERNAL_SERVER_ERROR, &status);
         }
-        let user = review["spec"]["user"].as_str().unwrap().to_owned();
-        let allowed = self.allowed.lock().unwrap().contains(&user);
+        let user = review["spec"]["user"].as_str().unwrap();
+        let place = review["spec"]["resourceAttributes"]["namespace"].as_str();
+        let allowed = self.allowed.lock().unwrap();
+        let allowed = allowed
+            .iter()
+            .any(|(who, namespace)| who == user && (namespace.is_none() || namespace.as_deref() == place));
         let mut answer = review.clone();
         answer["status"] = json!({ "allowed": allowed, "reason": if allowed { "" } else { "RBAC says no" } });
         document(StatusCode::CREATED, &answer)
@@ -242,7 +251,7 @@ impl Front {
 
 /// An HTTP/1.1 connection.
 pub(super) struct Client {
-    requests: SendRequest<Empty<Bytes>>,
+    requests: SendRequest<Full<Bytes>>,
 }
 
 impl Client {
@@ -257,6 +266,24 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> (StatusCode, Value, Vec<String>) {
+        self.send_body(method, path, headers, Bytes::new()).await
+    }
+
+    /// Code and document.
+    pub(super) async fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &Value) -> (StatusCode, Value) {
+        let (code, document, _) = self
+            .send_body("POST", path, headers, Bytes::from(body.to_string()))
+            .await;
+        (code, document)
+    }
+
+    pub(super) async fn send_body(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> (StatusCode, Value, Vec<String>) {
         let mut request = Request::builder().method(method).uri(path).header("host", "control");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -264,7 +291,7 @@ impl Client {
         self.requests.ready().await.unwrap();
         let answer = self
             .requests
-            .send_request(request.body(Empty::new()).unwrap())
+            .send_request(request.body(Full::new(body)).unwrap())
             .await
             .unwrap();
         let code = answer.status();

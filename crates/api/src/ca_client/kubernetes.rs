@@ -6,7 +6,7 @@ use postern_identity::{SharedTrust, TrustBundle, TrustDomain};
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use super::{CaError, Issued, Request, by_pinned_root, by_trust};
+use super::{CaError, Issued, Request, by_pinned_root, by_trust, marked};
 use crate::ca::v1 as pb;
 
 /// Old and new root, and room.
@@ -21,6 +21,32 @@ pub async fn issue_by_kubernetes_token(
     trust: &SharedTrust,
     trust_domain: &TrustDomain,
 ) -> Result<Issued, CaError> {
+    by_token(address, token, pins, trust, trust_domain, false)
+        .await
+        .map(|(issued, _)| issued)
+}
+
+/// An SVID for the app beside a proxy, of the same pod; with the private key (PKCS#8, DER) beside it. See [`super::issue_for_app`].
+pub async fn issue_for_app_by_kubernetes_token(
+    address: &str,
+    token: &KubernetesToken,
+    pins: &RootPins,
+    trust: &SharedTrust,
+    trust_domain: &TrustDomain,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
+    by_token(address, token, pins, trust, trust_domain, true)
+        .await
+        .and_then(marked)
+}
+
+async fn by_token(
+    address: &str,
+    token: &KubernetesToken,
+    pins: &RootPins,
+    trust: &SharedTrust,
+    trust_domain: &TrustDomain,
+    for_app: bool,
+) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
     let known = trust.load().bundles.get(trust_domain.as_str()).is_some();
     let (channel, held) = if known {
         by_trust(address, trust, trust_domain.as_str()).await?
@@ -28,8 +54,9 @@ pub async fn issue_by_kubernetes_token(
         by_any_pin(address, pins, trust_domain).await?
     };
     let attestation = pb::issue_request::Attestation::KubernetesToken(token.expose().to_owned());
-    let request = Request::new(attestation, held.sequence())?;
-    request.send(channel, &held).await.map(|(issued, _)| issued)
+    let mut request = Request::new(attestation, &held)?.holding_quarantine_of(trust);
+    request.body.for_app = for_app;
+    request.send(channel, &held).await
 }
 
 /// By the token, from a CA that is known by `pins` alone, with the private key (PKCS#8, DER) beside it: for writing files that
@@ -42,7 +69,7 @@ pub async fn issue_by_kubernetes_token_with_key(
 ) -> Result<(Issued, Zeroizing<Vec<u8>>), CaError> {
     let (channel, first) = by_any_pin(address, pins, trust_domain).await?;
     let attestation = pb::issue_request::Attestation::KubernetesToken(token.expose().to_owned());
-    Request::new(attestation, first.sequence())?.send(channel, &first).await
+    Request::new(attestation, &first)?.send(channel, &first).await
 }
 
 async fn by_any_pin(
@@ -70,6 +97,10 @@ pub struct RootPins(Vec<[u8; 32]>);
 pub struct RootPinsError(String);
 
 impl RootPins {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.0.iter().copied()
+    }
     /// As the CA writes them into its ConfigMap: hexadecimal, parted by commas.
     pub fn parse(text: &str) -> Result<Self, RootPinsError> {
         let pins: Vec<[u8; 32]> = text.trim().split(',').map(pin).collect::<Result<_, _>>()?;

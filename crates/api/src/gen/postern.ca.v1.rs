@@ -7,6 +7,17 @@ pub struct IssueRequest {
     /// The bundle the caller holds, 0 for none: the answer carries the links from there on.
     #[prost(uint64, tag = "5")]
     pub bundle_sequence: u64,
+    /// The quarantine set that the caller holds, 0 for none: the answer carries a newer one.
+    #[prost(uint64, tag = "6")]
+    pub quarantine_version: u64,
+    /// For the app beside the caller, by its Workload API: the SVID says so, and neither renews itself nor opens a proxy's
+    /// stream with control.
+    #[prost(bool, tag = "7")]
+    pub for_app: bool,
+    /// With bundle_sequence 0: the SHA-256 of the one root that the caller believes. While a root is being replaced the CA shows both,
+    /// and the links from either.
+    #[prost(bytes = "vec", tag = "8")]
+    pub root_sha256: ::prost::alloc::vec::Vec<u8>,
     #[prost(oneof = "issue_request::Attestation", tags = "2, 3, 4")]
     pub attestation: ::core::option::Option<issue_request::Attestation>,
 }
@@ -46,6 +57,23 @@ pub struct IssueResponse {
     /// Number of the issuer that signed; see BundleUpdate.
     #[prost(uint64, tag = "3")]
     pub issuer_epoch: u64,
+    /// If it is newer than the caller's: so it comes past a control that is away, or that keeps it back.
+    #[prost(message, optional, tag = "4")]
+    pub quarantine: ::core::option::Option<SignedQuarantine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueJwtRequest {
+    /// 1 to 16, each of 1 to 2,048 bytes.
+    #[prost(string, repeated, tag = "1")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueJwtResponse {
+    /// Compact serialization, ES256; its key is in the bundle.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub expires_unix: i64,
 }
 /// One link of the chain of bundles. See postern_identity::bundle.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -57,10 +85,23 @@ pub struct SignedBundle {
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub signer_chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// Who is cut off; control carries it unchanged. See postern_identity::quarantine.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignedQuarantine {
+    #[prost(bytes = "vec", tag = "1")]
+    pub document: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub signer_chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchBundleRequest {
     #[prost(uint64, tag = "1")]
     pub bundle_sequence: u64,
+    /// What control holds: a CA that was put back from an older backup learns from it what it had signed since.
+    #[prost(message, optional, tag = "2")]
+    pub quarantine: ::core::option::Option<SignedQuarantine>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BundleUpdate {
@@ -69,9 +110,110 @@ pub struct BundleUpdate {
     pub bundles: ::prost::alloc::vec::Vec<SignedBundle>,
     /// Counts issuers. A holder of an SVID from a lower epoch renews at once, with jitter.
     ///
-    /// The acknowledgements that control has counted are sent back on a later version of this contract.
+    /// What control has counted goes back by ReportBundle.
     #[prost(uint64, tag = "2")]
     pub issuer_epoch: u64,
+    /// Absent: nobody was ever cut off.
+    #[prost(message, optional, tag = "4")]
+    pub quarantine: ::core::option::Option<SignedQuarantine>,
+    /// The same with what people want to know.
+    #[prost(message, repeated, tag = "5")]
+    pub quarantined: ::prost::alloc::vec::Vec<Quarantined>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportBundleRequest {
+    /// The lowest sequence that control itself or a connected proxy has in force; 0: one has acknowledged nothing yet.
+    #[prost(uint64, tag = "1")]
+    pub lowest_sequence: u64,
+    /// Connected proxies.
+    #[prost(uint32, tag = "2")]
+    pub proxies: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportBundleResponse {}
+/// One entry of the quarantine.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quarantined {
+    /// At most 256 characters each.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(int64, tag = "6")]
+    pub since_unix: i64,
+    #[prost(oneof = "quarantined::Subject", tags = "1, 2, 3")]
+    pub subject: ::core::option::Option<quarantined::Subject>,
+}
+/// Nested message and enum types in `Quarantined`.
+pub mod quarantined {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        #[prost(string, tag = "1")]
+        SpiffeId(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Instance(super::QuarantinedInstance),
+        /// Hexadecimal.
+        #[prost(string, tag = "3")]
+        Serial(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuarantinedInstance {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// Empty: whatever its identity.
+    #[prost(string, tag = "2")]
+    pub spiffe_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddQuarantineRequest {
+    /// `since_unix` is the CA's to say.
+    #[prost(message, optional, tag = "1")]
+    pub entry: ::core::option::Option<Quarantined>,
+    /// Also what the mesh itself stands on.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LiftQuarantineRequest {
+    /// Its subject alone counts.
+    #[prost(message, optional, tag = "1")]
+    pub entry: ::core::option::Option<Quarantined>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListQuarantineRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuarantineState {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<Quarantined>,
+    #[prost(message, optional, tag = "3")]
+    pub signed: ::core::option::Option<SignedQuarantine>,
+    /// False: it was so already.
+    #[prost(bool, tag = "4")]
+    pub changed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperateQuarantineRequest {
+    /// Of the service account postern-responder in the CA's namespace, for the audience postern-ca-operator. Whoever may make
+    /// one (RBAC: create serviceaccounts/token) may operate.
+    #[prost(string, tag = "4")]
+    pub operator_token: ::prost::alloc::string::String,
+    #[prost(oneof = "operate_quarantine_request::Operation", tags = "1, 2, 3")]
+    pub operation: ::core::option::Option<operate_quarantine_request::Operation>,
+}
+/// Nested message and enum types in `OperateQuarantineRequest`.
+pub mod operate_quarantine_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Operation {
+        #[prost(message, tag = "1")]
+        Add(super::AddQuarantineRequest),
+        #[prost(message, tag = "2")]
+        Lift(super::LiftQuarantineRequest),
+        #[prost(message, tag = "3")]
+        List(super::ListQuarantineRequest),
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateJoinTokenRequest {
@@ -127,8 +269,61 @@ pub struct RotateIssuerResponse {
     pub issuer_epoch: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StatusRequest {}
+pub struct RotateRootRequest {
+    /// The root that signs (or did until this rotation) is believed to be in wrong hands.
+    #[prost(bool, tag = "1")]
+    pub taint: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateRootResponse {
+    #[prost(message, optional, tag = "1")]
+    pub rotation: ::core::option::Option<RootRotation>,
+}
+/// The last replacement of the root, and where it stands.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RootRotation {
+    /// prepared, published, activated or retired.
+    #[prost(string, tag = "1")]
+    pub stage: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub tainted: bool,
+    /// Hexadecimal.
+    #[prost(string, tag = "3")]
+    pub old_root_sha256: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub new_root_sha256: ::prost::alloc::string::String,
+    /// 0: not yet.
+    #[prost(int64, tag = "5")]
+    pub prepared_unix: i64,
+    #[prost(int64, tag = "6")]
+    pub published_unix: i64,
+    #[prost(int64, tag = "7")]
+    pub activated_unix: i64,
+    #[prost(int64, tag = "8")]
+    pub retired_unix: i64,
+    /// When the next stage begins at the latest.
+    #[prost(int64, tag = "9")]
+    pub next_unix: i64,
+    /// The bundle that the next stage waits for; 0: it waits for time alone.
+    #[prost(uint64, tag = "10")]
+    pub awaited_sequence: u64,
+}
+/// What one control has reported.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleReport {
+    #[prost(string, tag = "1")]
+    pub control: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub lowest_sequence: u64,
+    #[prost(uint32, tag = "3")]
+    pub proxies: u32,
+    /// False: it never reported (an older version).
+    #[prost(bool, tag = "4")]
+    pub reports: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusResponse {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
@@ -146,6 +341,43 @@ pub struct StatusResponse {
     pub refused: u64,
     #[prost(uint32, tag = "8")]
     pub svid_life_seconds: u32,
+    /// Absent: the root was never replaced.
+    #[prost(message, optional, tag = "9")]
+    pub root_rotation: ::core::option::Option<RootRotation>,
+    /// The controls that watch the bundle at this replica.
+    #[prost(message, repeated, tag = "10")]
+    pub bundle_reports: ::prost::alloc::vec::Vec<BundleReport>,
+    /// Hexadecimal.
+    #[prost(string, tag = "11")]
+    pub root_sha256: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "12")]
+    pub root_acknowledge_seconds: u32,
+    #[prost(uint32, tag = "13")]
+    pub root_retire_seconds: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadLedgerRequest {
+    /// Only what concerns this identity; empty: everything.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    /// Only what was recorded from then on; 0: everything.
+    #[prost(int64, tag = "2")]
+    pub since_unix: i64,
+    /// Every record as it is kept, for checking the chain; the filters do not count then.
+    #[prost(bool, tag = "3")]
+    pub sealed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerRecord {
+    /// With `sealed`: one line as it is kept.
+    #[prost(string, tag = "1")]
+    pub line: ::prost::alloc::string::String,
+    /// Else: what it says, as JSON.
+    #[prost(string, tag = "2")]
+    pub entry: ::prost::alloc::string::String,
+    /// With `sealed`: why its content cannot be read; empty: it can.
+    #[prost(string, tag = "3")]
+    pub trouble: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod certificate_authority_client {
@@ -251,6 +483,34 @@ pub mod certificate_authority_client {
                 .insert(GrpcMethod::new("postern.ca.v1.CertificateAuthority", "Issue"));
             self.inner.unary(req, path, codec).await
         }
+        /// Signs a JWT-SVID for a caller that shows its SVID (client certificate): for five minutes at most, never longer than that
+        /// SVID holds.
+        pub async fn issue_jwt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IssueJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueJwtResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.CertificateAuthority/IssueJwt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.ca.v1.CertificateAuthority", "IssueJwt"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// The signed bundle, now and at every change. Only for postern-control (client certificate).
         pub async fn watch_bundle(
             &mut self,
@@ -278,6 +538,64 @@ pub mod certificate_authority_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Which bundle the proxies of a control have in force: the root that signs is not changed before they know the next. Only for
+        /// postern-control, beside its open WatchBundle.
+        pub async fn report_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.CertificateAuthority/ReportBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.ca.v1.CertificateAuthority", "ReportBundle"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The quarantine, for operators of a cluster: the Admin's, by a token instead of a socket. No component may call it.
+        pub async fn operate_quarantine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OperateQuarantineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuarantineState>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.CertificateAuthority/OperateQuarantine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.ca.v1.CertificateAuthority",
+                        "OperateQuarantine",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -298,6 +616,15 @@ pub mod certificate_authority_server {
             &self,
             request: tonic::Request<super::IssueRequest>,
         ) -> std::result::Result<tonic::Response<super::IssueResponse>, tonic::Status>;
+        /// Signs a JWT-SVID for a caller that shows its SVID (client certificate): for five minutes at most, never longer than that
+        /// SVID holds.
+        async fn issue_jwt(
+            &self,
+            request: tonic::Request<super::IssueJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueJwtResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the WatchBundle method.
         type WatchBundleStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::BundleUpdate, tonic::Status>,
@@ -312,6 +639,20 @@ pub mod certificate_authority_server {
             tonic::Response<Self::WatchBundleStream>,
             tonic::Status,
         >;
+        /// Which bundle the proxies of a control have in force: the root that signs is not changed before they know the next. Only for
+        /// postern-control, beside its open WatchBundle.
+        async fn report_bundle(
+            &self,
+            request: tonic::Request<super::ReportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportBundleResponse>,
+            tonic::Status,
+        >;
+        /// The quarantine, for operators of a cluster: the Admin's, by a token instead of a socket. No component may call it.
+        async fn operate_quarantine(
+            &self,
+            request: tonic::Request<super::OperateQuarantineRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuarantineState>, tonic::Status>;
     }
     /// Served on TCP over TLS under the fixed ID .../sa/postern-ca. The server sends its whole chain, root included
     /// and last, so that a caller with only a root's SHA-256 can verify it.
@@ -436,6 +777,52 @@ pub mod certificate_authority_server {
                     };
                     Box::pin(fut)
                 }
+                "/postern.ca.v1.CertificateAuthority/IssueJwt" => {
+                    #[allow(non_camel_case_types)]
+                    struct IssueJwtSvc<T: CertificateAuthority>(pub Arc<T>);
+                    impl<
+                        T: CertificateAuthority,
+                    > tonic::server::UnaryService<super::IssueJwtRequest>
+                    for IssueJwtSvc<T> {
+                        type Response = super::IssueJwtResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IssueJwtRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CertificateAuthority>::issue_jwt(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IssueJwtSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/postern.ca.v1.CertificateAuthority/WatchBundle" => {
                     #[allow(non_camel_case_types)]
                     struct WatchBundleSvc<T: CertificateAuthority>(pub Arc<T>);
@@ -479,6 +866,101 @@ pub mod certificate_authority_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.CertificateAuthority/ReportBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportBundleSvc<T: CertificateAuthority>(pub Arc<T>);
+                    impl<
+                        T: CertificateAuthority,
+                    > tonic::server::UnaryService<super::ReportBundleRequest>
+                    for ReportBundleSvc<T> {
+                        type Response = super::ReportBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CertificateAuthority>::report_bundle(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.CertificateAuthority/OperateQuarantine" => {
+                    #[allow(non_camel_case_types)]
+                    struct OperateQuarantineSvc<T: CertificateAuthority>(pub Arc<T>);
+                    impl<
+                        T: CertificateAuthority,
+                    > tonic::server::UnaryService<super::OperateQuarantineRequest>
+                    for OperateQuarantineSvc<T> {
+                        type Response = super::QuarantineState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OperateQuarantineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CertificateAuthority>::operate_quarantine(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OperateQuarantineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -701,6 +1183,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("postern.ca.v1.Admin", "RotateIssuer"));
             self.inner.unary(req, path, codec).await
         }
+        /// Begins to replace the root, or (taint) replaces it at once after a compromise. The CA goes on by itself.
+        pub async fn rotate_root(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateRootRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateRootResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/RotateRoot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "RotateRoot"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -721,6 +1228,105 @@ pub mod admin_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("postern.ca.v1.Admin", "Status"));
             self.inner.unary(req, path, codec).await
+        }
+        /// Cuts somebody off. On disk, and on its way to proxies, when this returns.
+        pub async fn add_quarantine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddQuarantineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuarantineState>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/AddQuarantine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "AddQuarantine"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The only way out.
+        pub async fn lift_quarantine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LiftQuarantineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuarantineState>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/LiftQuarantine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "LiftQuarantine"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_quarantine(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListQuarantineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuarantineState>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/ListQuarantine",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "ListQuarantine"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What was issued and refused, oldest first.
+        pub async fn read_ledger(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadLedgerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LedgerRecord>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/ReadLedger",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "ReadLedger"));
+            self.inner.server_streaming(req, path, codec).await
         }
     }
 }
@@ -766,10 +1372,43 @@ pub mod admin_server {
             tonic::Response<super::RotateIssuerResponse>,
             tonic::Status,
         >;
+        /// Begins to replace the root, or (taint) replaces it at once after a compromise. The CA goes on by itself.
+        async fn rotate_root(
+            &self,
+            request: tonic::Request<super::RotateRootRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateRootResponse>,
+            tonic::Status,
+        >;
         async fn status(
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// Cuts somebody off. On disk, and on its way to proxies, when this returns.
+        async fn add_quarantine(
+            &self,
+            request: tonic::Request<super::AddQuarantineRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuarantineState>, tonic::Status>;
+        /// The only way out.
+        async fn lift_quarantine(
+            &self,
+            request: tonic::Request<super::LiftQuarantineRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuarantineState>, tonic::Status>;
+        async fn list_quarantine(
+            &self,
+            request: tonic::Request<super::ListQuarantineRequest>,
+        ) -> std::result::Result<tonic::Response<super::QuarantineState>, tonic::Status>;
+        /// Server streaming response type for the ReadLedger method.
+        type ReadLedgerStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LedgerRecord, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What was issued and refused, oldest first.
+        async fn read_ledger(
+            &self,
+            request: tonic::Request<super::ReadLedgerRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadLedgerStream>, tonic::Status>;
     }
     /// Served on a Unix socket beside the store, mode 0600.
     #[derive(Debug)]
@@ -1028,6 +1667,49 @@ pub mod admin_server {
                     };
                     Box::pin(fut)
                 }
+                "/postern.ca.v1.Admin/RotateRoot" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateRootSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::RotateRootRequest>
+                    for RotateRootSvc<T> {
+                        type Response = super::RotateRootResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateRootRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::rotate_root(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateRootSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/postern.ca.v1.Admin/Status" => {
                     #[allow(non_camel_case_types)]
                     struct StatusSvc<T: Admin>(pub Arc<T>);
@@ -1067,6 +1749,187 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/AddQuarantine" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddQuarantineSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::AddQuarantineRequest>
+                    for AddQuarantineSvc<T> {
+                        type Response = super::QuarantineState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddQuarantineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::add_quarantine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddQuarantineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/LiftQuarantine" => {
+                    #[allow(non_camel_case_types)]
+                    struct LiftQuarantineSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::LiftQuarantineRequest>
+                    for LiftQuarantineSvc<T> {
+                        type Response = super::QuarantineState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LiftQuarantineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::lift_quarantine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LiftQuarantineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/ListQuarantine" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListQuarantineSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ListQuarantineRequest>
+                    for ListQuarantineSvc<T> {
+                        type Response = super::QuarantineState;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListQuarantineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_quarantine(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListQuarantineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/ReadLedger" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadLedgerSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::ReadLedgerRequest>
+                    for ReadLedgerSvc<T> {
+                        type Response = super::LedgerRecord;
+                        type ResponseStream = T::ReadLedgerStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadLedgerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::read_ledger(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadLedgerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

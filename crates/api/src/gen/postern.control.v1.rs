@@ -693,6 +693,9 @@ pub struct Hello {
     pub held: ::prost::alloc::vec::Vec<Held>,
     #[prost(enumeration = "Capture", tag = "4")]
     pub capture: i32,
+    /// It keeps bundles of other trust domains, and allows their identities only what names them.
+    #[prost(bool, tag = "20")]
+    pub federation: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Held {
@@ -754,7 +757,7 @@ pub struct Release {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20, 21")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -781,6 +784,9 @@ pub mod control_message {
         /// Only to proxies that know users.
         #[prost(message, tag = "20")]
         Keys(super::KeySet),
+        /// Only to proxies whose Hello says that they know it.
+        #[prost(message, tag = "21")]
+        Federation(super::Federation),
     }
 }
 /// Why control will not serve this proxy; the stream ends after it.
@@ -1004,14 +1010,41 @@ pub struct BundleSet {
     #[prost(uint64, tag = "3")]
     pub issuer_epoch: u64,
 }
+/// The bundles of other trust domains: all with which there is a relationship, each to be used for peers of its own name
+/// alone. Whoever is not in it (any more) is not believed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Federation {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub trust_domains: ::prost::alloc::vec::Vec<FederatedTrustDomain>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FederatedTrustDomain {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// A SPIFFE bundle document. Empty: control has none (yet); one that is held stays in force.
+    #[prost(bytes = "vec", tag = "2")]
+    pub document: ::prost::alloc::vec::Vec<u8>,
+    /// Names the relationship as it is configured. Within one, a document with a lower sequence changes nothing.
+    #[prost(string, tag = "3")]
+    pub relationship: ::prost::alloc::string::String,
+    /// What a first fetch is verified by: whoever holds a bundle of this relationship keeps that, whatever the sequences.
+    #[prost(bool, tag = "4")]
+    pub bootstrap: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Quarantine {
     #[prost(uint64, tag = "1")]
     pub version: u64,
+    /// For proxies that know of no signature; the others go by `signed` alone.
     #[prost(string, repeated, tag = "2")]
     pub spiffe_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "3")]
     pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the CA signed, unchanged. Absent: nobody was ever cut off, or there is no CA that could say so.
+    #[prost(message, optional, tag = "4")]
+    pub signed: ::core::option::Option<super::super::ca::v1::SignedQuarantine>,
 }
 /// The address ranges that control answers for; others pass through.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1199,6 +1232,11 @@ pub struct Picture {
     /// How far back the recent counts of flows go: about half a minute, less just after a start.
     #[prost(uint32, tag = "16")]
     pub recent_ms: u32,
+    /// Who is cut off, by the CA's word.
+    #[prost(message, repeated, tag = "17")]
+    pub quarantined: ::prost::alloc::vec::Vec<super::super::ca::v1::Quarantined>,
+    #[prost(uint64, tag = "18")]
+    pub quarantine_version: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadView {
@@ -1226,6 +1264,9 @@ pub struct WorkloadView {
     /// The snapshot that its proxy refused last and still goes without: kind and reason.
     #[prost(string, tag = "11")]
     pub refused: ::prost::alloc::string::String,
+    /// The quarantine set that its proxy enforces; 0: none.
+    #[prost(uint64, tag = "12")]
+    pub quarantine_version_acknowledged: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlowView {
@@ -1258,6 +1299,7 @@ pub enum Kind {
     Quarantine = 5,
     Ranges = 6,
     PeerLabels = 7,
+    Federation = 20,
 }
 impl Kind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1274,6 +1316,7 @@ impl Kind {
             Self::Quarantine => "KIND_QUARANTINE",
             Self::Ranges => "KIND_RANGES",
             Self::PeerLabels => "KIND_PEER_LABELS",
+            Self::Federation => "KIND_FEDERATION",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1287,6 +1330,7 @@ impl Kind {
             "KIND_QUARANTINE" => Some(Self::Quarantine),
             "KIND_RANGES" => Some(Self::Ranges),
             "KIND_PEER_LABELS" => Some(Self::PeerLabels),
+            "KIND_FEDERATION" => Some(Self::Federation),
             _ => None,
         }
     }

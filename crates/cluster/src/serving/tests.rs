@@ -325,7 +325,7 @@ async fn what_the_chart_should_have_made_is_named_when_it_is_missing() {
     let played = Played::default();
     let error = keeper(&played).round().await.unwrap_err();
     assert!(
-        super::chain(&error).contains("MutatingWebhook(\"postern-injector\")"),
+        postern_telemetry::error_chain(&error).contains("MutatingWebhook(\"postern-injector\")"),
         "{error}"
     );
     let played = Played::with_targets();

@@ -17,7 +17,7 @@ const MAX_SIGNER_CHAIN: usize = 3;
 pub fn advance(current: &TrustBundle, links: &[SignedBundle], now: UnixTime) -> Result<TrustBundle, BundleError> {
     let mut bundle = current.clone();
     for link in links {
-        let (sequence, _) = document::read(&link.document)?;
+        let sequence = document::read(&link.document)?.sequence;
         if sequence <= bundle.sequence {
             continue;
         }
@@ -32,14 +32,22 @@ pub fn advance(current: &TrustBundle, links: &[SignedBundle], now: UnixTime) -> 
 }
 
 fn check(bundle: &TrustBundle, link: &SignedBundle, now: UnixTime) -> Result<(), &'static str> {
-    if link.signer_chain.len() > MAX_SIGNER_CHAIN {
+    let message = signing_input(&bundle.trust_domain, &link.document);
+    verify_signed(bundle, &message, &link.signature, &link.signer_chain, now)
+}
+
+/// Was this signed by an issuing intermediate under a root of `bundle`? The word says what is not as it should be.
+pub(crate) fn verify_signed(
+    bundle: &TrustBundle,
+    message: &[u8],
+    signature: &[u8],
+    signer_chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), &'static str> {
+    if signer_chain.len() > MAX_SIGNER_CHAIN {
         return Err("the signer's chain is too long");
     }
-    let chain: Vec<X509Certificate<'_>> = link
-        .signer_chain
-        .iter()
-        .map(|der| parse(der))
-        .collect::<Result<_, _>>()?;
+    let chain: Vec<X509Certificate<'_>> = signer_chain.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
     // The bundle may have been loaded long ago: a root that has expired since then vouches for nothing.
     let valid = bundle
         .anchors
@@ -48,7 +56,7 @@ fn check(bundle: &TrustBundle, link: &SignedBundle, now: UnixTime) -> Result<(),
         .filter(|(anchor, _)| anchor.facts.valid_at(now));
     let roots: Vec<X509Certificate<'_>> = valid.map(|(_, der)| parse(der)).collect::<Result<_, _>>()?;
     let signer = chain.first().ok_or("the signer's chain is empty")?;
-    for der in &link.signer_chain {
+    for der in signer_chain {
         if !authority::inspect(der)?.valid_at(now) {
             return Err("a certificate of the signer's chain is not valid now");
         }
@@ -66,11 +74,7 @@ fn check(bundle: &TrustBundle, link: &SignedBundle, now: UnixTime) -> Result<(),
         }
     }
     // The root's own pathLen: the signer chain is made of CAs only.
-    verify_signature(
-        signer,
-        &signing_input(&bundle.trust_domain, &link.document),
-        &link.signature,
-    )
+    verify_signature(signer, message, signature)
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'static str> {

@@ -1,4 +1,6 @@
-//! The SPIFFE bundle document: a JWKS of `x509-svid` keys (SPIFFE Trust Domain and Bundle section 4.2).
+//! The SPIFFE bundle document: a JWKS of `x509-svid` and `jwt-svid` keys (SPIFFE Trust Domain and Bundle section 4.2).
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -9,10 +11,10 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
-use super::BundleError;
+use super::{BundleError, JwtKey};
 
 /// A bundle of a few roots; a document past this is no bundle of ours.
-const MAX_DOCUMENT: usize = 256 * 1024;
+pub(crate) const MAX_DOCUMENT: usize = 256 * 1024;
 /// What a consumer without better knowledge polls at, in seconds.
 const REFRESH_HINT: u64 = 300;
 
@@ -22,15 +24,33 @@ struct Document {
     keys: Vec<Value>,
     #[serde(default)]
     spiffe_sequence: u64,
+    // Only a hint: of any other form it is as good as left out.
+    spiffe_refresh_hint: Option<Value>,
 }
 
-pub(super) fn read(json: &[u8]) -> Result<(u64, Vec<CertificateDer<'static>>), BundleError> {
+/// What a document says.
+pub(crate) struct Read {
+    pub(crate) sequence: u64,
+    pub(crate) refresh_hint: Option<Duration>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    pub(crate) jwt_keys: Vec<JwtKey>,
+}
+
+pub(crate) fn read(json: &[u8]) -> Result<Read, BundleError> {
     if json.len() > MAX_DOCUMENT {
         return Err(BundleError::Document(format!("longer than {MAX_DOCUMENT} bytes")));
     }
     let document: Document = serde_json::from_slice(json).map_err(|error| BundleError::Document(error.to_string()))?;
-    let roots = document.keys.iter().filter_map(root).collect();
-    Ok((document.spiffe_sequence, roots))
+    Ok(Read {
+        sequence: document.spiffe_sequence,
+        refresh_hint: document
+            .spiffe_refresh_hint
+            .and_then(|hint| hint.as_u64())
+            .filter(|seconds| *seconds > 0)
+            .map(Duration::from_secs),
+        roots: document.keys.iter().filter_map(root).collect(),
+        jwt_keys: document.keys.iter().filter_map(JwtKey::read).collect(),
+    })
 }
 
 fn root(key: &Value) -> Option<CertificateDer<'static>> {
@@ -43,21 +63,27 @@ fn root(key: &Value) -> Option<CertificateDer<'static>> {
     Some(CertificateDer::from(der))
 }
 
-pub(super) fn write(sequence: u64, roots: &[CertificateDer<'static>]) -> Vec<u8> {
-    let keys: Vec<Value> = roots.iter().filter_map(entry).collect();
+pub(super) fn write(sequence: u64, roots: &[CertificateDer<'static>], jwt_keys: &[JwtKey]) -> Vec<u8> {
+    let jwt_keys = jwt_keys.iter().map(|key| key.jwk().clone());
+    let keys: Vec<Value> = roots.iter().filter_map(entry).chain(jwt_keys).collect();
     let document = json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT });
     // serde_json's map is sorted: the same bundle gives the same bytes.
     document.to_string().into_bytes()
 }
 
-fn entry(root: &CertificateDer<'static>) -> Option<Value> {
+pub(super) fn entry(root: &CertificateDer<'static>) -> Option<Value> {
     let (_, certificate) = X509Certificate::from_der(root).ok()?;
     let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let key = certificate.public_key();
     let mut entry = match key.parsed().ok()? {
         PublicKey::EC(point) => {
             let coordinates = point.data().strip_prefix(&[4])?;
-            let curve = if coordinates.len() == 64 { "P-256" } else { "P-384" };
+            let curve = match coordinates.len() {
+                64 => "P-256",
+                96 => "P-384",
+                132 => "P-521",
+                _ => return None,
+            };
             let (x, y) = coordinates.split_at(coordinates.len() / 2);
             json!({ "kty": "EC", "crv": curve, "x": b64(x), "y": b64(y) })
         }

@@ -4,17 +4,17 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use postern_identity::SpiffeId;
+use postern_identity::{SpiffeId, TrustDomain};
 
 use self::fit::{Fit, Known, fit};
-use crate::{Action, Condition, IpBlock, Operation, Request, Source, StringMatch};
+use crate::{Action, Condition, IpBlock, Operation, Request, Source, StringMatch, TextKey, Values};
 
 mod condition;
 mod fit;
 mod header;
 mod identity;
 
-pub(crate) use identity::without_scheme;
+pub(crate) use identity::{names_principal, without_scheme};
 
 /// A source and an operation of one rule, with its conditions.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub(crate) struct Clause {
     pub(crate) source: Arc<Source>,
     pub(crate) operation: Arc<Operation>,
     pub(crate) when: Arc<[Condition]>,
+    /// The trust domain that is meant where none is named; `None`: any.
+    pub(crate) home: Option<TrustDomain>,
 }
 
 /// What of a clause a request misses.
@@ -34,6 +36,9 @@ pub(crate) enum Missed<'c> {
     /// A condition; `true`: by one of its `notValues`.
     Condition(&'c Condition, bool),
 }
+
+/// What a rule lacks that is not for a foreign peer, in words that explain it.
+const NOT_FOR_FOREIGNERS: &str = "principals or trustDomains, which must name the caller's trust domain";
 
 /// A field's name, and that of its negation.
 type Names = (&'static str, &'static str);
@@ -54,6 +59,12 @@ impl Clause {
 
     pub(crate) fn missed_by_source(&self, request: &Request<'_>, action: Action) -> Option<Missed<'_>> {
         let source = &*self.source;
+        if let (Some(home), Some(peer)) = (&self.home, request.peer)
+            && peer.trust_domain() != home.as_str()
+            && !self.names(peer)
+        {
+            return Some(Missed::Field(NOT_FOR_FOREIGNERS));
+        }
         let by_identity = [
             (
                 ("principals", "notPrincipals"),
@@ -103,6 +114,22 @@ impl Clause {
                 let from = by_address(blocks, request.remote_ip, request, action);
                 named(("remoteIpBlocks", "notRemoteIpBlocks"), from)
             })
+    }
+
+    /// Is the peer's trust domain named, by what also matches the peer?
+    fn names(&self, peer: &SpiffeId) -> bool {
+        let principals = |values: &[StringMatch]| values.iter().any(|value| identity::names_principal(value, peer));
+        let domains = |values: &[StringMatch]| values.iter().any(|value| identity::names_trust_domain(value, peer));
+        let by_condition = |condition: &Condition| match condition {
+            Condition::Text(TextKey::SourcePrincipal, Values { any, .. }) => principals(any),
+            Condition::Text(TextKey::SourceTrustDomain, Values { any, .. }) => domains(any),
+            Condition::Text(..)
+            | Condition::Address(..)
+            | Condition::Port(_)
+            | Condition::User(_)
+            | Condition::Age(_) => false,
+        };
+        principals(&self.source.principals) || domains(&self.source.trust_domains) || self.when.iter().any(by_condition)
     }
 
     pub(crate) fn missed_by_operation(&self, request: &Request<'_>, action: Action) -> Option<Missed<'_>> {

@@ -5,7 +5,7 @@ use postern_identity::SpiffeId;
 
 use super::clause::{Clause, without_scheme};
 use super::trie::Trie;
-use crate::{Action, Request, StringMatch};
+use crate::{Action, Request, StringMatch, turns};
 
 /// A bucket up to this size is looked through as it is; a trie would cost more than it saves.
 const SMALL: usize = 6;
@@ -46,6 +46,7 @@ impl Index {
             anyone: Bucket::default(),
         };
         for (number, clause) in clauses.iter().enumerate() {
+            turns::next();
             index.place(u32::try_from(number).unwrap_or(u32::MAX), clause);
         }
         index.clauses = clauses;
@@ -86,6 +87,12 @@ impl Index {
         }
     }
 
+    pub(super) fn free(self) {
+        let buckets = [self.by_principal, self.by_account, self.by_namespace];
+        buckets.into_iter().for_each(turns::free);
+        turns::free(self.clauses);
+    }
+
     pub(crate) fn clauses(&self) -> &[Clause] {
         &self.clauses
     }
@@ -122,6 +129,7 @@ impl Bucket {
         }
         let all = std::mem::take(&mut self.rest);
         for number in all {
+            turns::next();
             let paths = clauses
                 .get(number as usize)
                 .map_or(&[][..], |clause| &clause.operation.paths);

@@ -109,6 +109,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_about_a_fields_value_names_the_field_and_not_only_the_map_that_it_is_in() {
+        assert_eq!(
+            errors(&json!([{ "when": [{ "key": "source.ips", "values": ["10.0.0.1"] }] }])),
+            [
+                "AuthorizationPolicy/shop/cart:spec.rules[0].when[0].key: `source.ips` is no key of a condition; did you mean `source.ip`?"
+            ]
+        );
+        let missing = errors(&json!([{ "when": [{ "values": ["10.0.0.1"] }] }]));
+        assert_eq!(
+            missing,
+            ["AuthorizationPolicy/shop/cart:spec.rules[0].when[0]: `key` is missing"]
+        );
+    }
+
+    #[test]
     fn a_policy_reads_the_same_as_json_and_as_yaml_but_for_its_places() {
         let rules = json!([{ "to": [{ "operation": { "paths": ["/a/*"], "methods": ["GET"], "ports": ["80"] } }] }]);
         let text = policy(&rules).to_string();

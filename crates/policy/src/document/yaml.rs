@@ -5,6 +5,7 @@ use std::sync::Arc;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::{DocumentError, Node, Place, Value};
+use crate::turns;
 
 /// A policy file past this is a mistake.
 const MAX_TEXT: usize = 4 * 1024 * 1024;
@@ -45,6 +46,7 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     fn next(&mut self) -> Result<Option<(Event<'t>, Span)>, DocumentError> {
+        turns::next();
         match self.parser.next() {
             None => Ok(None),
             Some(Ok(next)) => Ok(Some(next)),

@@ -53,7 +53,9 @@ pub(super) fn look(rule: &Standing<'_>, findings: &mut Vec<Finding>) {
     }
     if allows && !names_a_caller(rule) {
         let says =
-            "tells no caller from another: whoever has any identity may, and without `from`, on a permissive port, anybody".to_owned();
+            "tells no caller from another: whoever has any identity of our trust domain may, and without `from`, on a permissive \
+             port, anybody"
+                .to_owned();
         found(Code::TooBroad, Level::Warning, says);
     }
 }
@@ -152,5 +154,5 @@ fn names_a_caller(rule: &Standing<'_>) -> bool {
         };
         of_caller && condition.has_positive()
     };
-    (!rule.rule.from.is_empty() && rule.rule.from.iter().all(source)) || rule.rule.when.iter().any(condition)
+    (!rule.rule.from.is_empty() && rule.rule.from.iter().all(|s| source(s))) || rule.rule.when.iter().any(condition)
 }

@@ -1,20 +1,27 @@
 //! Rules that another rule takes everything of. What is said is certain: where it cannot be seen, nothing is said.
 
+use std::sync::Arc;
+
+use postern_identity::TrustDomain;
+
+use self::foreign::lets_in_as_many;
 use super::{Code, Finding, Level, Standing};
 use crate::model::IpBlock;
-use crate::{Action, AuthorizationPolicy, Condition, Operation, Rule, Source, StringMatch, UserMatch};
+use crate::{Action, AuthorizationPolicy, Condition, Operation, Source, StringMatch, UserMatch};
+
+mod foreign;
 
 pub(super) fn look<'p>(
     rule: &Standing<'p>,
     at: usize,
     others: impl Iterator<Item = (usize, &'p Standing<'p>)>,
-    root_namespace: &str,
+    (root_namespace, home): (&str, Option<&TrustDomain>),
     findings: &mut Vec<Finding>,
 ) {
     let mut shadow = None;
     for (other_at, other) in others {
         let selects_all = covers_selection(other.policy, rule.policy, root_namespace);
-        if !selects_all || !covers(other.rule, rule.rule) {
+        if !selects_all || !covers(other, rule, home) {
             continue;
         }
         match (rule.policy.action, other.policy.action) {
@@ -25,7 +32,7 @@ pub(super) fn look<'p>(
             }
             (Action::Allow, Action::Allow) | (Action::Deny, Action::Deny) | (Action::Audit, Action::Audit) => {
                 // Of two that say the same, the later one is needless.
-                let same = covers(rule.rule, other.rule) && covers_selection(rule.policy, other.policy, root_namespace);
+                let same = covers(rule, other, home) && covers_selection(rule.policy, other.policy, root_namespace);
                 if !same || other_at < at {
                     shadow = shadow.or(Some(*other));
                 }
@@ -54,13 +61,26 @@ fn covers_selection(wide: &AuthorizationPolicy, narrow: &AuthorizationPolicy, ro
 }
 
 /// Does `wide` match whatever `narrow` does?
-fn covers(wide: &Rule, narrow: &Rule) -> bool {
-    let (any_source, any_operation) = ([Source::default()], [Operation::default()]);
-    let sources = |rule: &'_ Rule| rule.from.is_empty();
-    let from = sources(wide)
-        || (if sources(narrow) { &any_source[..] } else { &narrow.from })
-            .iter()
-            .all(|narrow| wide.from.iter().any(|wide| covers_source(wide, narrow)));
+fn covers(wide: &Standing<'_>, narrow: &Standing<'_>, home: Option<&TrustDomain>) -> bool {
+    // Only an ALLOW rule has to name whom it lets in from elsewhere.
+    let by_name = wide.policy.action == Action::Allow;
+    let (wide, narrow) = (wide.rule, narrow.rule);
+    let (any_source, any_operation) = ([Arc::new(Source::default())], [Arc::new(Operation::default())]);
+    let of_wide = if wide.from.is_empty() {
+        &any_source[..]
+    } else {
+        &wide.from
+    };
+    let of_narrow = if narrow.from.is_empty() {
+        &any_source[..]
+    } else {
+        &narrow.from
+    };
+    let from = of_narrow.iter().all(|one| {
+        of_wide.iter().any(|other| {
+            covers_source(other, one) && (!by_name || lets_in_as_many((other, &wide.when), (one, &narrow.when), home))
+        })
+    });
     let to = wide.to.is_empty()
         || (if narrow.to.is_empty() {
             &any_operation[..]

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use postern_identity::SpiffeId;
+
 use super::StringMatch;
+use crate::compile::{names_principal, without_scheme};
 use crate::document::{DocumentError, Object, Place};
 
 mod algorithm;
@@ -137,6 +140,17 @@ pub struct Binding {
     pub client: String,
     /// The workloads, without `spiffe://`.
     pub principals: Vec<StringMatch>,
+}
+
+impl Binding {
+    /// Is the caller one of the workloads? One of another trust domain is only where that is named: `*` means ours alone.
+    #[must_use]
+    pub fn is_of(&self, caller: &SpiffeId, is_foreign: bool) -> bool {
+        self.principals.iter().any(|wanted| match is_foreign {
+            true => names_principal(wanted, caller),
+            false => wanted.matches(without_scheme(caller)),
+        })
+    }
 }
 
 impl RequestAuthentication {

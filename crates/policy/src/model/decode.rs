@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Action, AuthorizationPolicy, Rule};
 use crate::document::{DocumentError, Fields, Node, Object, Place, Value};
+use crate::turns;
 
 mod clause;
 mod values;
@@ -158,6 +159,7 @@ fn provider(spec: &mut Fields<'_>, policy: &mut AuthorizationPolicy, errors: &mu
 }
 
 fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<DocumentError>) -> Rule {
+    turns::next();
     let mut rule = Rule {
         place: node.place.clone(),
         index,
@@ -184,9 +186,9 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
                 continue;
             };
             if what == "from" {
-                rule.from.push(clause::source(inner, &at, namespace, errors));
+                rule.from.push(clause::source(inner, &at, namespace, errors).into());
             } else {
-                rule.to.push(clause::operation(inner, &at, errors));
+                rule.to.push(clause::operation(inner, &at, errors).into());
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Which features a rule needs, and how a rule that does not allow is broadened for a proxy that lacks some.
 
+use std::sync::Arc;
+
 use crate::{Action, Condition, Feature, FeatureSet, Operation, Rule, Source, StringMatch, TextKey};
 
 pub(super) fn of_action(action: Action) -> Option<Feature> {
@@ -11,8 +13,8 @@ pub(super) fn of_action(action: Action) -> Option<Feature> {
 }
 
 pub(super) fn features(rule: &Rule) -> FeatureSet {
-    let of_sources = rule.from.iter().flat_map(needed_by_source);
-    let of_operations = rule.to.iter().flat_map(needed_by_operation);
+    let of_sources = rule.from.iter().flat_map(|source| needed_by_source(source));
+    let of_operations = rule.to.iter().flat_map(|operation| needed_by_operation(operation));
     let of_conditions = rule.when.iter().filter_map(needed_by_condition);
     of_sources.chain(of_operations).chain(of_conditions).collect()
 }
@@ -89,7 +91,7 @@ fn any<T, const N: usize>(fields: [&Vec<T>; N]) -> bool {
 
 /// Takes out of a rule every condition that cannot be evaluated: fewer conditions match, and so deny, more.
 pub(super) fn broaden(rule: &mut Rule, features: FeatureSet) {
-    for source in &mut rule.from {
+    for source in rule.from.iter_mut().map(Arc::make_mut) {
         let Source {
             principals,
             not_principals,
@@ -122,7 +124,7 @@ pub(super) fn broaden(rule: &mut Rule, features: FeatureSet) {
         );
         keep(features, Feature::IpBlocks, blocks);
     }
-    for operation in &mut rule.to {
+    for operation in rule.to.iter_mut().map(Arc::make_mut) {
         let Operation {
             hosts,
             not_hosts,

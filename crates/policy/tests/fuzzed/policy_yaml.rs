@@ -26,7 +26,7 @@ pub fn check(text: &str) {
             }
         }
     }
-    let _ = lint(&policies, "postern-system");
+    let _ = lint(&policies, "postern-system", None);
     let none = BTreeMap::new();
     let settled = policies.iter().map(|policy| policy.resolved(&none, &none)).collect();
     let compiled = Compiled::new(settled);

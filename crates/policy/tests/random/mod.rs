@@ -170,8 +170,8 @@ impl<'b> Choices<'b> {
         Rule {
             place: place(file, 10 + index),
             index,
-            from: self.some(0, 3, Self::source),
-            to: self.some(0, 3, Self::operation),
+            from: self.some(0, 3, |choices| Arc::new(choices.source())),
+            to: self.some(0, 3, |choices| Arc::new(choices.operation())),
             when: match self.below(3) {
                 0 => self.some(1, 3, Self::condition),
                 _ => Vec::new(),

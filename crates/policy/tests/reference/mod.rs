@@ -4,12 +4,16 @@
 use std::net::IpAddr;
 
 use postern_policy::{
-    Action, AuthorizationPolicy, IpBlock, Operation, Reason, Request, Source, StringMatch, UserMatch,
+    Action, AuthorizationPolicy, Condition, IpBlock, Operation, Reason, Request, Source, StringMatch, TextKey,
+    UserMatch,
 };
 
 use crate::random::text_of;
 
 mod conditions;
+
+/// The trust domain that rules mean where they name none.
+pub(crate) const HOME: &str = "cluster.local";
 
 /// Why, and which policy and rule.
 pub(crate) fn evaluate(policies: &[AuthorizationPolicy], request: &Request<'_>) -> (Reason, Option<(u32, u32)>) {
@@ -38,7 +42,12 @@ pub(crate) fn any_match(
             continue;
         }
         for (r, rule) in (0..).zip(&policy.rules) {
-            let from = rule.from.is_empty() || rule.from.iter().any(|s| source(s, request, action));
+            let welcome = |source: Option<&Source>| action != Action::Allow || is_welcome(source, &rule.when, request);
+            let from = if rule.from.is_empty() {
+                welcome(None)
+            } else {
+                rule.from.iter().any(|s| source(s, request, action) && welcome(Some(s)))
+            };
             let to = rule.to.is_empty() || rule.to.iter().any(|o| operation(o, request, action));
             let when = rule
                 .when
@@ -50,6 +59,32 @@ pub(crate) fn any_match(
         }
     }
     None
+}
+
+/// Somebody of another trust domain is allowed what names it, whole: `partner.example/*` does, and `*`, `*/sa/web` and `part*`
+/// do not. In `trustDomains` a star beside something else is a name, too.
+fn is_welcome(source: Option<&Source>, when: &[Condition], request: &Request<'_>) -> bool {
+    let Some(principal) = request.peer.map(|id| id.as_str().replacen("spiffe://", "", 1)) else {
+        return true;
+    };
+    let domain = principal.split('/').next().unwrap();
+    if domain == HOME {
+        return true;
+    }
+    let by_principal = |values: &[StringMatch]| {
+        let mut texts = values.iter().map(text_of);
+        texts.any(|text| !text.starts_with('*') && text.contains('/') && plain(&text, &principal))
+    };
+    let by_domain = |values: &[StringMatch]| {
+        let mut texts = values.iter().map(text_of);
+        texts.any(|text| text != "*" && plain(&text, domain))
+    };
+    source.is_some_and(|source| by_principal(&source.principals) || by_domain(&source.trust_domains))
+        || when.iter().any(|condition| match condition {
+            Condition::Text(TextKey::SourcePrincipal, values) => by_principal(&values.any),
+            Condition::Text(TextKey::SourceTrustDomain, values) => by_domain(&values.any),
+            _ => false,
+        })
 }
 
 fn source(source: &Source, request: &Request<'_>, action: Action) -> bool {

@@ -9,7 +9,7 @@ use crate::Refusal;
 type Claims = Map<String, Value>;
 
 /// Checks `exp` (which must be there), `nbf`, `iat` and `auth_time`. Returns the second from which on the token has expired.
-pub(super) fn times(claims: &Claims, now: u64, skew: u64) -> Result<u64, Refusal> {
+pub(crate) fn times(claims: &Claims, now: u64, skew: u64) -> Result<u64, Refusal> {
     let expires = seconds(claims, "exp", "`exp` is no whole number of seconds")?
         .ok_or(Refusal::Malformed("it has no `exp`: it would be good for ever"))?;
     let until = expires.saturating_add(skew);

@@ -149,6 +149,32 @@ fn a_token_bound_to_a_client_is_of_no_use_to_another_workload() {
 }
 
 #[test]
+fn a_token_bound_to_any_workload_is_of_no_use_to_one_of_another_trust_domain_that_is_not_named() {
+    let by = |principal: &str, id: &str, is_foreign: bool| {
+        let bound = json!({"bindToWorkload": [{"clientId": "web", "principals": [principal]}]});
+        let authenticator = believing(document(&bound));
+        let id = SpiffeId::parse(id).unwrap();
+        let caller = Caller {
+            id: Some(&id),
+            is_foreign,
+            ..Caller::default()
+        };
+        let verified = verified(&authenticator, &P256.token(&header(), &claims()), NOW).unwrap();
+        verified.admits(caller).is_ok()
+    };
+    let [home, partner] = ["cluster.local", "partner.example"].map(|name| format!("spiffe://{name}/ns/shop/sa/web"));
+    for (principal, of_partner) in [
+        ("*", false),
+        ("*/sa/web", false),
+        ("partner.example/*", true),
+        ("partner.example/ns/shop/sa/web", true),
+    ] {
+        assert_eq!(by(principal, &partner, true), of_partner, "{principal}");
+        assert_eq!(by(principal, &home, false), !of_partner, "{principal}");
+    }
+}
+
+#[test]
 fn a_token_bound_to_a_certificate_is_good_with_that_certificate_only() {
     let authenticator = believing(document(&json!({})));
     let mut bound = claims();
@@ -156,8 +182,8 @@ fn a_token_bound_to_a_certificate_is_good_with_that_certificate_only() {
     let verified = verified(&authenticator, &P256.token(&header(), &bound), NOW).unwrap();
     let by = |certificate: Option<&[u8; 32]>| {
         let caller = Caller {
-            id: None,
             certificate_sha256: certificate,
+            ..Caller::default()
         };
         verified.admits(caller).is_ok()
     };

@@ -28,6 +28,15 @@ impl Body {
         Self::Length(0)
     }
 
+    /// Its trailers are read, and not written on.
+    #[must_use]
+    pub fn without_trailers(mut self) -> Self {
+        if let Self::Chunked(chunked) = &mut self {
+            chunked.drops_trailers = true;
+        }
+        self
+    }
+
     /// Is it whole?
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -101,6 +110,7 @@ enum State {
 #[derive(Debug, Default)]
 pub struct Chunked {
     state: State,
+    drops_trailers: bool,
     /// The line or section that is not complete yet.
     held: Vec<u8>,
 }
@@ -176,7 +186,7 @@ impl Chunked {
                 return Err(Malformed);
             }
             if self.held == b"\r\n" || self.held.ends_with(b"\r\n\r\n") {
-                write_trailers(&self.held, out)?;
+                write_trailers(&self.held, self.drops_trailers, out)?;
                 self.held = Vec::new();
                 self.state = State::Done;
                 break;
@@ -216,12 +226,13 @@ fn size_of(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()
 }
 
-fn write_trailers(section: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+/// Writes the section anew, without what may not stand there, or without all of them.
+fn write_trailers(section: &[u8], drop_all: bool, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     match httparse::parse_headers(section, &mut fields) {
         Ok(httparse::Status::Complete((_, fields))) => {
             for field in fields {
-                if !headers::is_forbidden_trailer(&field.name.to_ascii_lowercase()) {
+                if !drop_all && !headers::is_forbidden_trailer(&field.name.to_ascii_lowercase()) {
                     super::fields::write(out, field.name.as_bytes(), field.value);
                 }
             }

@@ -158,7 +158,8 @@ impl Permit {
         failure.map_or(Ok(()), |failure| self.denied(worker, state, exchange, failure, None))
     }
 
-    /// DENY and ALLOW decide on the head as it was sent: an answer that changes what they look at is none.
+    /// DENY and ALLOW decide on the head as it was sent: an answer that changes what they look at is none. Nor is one that
+    /// tells the app of users in our place.
     fn edited_by(
         &self,
         worker: &Worker,
@@ -167,8 +168,12 @@ impl Permit {
         edits: &Edits,
     ) -> Result<(), Failure> {
         let mut names = edits.request.iter().map(|(name, ..)| name).chain(&edits.remove);
-        let looked_at = &state.compiled.needs().headers;
-        let touches = names.any(|name| looked_at.iter().any(|looked| is_same_field(name.as_str(), looked)));
+        let (looked_at, look) = (&state.compiled.needs().headers, self.look());
+        let touches = names.any(|name| {
+            let name = name.as_str();
+            let is_ours = || look.as_ref().is_some_and(|look| look.is_ours_to_tell(name));
+            looked_at.iter().any(|looked| is_same_field(name, looked)) || is_ours()
+        });
         if !touches {
             return Ok(());
         }

@@ -147,6 +147,15 @@ breaks! {
     "PC-052", pc_052: "Service/shop/web: selects no workload", |facts| {
         facts.replicas.as_mut().unwrap()[0].body.conditions.push("Service/shop/web: selects no workload".to_owned());
     };
+    "PC-053", pc_053: "instance 1234 of spiffe://cluster.local/ns/shop/sa/web: CVE-2026-1, by jane", |facts| {
+        let entry = "instance 1234 of spiffe://cluster.local/ns/shop/sa/web: CVE-2026-1, by jane";
+        facts.replicas.as_mut().unwrap()[0].body.quarantined.push(entry.to_owned());
+    };
+    "PC-054", pc_054: "its ledger goes to standard output", |facts| {
+        let ca = facts.deployments.as_mut().unwrap().iter_mut().find(|d| d.metadata.name.as_deref() == Some("postern-ca"));
+        let spec = ca.unwrap().spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        spec.containers[0].args = Some(vec!["serve".to_owned(), "--state-secret=postern-system/postern-ca".to_owned()]);
+    };
     "PC-060", pc_060: "Pod shop/web-7d4b9c6f5d-x2x7k: it has no proxy", |facts| {
         pod(facts).spec.as_mut().unwrap().init_containers = None;
     };

@@ -15,6 +15,21 @@ pub(super) fn trust_domain(pattern: &StringMatch, id: &SpiffeId) -> Option<bool>
     Some(pattern.matches(id.trust_domain()))
 }
 
+/// Does it match the peer, and say the whole name of its trust domain? A star alone, or before a slash, says no name.
+pub(crate) fn names_principal(pattern: &StringMatch, id: &SpiffeId) -> bool {
+    let says_it = match pattern {
+        StringMatch::Exact(_) => true,
+        StringMatch::Prefix(start) => start.contains('/'),
+        StringMatch::Suffix(_) | StringMatch::Present | StringMatch::Wildcard(_) | StringMatch::Template(_) => false,
+    };
+    says_it && pattern.matches(without_scheme(id))
+}
+
+/// The same of a value of `trustDomains`, where a star is meant for names: `*.partner.example`. Alone it names nobody.
+pub(super) fn names_trust_domain(pattern: &StringMatch, id: &SpiffeId) -> bool {
+    *pattern != StringMatch::Present && pattern.matches(id.trust_domain())
+}
+
 pub(super) fn namespace(pattern: &StringMatch, id: &SpiffeId) -> Option<bool> {
     id.workload().map(|(namespace, _)| pattern.matches(namespace))
 }

@@ -1,0 +1,489 @@
+//! The root's replacement: its stages, and who can walk on at each.
+#![allow(clippy::unwrap_used)]
+
+use postern_identity::bundle;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const LONG_AGO: UnixTime = UnixTime::since_unix_epoch(Duration::ZERO);
+const PACE: RootPace = RootPace {
+    acknowledge: Duration::from_secs(600),
+    retire: Duration::from_secs(48 * 3600),
+    settle: Duration::from_secs(30),
+};
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+fn now() -> UnixTime {
+    UnixTime::now()
+}
+
+struct Stages {
+    old: Root,
+    founded: Authority,
+    prepared: Authority,
+    published: Authority,
+    activated: Authority,
+    retired: Authority,
+}
+
+fn stages() -> Stages {
+    let old = Root::create(&domain(), 24 * 365 * HOUR, now()).unwrap();
+    let founded = Authority::found(&domain(), &old, 720 * HOUR, now()).unwrap();
+    let prepared = founded.rotating(Rotation::prepare(&founded, false, now()).unwrap());
+    let published = prepared.publishing_next_root(now()).unwrap();
+    let activated = published.under_next_root(Some(&old), now()).unwrap();
+    let retired = activated.with_root_stored().without_old_root(now()).unwrap();
+    Stages {
+        old,
+        founded,
+        prepared,
+        published,
+        activated,
+        retired,
+    }
+}
+
+fn stage(authority: &Authority) -> Option<Stage> {
+    authority.root_stage().map(|(_, stage)| stage)
+}
+
+fn pinned(root: &CertificateDer<'static>) -> TrustBundle {
+    TrustBundle::new(domain(), 0, vec![root.clone()], now())
+}
+
+fn believes(bundle: &TrustBundle, chain: &[CertificateDer<'_>]) -> bool {
+    let trust = Trust {
+        bundles: BundleSet::default().with(bundle.clone()),
+        ..Trust::default()
+    };
+    verify::verify_peer(chain, Role::Client, &trust, now()).is_ok()
+}
+
+fn leaf_of(authority: &Authority) -> Vec<CertificateDer<'static>> {
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
+    authority
+        .sign(&id, None, Holder::Proxy, &new_key().unwrap(), HOUR, now())
+        .unwrap()
+        .chain
+}
+
+#[test]
+fn each_stage_is_told_from_what_signs_and_what_the_bundle_has() {
+    let all = stages();
+    assert_eq!(stage(&all.founded), None);
+    let found: Vec<_> = [&all.prepared, &all.published, &all.activated, &all.retired]
+        .map(stage)
+        .to_vec();
+    assert_eq!(
+        found,
+        [Stage::Prepared, Stage::Published, Stage::Activated, Stage::Retired].map(Some)
+    );
+    let new = all.retired.root().clone();
+    assert_ne!(new, *all.old.cert());
+    assert_eq!(all.prepared.bundle().roots(), [all.old.cert().clone()]);
+    assert_eq!(all.published.bundle().roots(), [all.old.cert().clone(), new.clone()]);
+    assert_eq!(all.activated.bundle().roots(), all.published.bundle().roots());
+    assert_eq!(all.retired.bundle().roots(), [new]);
+    assert_eq!((all.published.issuer_epoch(), all.activated.issuer_epoch()), (1, 2));
+}
+
+#[test]
+fn leaves_of_either_root_hold_while_both_are_published() {
+    let all = stages();
+    let (before, after) = (leaf_of(&all.published), leaf_of(&all.activated));
+    for authority in [&all.published, &all.activated] {
+        assert!(believes(authority.bundle(), &before) && believes(authority.bundle(), &after));
+    }
+    assert!(
+        !believes(all.founded.bundle(), &after),
+        "who has missed the publication knows nobody under it"
+    );
+    assert!(believes(all.retired.bundle(), &after) && !believes(all.retired.bundle(), &before));
+}
+
+#[test]
+fn whoever_holds_any_bundle_or_either_root_walks_on_to_the_newest() {
+    let all = stages();
+    let authorities = [
+        &all.founded,
+        &all.prepared,
+        &all.published,
+        &all.activated,
+        &all.retired,
+    ];
+    for (n, authority) in authorities.iter().enumerate() {
+        let newest = authority.bundle().sequence();
+        for earlier in authorities.iter().take(n + 1) {
+            let held = earlier.bundle();
+            for links in [authority.links_after(held.sequence()), authority.links_after(0)] {
+                let walked = bundle::advance(held, &links, now()).unwrap();
+                assert_eq!(walked.sequence(), newest, "from {} to {newest}", held.sequence());
+            }
+        }
+        for root in authority.bundle().roots() {
+            let signs = authority.root() == root || stage(authority) == Some(Stage::Activated);
+            if signs {
+                let links = authority.links_from_root(&sha256(root));
+                assert_eq!(
+                    bundle::advance(&pinned(root), &links, now()).unwrap().sequence(),
+                    newest
+                );
+            }
+        }
+    }
+    // A pod that was pinned to the old root, and a caller that does not say what it has pinned.
+    let links = all.retired.links_from_root(&sha256(all.old.cert()));
+    let walked = bundle::advance(&pinned(all.old.cert()), &links, now()).unwrap();
+    assert_eq!(walked.roots(), [all.retired.root().clone()]);
+    assert_eq!(all.activated.likely_pin(), sha256(all.old.cert()));
+    assert_eq!(all.retired.likely_pin(), all.retired.root_sha256());
+}
+
+#[test]
+fn the_new_issuer_is_believed_by_either_root_as_the_ca_shows_it_and_as_nobody_else_does() {
+    let all = stages();
+    let mut shown = leaf_of(&all.activated);
+    let alone = shown.clone();
+    shown.extend(all.activated.shown_roots());
+    for root in [all.old.cert(), all.activated.root()] {
+        assert!(believes(&pinned(root), &shown));
+    }
+    assert!(!believes(&pinned(all.old.cert()), &alone));
+    // Not longer than the issuer that it vouches for.
+    let later = all.retired.with_new_issuer(&all.retired_root(), now()).unwrap();
+    assert_eq!(later.shown_roots(), [all.retired.root().clone()]);
+}
+
+impl Stages {
+    fn retired_root(&self) -> Root {
+        self.activated.pending_root_of_own().unwrap().unwrap()
+    }
+}
+
+fn step(authority: &Authority, acknowledged: u64, after: Duration) -> Option<Step> {
+    let rotation = authority.rotation()?;
+    let quiet = |sequence| (acknowledged >= sequence).then_some(HOUR);
+    rotation.step(authority, &PACE, LONG_AGO, quiet, later(now(), after))
+}
+
+#[test]
+fn the_new_root_signs_when_the_bundle_is_acknowledged_or_the_time_is_over() {
+    let all = stages();
+    assert_eq!(step(&all.founded, 0, Duration::ZERO), None);
+    assert_eq!(step(&all.prepared, 0, Duration::ZERO), Some(Step::Publish));
+    let sequence = all.published.bundle().sequence();
+    assert!(matches!(
+        step(&all.published, sequence - 1, Duration::ZERO),
+        Some(Step::Wait(_))
+    ));
+    assert!(matches!(
+        step(&all.published, sequence - 1, PACE.acknowledge / 2),
+        Some(Step::Wait(_))
+    ));
+    assert_eq!(step(&all.published, sequence, Duration::ZERO), Some(Step::Activate));
+    assert_eq!(step(&all.published, 0, PACE.acknowledge), Some(Step::Activate));
+}
+
+#[test]
+fn the_old_root_leaves_after_the_longest_leaf_whoever_has_acknowledged() {
+    let all = stages();
+    assert_eq!(step(&all.activated, 0, Duration::ZERO), Some(Step::StoreRoot));
+    let stored = all.activated.with_root_stored();
+    assert!(matches!(
+        step(&stored, u64::MAX, PACE.retire - HOUR),
+        Some(Step::Wait(_))
+    ));
+    assert_eq!(step(&stored, 0, PACE.retire), Some(Step::Retire));
+    assert_eq!(step(&all.retired, u64::MAX, PACE.retire), None);
+}
+
+#[test]
+fn a_tainted_root_vouches_for_nothing_and_leaves_as_soon_as_all_have_renewed_or_the_time_is_over() {
+    let all = stages();
+    let tainted = all
+        .founded
+        .rotating(Rotation::prepare(&all.founded, true, now()).unwrap());
+    let published = tainted.publishing_next_root(now()).unwrap();
+    // Nobody who has not heard is cut off by a CA that is killed now.
+    assert!(believes(all.founded.bundle(), &leaf_of(&published)));
+    assert!(matches!(step(&published, 0, Duration::ZERO), Some(Step::Wait(_))));
+    assert_eq!(step(&published, 0, Duration::from_secs(10)), Some(Step::Activate));
+    let sequence = published.bundle().sequence();
+    assert_eq!(step(&published, sequence, Duration::ZERO), Some(Step::Activate));
+    let activated = published
+        .under_next_root(Some(&all.old), now())
+        .unwrap()
+        .with_root_stored();
+    assert_eq!(activated.shown_roots(), [activated.root().clone()]);
+    // Nor does any key of tokens that lay beside it.
+    let known = all.founded.bundle().jwt_keys();
+    assert!(activated.bundle().jwt_keys().iter().all(|key| !known.contains(key)));
+    // Who is connected walks on all the same.
+    let walked = bundle::advance(all.founded.bundle(), &activated.links_after(1), now()).unwrap();
+    assert_eq!(walked.sequence(), activated.bundle().sequence());
+    let (all_have, minute) = (activated.bundle().sequence(), Duration::from_secs(61));
+    assert!(matches!(
+        step(&activated, all_have, Duration::ZERO),
+        Some(Step::Wait(_))
+    ));
+    assert_eq!(step(&activated, all_have, minute), Some(Step::Retire));
+    assert!(matches!(step(&activated, all_have - 1, minute), Some(Step::Wait(_))));
+    assert_eq!(step(&activated, 0, PACE.acknowledge), Some(Step::Retire));
+}
+
+/// As the store gives them back.
+fn reloaded(authority: &Authority, rotation: Option<&Rotation>) -> Authority {
+    reloaded_at(authority, rotation, now())
+}
+
+fn reloaded_at(authority: &Authority, rotation: Option<&Rotation>, now: UnixTime) -> Authority {
+    let kept = serde_json::to_vec(&AuthorityRecord::of(authority)).unwrap();
+    let record: AuthorityRecord = serde_json::from_slice(&kept).unwrap();
+    let rotation = rotation.map(|rotation| serde_json::from_slice(&serde_json::to_vec(rotation).unwrap()).unwrap());
+    record.load(now).unwrap().with_rotation(rotation, now).unwrap()
+}
+
+#[test]
+fn every_stage_is_read_back_and_a_version_that_knows_no_stages_reads_what_signs() {
+    let all = stages();
+    for authority in [
+        &all.founded,
+        &all.prepared,
+        &all.published,
+        &all.activated,
+        &all.retired,
+    ] {
+        let again = reloaded(authority, authority.rotation());
+        assert_eq!(
+            (stage(&again), again.rotation()),
+            (stage(authority), authority.rotation())
+        );
+        assert_eq!(again.links_after(0), authority.links_after(0));
+        assert_eq!(again.shown_roots(), authority.shown_roots());
+        let older = reloaded(authority, None);
+        assert_eq!(older.root(), authority.root());
+        assert!(believes(older.bundle(), &leaf_of(&older)));
+    }
+}
+
+#[test]
+fn c_06_of_a_kill_between_record_and_authority_the_stage_before_is_left_and_done_again() {
+    let all = stages();
+    for (before, after) in [
+        (&all.prepared, &all.published),
+        (&all.published, &all.activated),
+        (&all.activated, &all.retired),
+    ] {
+        let killed = reloaded(before, after.rotation());
+        assert_eq!(stage(&killed), stage(before));
+        let due = killed
+            .rotation()
+            .unwrap()
+            .step(&killed, &PACE, LONG_AGO, |_| Some(HOUR), later(now(), PACE.retire))
+            .unwrap();
+        let again = match due {
+            Step::Publish => killed.publishing_next_root(now()),
+            Step::Activate => killed.under_next_root(Some(&all.old), now()),
+            Step::StoreRoot | Step::Retire => killed.without_old_root(now()),
+            Step::Wait(_) => panic!("nothing is due"),
+        };
+        assert_eq!(stage(&again.unwrap()), stage(after));
+    }
+}
+
+#[test]
+fn a_record_about_another_root_counts_for_nothing_and_a_replacement_can_begin_anew() {
+    let (all, elsewhere) = (stages(), stages());
+    let foreign = reloaded(&elsewhere.founded, all.activated.rotation());
+    assert_eq!(stage(&foreign), None);
+    assert_eq!(foreign.links_after(0), elsewhere.founded.links_after(0));
+    // An old backup beside the record of what came after it: its key is gone.
+    let put_back = reloaded(&all.founded, all.retired.rotation());
+    assert_eq!(stage(&put_back), None);
+    let again = put_back.rotating(Rotation::prepare(&put_back, false, now()).unwrap());
+    assert_eq!(stage(&again), Some(Stage::Prepared));
+}
+
+#[test]
+fn the_ledger_keeps_the_name_of_the_root_that_the_ca_was_founded_with() {
+    let all = stages();
+    assert_eq!(all.retired.founding_root_sha256(), sha256(all.old.cert()));
+    let again = all
+        .retired
+        .rotating(Rotation::prepare(&all.retired, false, now()).unwrap());
+    assert_eq!(again.founding_root_sha256(), sha256(all.old.cert()));
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn tainted_at(founded: &Authority, now: UnixTime) -> Authority {
+    let tainted = founded.rotating(Rotation::prepare(founded, true, now).unwrap());
+    let published = tainted.publishing_next_root(now).unwrap();
+    published.under_next_root(None, now).unwrap()
+}
+
+/// Its issuer is replaced again and again, and it is read back in between.
+fn goes_on(mut authority: Authority, days: impl Iterator<Item = u32>) {
+    let root = authority.pending_root_of_own().unwrap().unwrap();
+    authority = authority.with_root_stored();
+    for day in days {
+        let at = later(now(), DAY * day);
+        let next = authority.with_new_issuer(&root, at);
+        authority = next.unwrap_or_else(|error| panic!("day {day}: {error}"));
+        authority = reloaded_at(&authority, authority.rotation(), at);
+        assert!(authority.ready(at).is_ok());
+    }
+}
+
+#[test]
+fn the_issuer_is_replaced_for_ever_after_whatever_led_from_the_old_root_has_ended() {
+    let all = stages();
+    goes_on(all.activated.clone(), (20..=100).step_by(20));
+    goes_on(all.activated.clone(), [40, 60].into_iter());
+    goes_on(tainted_at(&all.founded, later(now(), DAY * 20)), (40..=100).step_by(20));
+    // And it is retired then.
+    let later_on = later(now(), DAY * 31);
+    let root = all.retired_root();
+    let second = all
+        .activated
+        .with_root_stored()
+        .with_new_issuer(&root, later(now(), DAY * 20));
+    let retired = second.unwrap().without_old_root(later_on).unwrap();
+    assert_eq!(stage(&retired), Some(Stage::Retired));
+}
+
+#[test]
+fn a_ca_that_was_down_until_its_issuer_under_the_new_root_had_ended_starts_and_goes_on() {
+    let all = stages();
+    let at = later(now(), DAY * 31);
+    for authority in [all.activated.with_root_stored(), all.retired.clone()] {
+        let woken = reloaded_at(&authority, authority.rotation(), at);
+        let next = woken.with_new_issuer(&all.retired_root(), at).unwrap();
+        assert!(next.ready(at).is_ok());
+        // Another root can follow.
+        let again = next.rotating(Rotation::prepare(&next, false, at).unwrap());
+        again.publishing_next_root(at).unwrap();
+    }
+}
+
+#[test]
+fn a_root_that_is_replaced_in_its_last_hour_leads_on_for_that_hour_and_hinders_nobody_after() {
+    let year = 365 * DAY;
+    let old = Root::create(&domain(), year, earlier(now(), year - HOUR)).unwrap();
+    let founded = Authority::found(&domain(), &old, 720 * HOUR, now()).unwrap();
+    let prepared = founded.rotating(Rotation::prepare(&founded, false, now()).unwrap());
+    let published = prepared.publishing_next_root(now()).unwrap();
+    let life = Authority {
+        issuer_life: 720 * HOUR,
+        ..published
+    };
+    let activated = life.under_next_root(Some(&old), now()).unwrap();
+    assert_eq!(activated.shown_roots().len(), 3);
+    let root = activated.pending_root_of_own().unwrap().unwrap();
+    let after = later(now(), HOUR * 2);
+    let activated = activated.with_root_stored();
+    let woken = reloaded_at(&activated, activated.rotation(), after);
+    assert_eq!(woken.shown_roots().len(), 1);
+    let retired = woken.without_old_root(after).unwrap();
+    activated.without_old_root(after).unwrap();
+    retired.with_new_issuer(&root, after).unwrap();
+}
+
+/// Whoever has the whole store in the middle of a replacement has nothing after it.
+#[test]
+fn a_taint_in_the_middle_of_a_replacement_leaves_no_key_that_lay_in_the_store_before_it() {
+    let all = stages();
+    for compromised in [&all.prepared, &all.published, &all.activated.with_root_stored()] {
+        let pending = compromised.rotation().unwrap().new_root();
+        let tainted = compromised.rotating(Rotation::prepare(compromised, true, now()).unwrap());
+        let published = tainted.publishing_next_root(now()).unwrap();
+        // Everybody who is connected is still believed, and walks on.
+        assert!(believes(published.bundle(), &leaf_of(compromised)));
+        assert!(believes(compromised.bundle(), &leaf_of(&published)));
+        let activated = published.under_next_root(None, now()).unwrap();
+        for held in [compromised.bundle(), published.bundle()] {
+            let walked = bundle::advance(held, &activated.links_after(held.sequence()), now()).unwrap();
+            assert_eq!(walked.sequence(), activated.bundle().sequence());
+        }
+        if compromised.root() != &pending {
+            assert!(!published.bundle().roots().contains(&pending), "it never signs");
+        }
+        let known = compromised.bundle().jwt_keys();
+        assert!(activated.bundle().jwt_keys().iter().all(|key| !known.contains(key)));
+        assert!(![all.old.cert(), &pending].contains(&activated.root()));
+        assert_eq!(activated.founding_root_sha256(), sha256(all.old.cert()));
+        let stored = activated.with_root_stored();
+        assert_eq!(reloaded(&stored, stored.rotation()).rotation(), stored.rotation());
+        let retired = stored.without_old_root(now()).unwrap();
+        assert_eq!(retired.bundle().roots(), [activated.root().clone()]);
+    }
+}
+
+#[test]
+fn a_ca_that_was_down_gives_everybody_the_time_to_hear_and_to_renew_before_it_goes_on() {
+    let all = stages();
+    let (down, minute) = (later(now(), PACE.retire * 2), Duration::from_secs(61));
+    let tainted = all
+        .founded
+        .rotating(Rotation::prepare(&all.founded, true, now()).unwrap());
+    let published = tainted.publishing_next_root(now()).unwrap();
+    let activated = published.under_next_root(None, now()).unwrap().with_root_stored();
+    let at = |authority: &Authority, reached: Option<Duration>, then| {
+        let rotation = authority.rotation().unwrap();
+        rotation.step(authority, &PACE, down, |_| reached, then).unwrap()
+    };
+    for authority in [&published, &all.published, &activated] {
+        assert!(
+            matches!(at(authority, None, down), Step::Wait(_)),
+            "{:?}",
+            stage(authority)
+        );
+    }
+    assert!(
+        matches!(at(&activated, Some(HOUR), down), Step::Wait(_)),
+        "nobody has renewed"
+    );
+    assert_eq!(at(&activated, Some(HOUR), later(down, minute)), Step::Retire);
+    assert!(matches!(at(&activated, None, later(down, minute)), Step::Wait(_)));
+    assert_eq!(at(&activated, None, later(down, PACE.acknowledge)), Step::Retire);
+    assert_eq!(at(&all.published, None, later(down, PACE.acknowledge)), Step::Activate);
+}
+
+#[test]
+fn a_report_counts_once_nobody_has_come_or_gone_for_a_while() {
+    let all = stages();
+    let at = |quiet| {
+        let rotation = all.published.rotation().unwrap();
+        rotation
+            .step(&all.published, &PACE, LONG_AGO, |_| Some(quiet), now())
+            .unwrap()
+    };
+    assert!(matches!(at(Duration::from_secs(29)), Step::Wait(_)));
+    assert_eq!(at(Duration::from_secs(30)), Step::Activate);
+}
+
+#[test]
+fn an_older_record_beside_a_newer_authority_goes_on_to_the_end() {
+    let all = stages();
+    for authority in [&all.published, &all.activated] {
+        let restored = reloaded(authority, all.prepared.rotation());
+        assert_eq!(stage(&restored), stage(authority));
+        // Each reading says the same: a replica would wait anew with each.
+        assert_eq!(
+            reloaded(authority, all.prepared.rotation()).rotation(),
+            restored.rotation()
+        );
+        let restored = if stage(authority) == Some(Stage::Activated) {
+            restored.with_root_stored()
+        } else {
+            restored
+        };
+        let due = step(&restored, 0, PACE.retire + HOUR);
+        assert!(matches!(due, Some(Step::Activate | Step::Retire)), "{due:?}");
+        assert!(restored.rotation().unwrap().awaited(Stage::Published).is_some());
+    }
+}

@@ -1,0 +1,314 @@
+//! Connections that go on: an app of each kind that answers for ever, and clients that note when the last answer came and how
+//! it ended.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, Either, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// Between two answers of an app, and two requests of a client.
+pub const BEAT: Duration = Duration::from_millis(20);
+/// Whoever does not connect within this does not.
+const OPENING: Duration = Duration::from_secs(10);
+/// An empty gRPC message.
+const MESSAGE: &[u8] = &[0; 5];
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests, one after the other, on one HTTP/1.1 connection.
+    Http1,
+    /// The same on one HTTP/2 connection.
+    Http2,
+    /// One gRPC call with messages that never end.
+    Grpc,
+    /// Bytes that never end.
+    Opaque,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Grpc, Self::Opaque];
+
+    /// Its port's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+            Self::Grpc => "grpc",
+            Self::Opaque => "tcp",
+        }
+    }
+    /// As a Workload document spells it.
+    #[must_use]
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP1",
+            Self::Http2 => "HTTP2",
+            Self::Grpc => "GRPC",
+            Self::Opaque => "TCP",
+        }
+    }
+    /// What its Service calls the port.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Http1 => 8_001,
+            Self::Http2 => 8_002,
+            Self::Grpc => 8_003,
+            Self::Opaque => 8_004,
+        }
+    }
+    /// Where the proxy listens.
+    #[must_use]
+    pub fn listen(self) -> u16 {
+        self.number() + 1_000
+    }
+    /// Where the app listens.
+    #[must_use]
+    pub fn app(self) -> u16 {
+        self.number() + 2_000
+    }
+}
+
+/// The apps of all workloads, and a thread that serves them and all clients.
+#[derive(Debug)]
+pub struct Apps {
+    handle: Handle,
+    /// Dropped, the thread ends.
+    _end: oneshot::Sender<Infallible>,
+}
+
+impl Apps {
+    /// One of each kind at each of these addresses.
+    ///
+    /// # Panics
+    /// If a port is taken.
+    #[must_use]
+    pub fn serve(addresses: impl Iterator<Item = Ipv4Addr>) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        for address in addresses {
+            for kind in Kind::ALL {
+                let at = SocketAddr::from((address, kind.app()));
+                let bound = runtime.block_on(TcpListener::bind(at));
+                let listener = bound.unwrap_or_else(|error| panic!("cannot listen on {at}: {error}"));
+                runtime.spawn(accept(listener, kind));
+            }
+        }
+        let (end, ended) = oneshot::channel::<Infallible>();
+        std::thread::spawn(move || {
+            // An error is the end.
+            let _ = runtime.block_on(ended);
+        });
+        Self { handle, _end: end }
+    }
+
+    /// A client of an app at `host`, through the explicit port of a proxy.
+    #[must_use]
+    pub fn line(&self, proxy: SocketAddr, host: &str, kind: Kind) -> Line {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let line = Line {
+            kind,
+            host: host.to_owned(),
+            seen: Arc::clone(&seen),
+        };
+        let host = host.to_owned();
+        self.handle.spawn(async move {
+            let ended = ask(proxy, &host, kind, &seen).await;
+            let why = ended.map_or_else(|error| error.to_string(), |()| "the end".to_owned());
+            lock(&seen).ended = Some(why);
+        });
+        line
+    }
+}
+
+/// A client's connection.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// What is spoken.
+    pub kind: Kind,
+    /// Whom it leads to.
+    pub host: String,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    answers: u64,
+    last: Option<Instant>,
+    ended: Option<String>,
+}
+
+impl Line {
+    /// Answers so far.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        lock(&self.seen).answers
+    }
+    /// When the last one came.
+    #[must_use]
+    pub fn last(&self) -> Option<Instant> {
+        lock(&self.seen).last
+    }
+    /// Why it ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        lock(&self.seen).ended.clone()
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
+    // Whole at every instant.
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answered(seen: &Mutex<Seen>) {
+    let mut seen = lock(seen);
+    seen.answers += 1;
+    seen.last = Some(Instant::now());
+}
+
+async fn ask(proxy: SocketAddr, host: &str, kind: Kind, seen: &Mutex<Seen>) -> Result<(), Failed> {
+    let opening = tokio::time::timeout(OPENING, tunnel(proxy, host, kind));
+    let mut stream = opening.await??;
+    match kind {
+        Kind::Opaque => {
+            let mut bytes = [0; 64];
+            while stream.read(&mut bytes).await? > 0 {
+                answered(seen);
+            }
+            Ok(())
+        }
+        Kind::Http1 => {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            loop {
+                sender.ready().await?;
+                let answer = sender.send_request(ping(host)).await?;
+                whole(answer, seen).await?;
+            }
+        }
+        Kind::Http2 => {
+            let io = TokioIo::new(stream);
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            loop {
+                sender.ready().await?;
+                let answer = sender.send_request(ping(host)).await?;
+                whole(answer, seen).await?;
+            }
+        }
+        Kind::Grpc => {
+            let io = TokioIo::new(stream);
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            let request = Request::post(format!("http://{host}/lab.Ticks/Watch"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Empty::<Bytes>::new())?;
+            let mut answer = sender.send_request(request).await?;
+            // A refusal is a status without a message (200 in HTTP).
+            while let Some(frame) = answer.body_mut().frame().await {
+                if frame?.is_data() {
+                    answered(seen);
+                }
+            }
+            Err(format!("{} {:?}", answer.status(), answer.headers()).into())
+        }
+    }
+}
+
+fn ping(host: &str) -> Request<Empty<Bytes>> {
+    let request = Request::get(format!("http://{host}/ping")).header("host", host);
+    request.body(Empty::new()).expect("a request")
+}
+
+async fn whole(answer: Response<Incoming>, seen: &Mutex<Seen>) -> Result<(), Failed> {
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    if status != 200 {
+        return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
+    }
+    answered(seen);
+    tokio::time::sleep(BEAT).await;
+    Ok(())
+}
+
+async fn tunnel(proxy: SocketAddr, host: &str, kind: Kind) -> Result<TcpStream, Failed> {
+    let mut stream = TcpStream::connect(proxy).await?;
+    let target = format!("{host}:{}", kind.number());
+    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await?);
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.starts_with("HTTP/1.1 200") {
+        true => Ok(stream),
+        false => Err(answer.into_owned().into()),
+    }
+}
+
+async fn accept(listener: TcpListener, kind: Kind) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            // Whoever called is gone.
+            let _ = serve(stream, kind).await;
+        });
+    }
+}
+
+async fn serve(mut stream: TcpStream, kind: Kind) -> Result<(), Failed> {
+    match kind {
+        Kind::Opaque => loop {
+            stream.write_all(b"t").await?;
+            tokio::time::sleep(BEAT).await;
+        },
+        Kind::Http1 => {
+            let connection = hyper::server::conn::http1::Builder::new();
+            Ok(connection
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
+                .await?)
+        }
+        Kind::Http2 | Kind::Grpc => {
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            Ok(connection
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
+                .await?)
+        }
+    }
+}
+
+type Body = Either<Full<Bytes>, StreamBody<std::pin::Pin<Box<dyn stream::Stream<Item = Beat> + Send>>>>;
+type Beat = Result<Frame<Bytes>, Infallible>;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if request.uri().path() == "/ping" {
+        return Ok(Response::new(Either::Left(Full::from("pong"))));
+    }
+    let beats = stream::unfold((), |()| async {
+        tokio::time::sleep(BEAT).await;
+        Some((Ok(Frame::data(Bytes::from_static(MESSAGE))), ()))
+    });
+    let mut answer = Response::new(Either::Right(StreamBody::new(Box::pin(beats) as _)));
+    let grpc = hyper::header::HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert("content-type", grpc);
+    Ok(answer)
+}

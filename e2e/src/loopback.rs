@@ -1,0 +1,499 @@
+//! A mesh that needs no root: CA, control and a proxy per workload in explicit capture, each workload on loopback addresses
+//! of its own.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::live::{Apps, Kind, Line};
+use crate::process::Process;
+
+const NAMESPACE: &str = "shop";
+
+/// All of it; ended with this value.
+#[derive(Debug)]
+pub struct Loopback {
+    nodes: Vec<Node>,
+    control: Process,
+    ca: Process,
+    apps: Apps,
+    ca_address: String,
+    control_address: String,
+    life: String,
+    trust_domain: String,
+    /// More of control's command line.
+    control_arguments: Vec<String>,
+    /// Where our own bundle is served to other trust domains, if it is.
+    bundle_endpoint: Option<SocketAddr>,
+    /// Tells it from other meshes of this machine.
+    number: u32,
+    binary: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+/// A workload, `w0`, `w1`, ..., with its proxy.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name, which is its instance and its service account.
+    pub name: String,
+    /// Where its app calls.
+    explicit: SocketAddr,
+    metrics: SocketAddr,
+    process: Process,
+}
+
+impl Loopback {
+    /// Starts it with so many workloads, and certificates that live `life`. Everybody may call everybody.
+    ///
+    /// # Panics
+    /// If anything does not become ready.
+    #[must_use]
+    pub fn start(workloads: usize, life: &str) -> Self {
+        Self::of("cluster.local", workloads, life, &[])
+    }
+
+    /// The same of another trust domain, and with more on control's command line.
+    ///
+    /// # Panics
+    /// If anything does not become ready.
+    #[must_use]
+    pub fn of(trust_domain: &str, workloads: usize, life: &str, control_arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directories can be made");
+        let binary = crate::postern();
+        let at = directory.path();
+        fs::create_dir(at.join("documents")).expect("writable");
+        // Two meshes at once have different addresses: a process id is nobody else's.
+        static MESHES: AtomicU32 = AtomicU32::new(0);
+        let number = std::process::id() * 8 + MESHES.fetch_add(1, Ordering::Relaxed);
+        fs::write(
+            at.join("documents/mesh.yaml"),
+            documents(workloads, |n| address(number, n)),
+        )
+        .expect("writable");
+        let store = at.join("store");
+        let init = ["ca", "init", "--trust-domain", trust_domain, "--store", text(&store)];
+        succeeds(&run(&binary, &init));
+        let (ca, ca_address) = start_ca(&binary, at, "127.0.0.1:0", life);
+        let control_arguments: Vec<String> = control_arguments.iter().map(ToString::to_string).collect();
+        let (control, ready) = start_control(
+            &binary,
+            at,
+            trust_domain,
+            &ca_address,
+            "127.0.0.1:0",
+            &control_arguments,
+        );
+        let control_address = address_in(&ready, "listen").to_string();
+        let bundle_endpoint = ready["bundle_endpoints"][0].as_str().and_then(|text| text.parse().ok());
+        let apps = Apps::serve((0..workloads).map(|n| address(number, n)));
+        let mut mesh = Self {
+            nodes: Vec::new(),
+            control,
+            ca,
+            apps,
+            ca_address,
+            control_address,
+            life: life.to_owned(),
+            trust_domain: trust_domain.to_owned(),
+            control_arguments,
+            bundle_endpoint,
+            number,
+            binary,
+            directory,
+        };
+        for n in 0..workloads {
+            let node = mesh.start_proxy(n);
+            mesh.nodes.push(node);
+        }
+        for n in 0..workloads {
+            mesh.wait_ready(n);
+        }
+        mesh
+    }
+
+    fn at(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn start_proxy(&self, n: usize) -> Node {
+        let name = format!("w{n}");
+        let token = self.at().join(format!("{name}.token"));
+        fs::write(&token, create_token(&self.binary, self.at(), &self.id(n), &name)).expect("writable");
+        let (own, log) = (self.address(n), self.access_log_file(n));
+        let [explicit, metrics] = [15_002, 15_020].map(|port| SocketAddr::from((own, port)));
+        let mut command = Command::new(&self.binary);
+        command
+            .args([
+                "proxy",
+                "run",
+                "--capture",
+                "explicit",
+                "--trust-domain",
+                &self.trust_domain,
+            ])
+            .args(["--ca", &self.ca_address, "--control", &self.control_address])
+            .args(["--join-token-file", text(&token), "--workers", "1"])
+            .args([
+                "--explicit-listen",
+                &explicit.to_string(),
+                "--metrics-listen",
+                &metrics.to_string(),
+            ])
+            .args(["--access-log-file", text(&log)])
+            .args(["--admin-socket", text(&self.at().join(format!("{name}.sock")))]);
+        Node {
+            process: Process::start(&name, command, self.at()),
+            name,
+            explicit,
+            metrics,
+        }
+    }
+
+    fn address(&self, n: usize) -> Ipv4Addr {
+        address(self.number, n)
+    }
+
+    fn wait_ready(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let metrics = node.metrics;
+        node.process.wait_for("readiness", || {
+            get(metrics, "/readyz").starts_with("ready").then_some(())
+        });
+    }
+
+    /// A workload.
+    #[must_use]
+    pub fn node(&self, n: usize) -> &Node {
+        &self.nodes[n]
+    }
+
+    /// A connection from one's app to another's, of this kind, that goes on until something ends it.
+    #[must_use]
+    pub fn line(&self, from: usize, to: usize, kind: Kind) -> Line {
+        let host = format!("w{to}.{NAMESPACE}");
+        self.apps.line(self.nodes[from].explicit, &host, kind)
+    }
+
+    /// `/readyz`, `/metrics` and the like of a proxy.
+    #[must_use]
+    pub fn get(&self, n: usize, path: &str) -> String {
+        get(self.nodes[n].metrics, path)
+    }
+
+    /// `postern quarantine ...` against this mesh.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn quarantine(&self, arguments: &[&str]) -> Output {
+        let view = self.at().join("view.sock");
+        self.quarantine_at_the_ca(&[arguments, &["--control", text(&view)]].concat())
+    }
+
+    /// The same without control.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn quarantine_at_the_ca(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.binary);
+        command.arg("quarantine").args(arguments);
+        command.args(["--admin-socket", text(&self.at().join("ca.sock"))]);
+        command.output().expect("postern runs")
+    }
+
+    /// The serial number of a workload's certificate, by its proxy's admin socket.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn serial(&self, n: usize) -> String {
+        let socket = self.at().join(format!("w{n}.sock"));
+        let stream = std::os::unix::net::UnixStream::connect(&socket).expect("the proxy listens");
+        let certs: Value = serde_json::from_str(&ask(stream, "/certs").unwrap_or_default()).expect("JSON");
+        certs["svid"]["serial"].as_str().expect("a certificate").to_owned()
+    }
+
+    /// The CA goes away, as an outage would have it.
+    pub fn stop_ca(&mut self) {
+        self.ca.kill();
+    }
+
+    /// It comes back with the same store and address.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_ca(&mut self) {
+        (self.ca, _) = start_ca(&self.binary, self.directory.path(), &self.ca_address, &self.life);
+    }
+
+    /// Another control takes the place of the one that is.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn restart_control(&mut self) {
+        self.control.kill();
+        let (at, trust_domain) = (self.directory.path(), &self.trust_domain);
+        let (ca, listen) = (&self.ca_address, &self.control_address);
+        let (control, ready) = start_control(&self.binary, at, trust_domain, ca, listen, &self.control_arguments);
+        self.bundle_endpoint = ready["bundle_endpoints"][0].as_str().and_then(|text| text.parse().ok());
+        self.control = control;
+    }
+
+    /// Where our own bundle is served to other trust domains.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn bundle_endpoint(&self) -> SocketAddr {
+        self.bundle_endpoint.expect("control was told to serve it")
+    }
+
+    /// The identity of a workload.
+    #[must_use]
+    pub fn id(&self, n: usize) -> String {
+        format!("spiffe://{}/ns/{NAMESPACE}/sa/w{n}", self.trust_domain)
+    }
+
+    /// Where peers call a workload's proxy for this kind.
+    #[must_use]
+    pub fn inbound(&self, n: usize, kind: Kind) -> SocketAddr {
+        SocketAddr::from((self.address(n), kind.listen()))
+    }
+
+    /// Puts a document into the directory that control reads, in place of one of that name.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, yaml: &str) {
+        let documents = self.at().join("documents");
+        fs::write(documents.join(".new"), yaml).expect("writable");
+        fs::rename(documents.join(".new"), documents.join(name)).expect("writable");
+    }
+
+    /// An SVID as PEM files in the directory that is returned: `svid.pem`, `key.pem`, `bundle.pem`.
+    ///
+    /// # Panics
+    /// If the CA gives none.
+    #[must_use]
+    pub fn svid_files(&self, id: &str, instance: &str) -> PathBuf {
+        let out = self.at().join(format!("svid-{instance}"));
+        let token = self.at().join(format!("{instance}.svid-token"));
+        fs::write(&token, create_token(&self.binary, self.at(), id, instance)).expect("writable");
+        let svid = [
+            "ca",
+            "svid",
+            "--ca",
+            &self.ca_address,
+            "--trust-domain",
+            &self.trust_domain,
+        ];
+        let files = ["--join-token-file", text(&token), "--out", text(&out)];
+        succeeds(&run(&self.binary, &[&svid[..], &files[..]].concat()));
+        out
+    }
+
+    /// Another issuing certificate takes the place of the one that is.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    pub fn rotate_issuer(&self) {
+        let socket = self.at().join("ca.sock");
+        succeeds(&run(&self.binary, &["ca", "rotate", "--admin-socket", text(&socket)]));
+    }
+
+    /// Control goes away.
+    pub fn stop_control(&mut self) {
+        self.control.kill();
+    }
+
+    /// A new process for a workload; returns when it is up, whatever it is allowed to do.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn restart_proxy(&mut self, n: usize) {
+        self.nodes[n].process.kill();
+        self.nodes[n] = self.start_proxy(n);
+    }
+
+    /// The same, and it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn restart_proxy_ready(&mut self, n: usize) {
+        self.restart_proxy(n);
+        self.wait_ready(n);
+    }
+
+    /// A proxy's access log, one JSON object a line.
+    #[must_use]
+    pub fn access_log(&self, n: usize) -> Vec<Value> {
+        let text = fs::read_to_string(self.access_log_file(n)).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    fn access_log_file(&self, n: usize) -> PathBuf {
+        self.at().join(format!("w{n}-access.log"))
+    }
+
+    /// What the CA has printed.
+    #[must_use]
+    pub fn ca_log(&self) -> String {
+        self.ca.output()
+    }
+}
+
+/// Where a workload of a mesh is.
+fn address(mesh: u32, n: usize) -> Ipv4Addr {
+    let [_, _, high, low] = mesh.to_be_bytes();
+    let last = u8::try_from(n + 1).expect("few workloads");
+    Ipv4Addr::new(127, high.max(1), low, last)
+}
+
+/// The identity of a workload.
+#[must_use]
+pub fn spiffe_id(n: usize) -> String {
+    format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/w{n}")
+}
+
+fn documents(workloads: usize, address: impl Fn(usize) -> Ipv4Addr) -> String {
+    let mut yaml = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n---\n\
+         apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: everybody, namespace: {NAMESPACE}}}\n\
+         spec: {{rules: [{{from: [{{source: {{namespaces: [{NAMESPACE}]}}}}]}}]}}\n"
+    );
+    for n in 0..workloads {
+        let ports = |entry: &dyn Fn(Kind) -> String| -> String { Kind::ALL.into_iter().map(entry).collect() };
+        let of_workload = ports(&|kind| {
+            let (name, number) = (kind.name(), kind.number());
+            let (protocol, listen, app) = (kind.protocol(), kind.listen(), kind.app());
+            format!("  - {{name: {name}, number: {number}, protocol: {protocol}, listen: {listen}, app: {app}}}\n")
+        });
+        let of_service = ports(&|kind| {
+            let (name, number) = (kind.name(), kind.number());
+            format!("  - {{name: {name}, port: {number}, targetPort: {name}}}\n")
+        });
+        yaml.push_str(&format!(
+            "---\napiVersion: postern.dev/v1alpha1\nkind: Workload\n\
+             metadata: {{name: w{n}, namespace: {NAMESPACE}, labels: {{app: w{n}}}}}\n\
+             spec:\n  serviceAccount: w{n}\n  address: {}\n  capture: explicit\n  ports:\n{of_workload}\
+             ---\napiVersion: v1\nkind: Service\nmetadata: {{name: w{n}, namespace: {NAMESPACE}}}\n\
+             spec:\n  selector: {{app: w{n}}}\n  ports:\n{of_service}",
+            address(n)
+        ));
+    }
+    yaml
+}
+
+fn start_ca(binary: &Path, at: &Path, listen: &str, life: &str) -> (Process, String) {
+    let ready = at.join("ca.json");
+    let _ = fs::remove_file(&ready);
+    let mut command = Command::new(binary);
+    command
+        .args(["ca", "serve", "--listen", listen, "--metrics-listen", "127.0.0.1:0"])
+        .args(["--svid-life", life, "--insecure-short-life"])
+        .args([
+            "--store",
+            text(&at.join("store")),
+            "--admin-socket",
+            text(&at.join("ca.sock")),
+        ])
+        .args(["--ready-file", text(&ready)]);
+    let mut process = Process::start("ca", command, at);
+    let address = address_in(&ready_document(&mut process, &ready), "listen");
+    (process, address.to_string())
+}
+
+fn start_control(
+    binary: &Path,
+    at: &Path,
+    trust_domain: &str,
+    ca: &str,
+    listen: &str,
+    more: &[String],
+) -> (Process, Value) {
+    let (token, ready) = (at.join("control.token"), at.join("control.json"));
+    let id = format!("spiffe://{trust_domain}/ns/postern-system/sa/postern-control");
+    fs::write(&token, create_token(binary, at, &id, "postern-control")).expect("writable");
+    let _ = fs::remove_file(&ready);
+    let mut command = Command::new(binary);
+    command
+        .args([
+            "control",
+            "--ca",
+            ca,
+            "--listen",
+            listen,
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ])
+        .args([
+            "--trust-domain",
+            trust_domain,
+            "--directory",
+            text(&at.join("documents")),
+        ])
+        .args(["--join-token-file", text(&token), "--ready-file", text(&ready)])
+        .args(["--view-socket", text(&at.join("view.sock"))])
+        .args(more);
+    let mut process = Process::start("control", command, at);
+    let document = ready_document(&mut process, &ready);
+    (process, document)
+}
+
+fn create_token(binary: &Path, at: &Path, id: &str, instance: &str) -> String {
+    let socket = at.join("ca.sock");
+    let create = ["ca", "token", "create", "--id", id, "--instance", instance];
+    let made = run(
+        binary,
+        &[create.as_slice(), &["--admin-socket", text(&socket)]].concat(),
+    );
+    succeeds(&made);
+    String::from_utf8(made.stdout).expect("a token is text")
+}
+
+fn run(binary: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary).args(arguments).output().expect("postern runs")
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn ready_document(process: &mut Process, file: &Path) -> Value {
+    // It is renamed into place: there is no half of one.
+    process.wait_for("ready file", || {
+        serde_json::from_str(&fs::read_to_string(file).ok()?).ok()
+    })
+}
+
+fn address_in(document: &Value, field: &str) -> SocketAddr {
+    let found = document[field].as_str().and_then(|text| text.parse().ok());
+    found.unwrap_or_else(|| panic!("the ready file has no {field}: {document}"))
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let asked = std::net::TcpStream::connect(address).and_then(|stream| ask(stream, path));
+    asked.unwrap_or_default()
+}
+
+/// The body of an answer.
+fn ask(mut stream: impl std::io::Read + std::io::Write, path: &str) -> std::io::Result<String> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer
+        .split_once("\r\n\r\n")
+        .map_or_else(String::new, |(_, body)| body.to_owned()))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}

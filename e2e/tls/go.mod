@@ -1,0 +1,3 @@
+module postern.dev/e2e/tls
+
+go 1.21
