@@ -129,11 +129,12 @@ pub(crate) async fn open(
     let (_, session) = secured.stream.get_ref();
     let name = Name::of(session).filter(|_| endpoint.readmits);
     let end = secured.end(identity);
+    let readmission = name.map(|name| Readmission::new(name, endpoint, identity, &secured.peer, end));
     let riding = Riding {
         end: Cell::new(end),
         trust_revision: Cell::new(secured.trust.revision),
         peer: RefCell::new(Some(secured.peer)),
-        readmission: name.map(|name| Box::new(Readmission::new(name, endpoint, identity, end))),
+        readmission: readmission.map(Box::new),
     };
     if !riding.takes_requests(&secured.trust, clock()) {
         // The upstream's fault, not a caller's.

@@ -68,18 +68,26 @@ impl Unheard {
 }
 
 impl Readmission {
-    /// Of a connection that was admitted now, until `end`.
-    pub(super) fn new(name: Name, endpoint: &Arc<Endpoint>, identity: &Identity, end: Duration) -> Self {
-        Self {
+    /// Of a connection with `peer` that was admitted now, until `end`.
+    pub(super) fn new(
+        name: Name,
+        endpoint: &Arc<Endpoint>,
+        own: &Identity,
+        peer: &VerifiedPeer,
+        end: Duration,
+    ) -> Self {
+        let made = Self {
             name,
             endpoint: Arc::clone(endpoint),
-            next: Cell::new(first_try(end)),
-            root: Cell::new(identity.root),
+            next: Cell::new(NEVER),
+            root: Cell::new(own.root),
             has_been: Cell::new(false),
             is_under_way: Cell::new(false),
-            is_urgent: Cell::new(false),
+            is_urgent: Cell::new(is_under_another_root(own, peer)),
             patience: Cell::new(READMIT_HURRY),
-        }
+        };
+        made.schedule(first_try(end));
+        made
     }
 
     /// Has it been readmitted?
@@ -99,9 +107,7 @@ impl Readmission {
     /// It holds until `end` now. While the peer's root is not ours, it has not renewed yet.
     fn succeeded(&self, own: &Identity, peer: &VerifiedPeer, end: Duration) {
         self.has_been.set(true);
-        let is_of_ours = peer.id().trust_domain() == own.svid.id().trust_domain();
-        let differs = is_of_ours && own.root.is_some_and(|root| root != *peer.anchor());
-        self.is_urgent.set(self.is_urgent.get() && differs);
+        self.is_urgent.set(is_under_another_root(own, peer));
         self.schedule(first_try(end));
     }
 
@@ -121,6 +127,12 @@ impl Readmission {
     fn try_by(&self, at: Duration) {
         self.next.set(self.next.get().min(at));
     }
+}
+
+/// One of the two has renewed under a new root, and the other has not.
+fn is_under_another_root(own: &Identity, peer: &VerifiedPeer) -> bool {
+    let is_of_ours = peer.id().trust_domain() == own.svid.id().trust_domain();
+    is_of_ours && own.root.is_some_and(|root| root != *peer.anchor())
 }
 
 /// Within which a connection that holds until `end` is asked about.

@@ -96,6 +96,41 @@ fn a_stream_goes_on_under_the_new_root_whoever_renews_first() {
 }
 
 #[test]
+fn a_stream_that_begins_between_both_renewals_goes_on_as_well() {
+    run(async {
+        for web_first in [true, false] {
+            let (pair, before) = streaming().await;
+            drop(before);
+            let new = later().await;
+            for proxy in [&pair.web, &pair.cart] {
+                believe(proxy, &[&pair.authority, &new]);
+            }
+            let web = || new.svid_for(WEB, Some("web-1"), 3_600);
+            let cart = || new.svid_for(CART, Some("cart-1"), 3_600);
+            match web_first {
+                true => pair.web.shared.publish_identity(web()).unwrap(),
+                false => pair.cart.shared.publish_identity(cart()).unwrap(),
+            }
+            let mut conn = pair.captured(Protocol::Tcp).await;
+            assert!(echoes(&mut conn).await);
+            match web_first {
+                true => pair.cart.shared.publish_identity(cart()).unwrap(),
+                false => pair.web.shared.publish_identity(web()).unwrap(),
+            }
+            until_readmitted(&pair.web).await;
+            until_readmitted(&pair.cart).await;
+            for proxy in [&pair.web, &pair.cart] {
+                believe(proxy, &[&new]);
+            }
+            for _ in 0..20 {
+                assert!(echoes(&mut conn).await, "web first: {web_first}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_stream_of_a_peer_that_has_only_the_old_root_s_certificate_ends_with_that_root() {
     run(async {
         for which in ["web", "cart"] {
