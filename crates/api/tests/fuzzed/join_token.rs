@@ -7,14 +7,9 @@ pub fn check(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else {
         return false;
     };
-    let token = match JoinToken::parse(text) {
-        Ok(token) => token,
-        Err(error) => {
-            // Most of a token may be one: it is not repeated.
-            let said = error.to_string();
-            assert!(text.trim().len() < 20 || !said.contains(text.trim()), "{said}");
-            return false;
-        }
+    // What is wrong is said in fixed words (`&'static str`): nothing of what may be a secret.
+    let Ok(token) = JoinToken::parse(text) else {
+        return false;
     };
     assert_eq!(token.expose(), text.trim());
     let secret: &[u8; 32] = token.secret().try_into().expect("32 bytes");
