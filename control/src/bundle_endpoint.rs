@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use postern_identity::{Svid, tls};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -128,7 +128,12 @@ impl Handshakes {
 }
 
 fn web(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, String> {
-    let text = |error: rustls::pki_types::pem::Error| error.to_string();
+    // Its own words for what is no PEM are the bytes that it met, and those may be the key's.
+    let text = |error: pem::Error| match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "nothing of the kind is in the file".to_owned(),
+        _ => "it is no PEM: are its line breaks as they were?".to_owned(),
+    };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).map_err(text)?.collect();
     let key = PrivateKeyDer::from_pem_file(key).map_err(text)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -202,4 +207,30 @@ fn answer(hub: &Hub, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let json = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, json);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn c_10_a_key_that_lost_its_line_breaks_is_refused_and_nothing_of_it_is_said() {
+        const BODY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg";
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("tls.key");
+        for between in ["\\n", "", " "] {
+            let text = format!("-----BEGIN PRIVATE KEY-----{between}{BODY}{between}-----END PRIVATE KEY-----");
+            std::fs::write(&key, text).unwrap();
+            // Also where the two files were taken for one another.
+            for (certificate, key) in [(&key, &key), (&key, &directory.path().join("none"))] {
+                let why = web(certificate, key).unwrap_err();
+                let decimal: Vec<String> = BODY.bytes().map(|byte| byte.to_string()).collect();
+                assert!(
+                    !why.contains(&BODY[..8]) && !why.contains(&decimal[..4].join(", ")),
+                    "{why}"
+                );
+            }
+        }
+    }
 }
