@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     issuer_epoch: Gauge,
     issuer_not_after: Gauge<f64, AtomicU64>,
     root_not_after: Gauge<f64, AtomicU64>,
+    brought_refused: Gauge,
     pub(crate) tokens_outstanding: Gauge,
     pub(crate) watchers: Gauge,
     state_reads: Family<Outcome, Counter>,
@@ -78,6 +79,7 @@ impl Metrics {
             issuer_epoch: Gauge::default(),
             issuer_not_after: Gauge::default(),
             root_not_after: Gauge::default(),
+            brought_refused: Gauge::default(),
             tokens_outstanding: Gauge::default(),
             watchers: Gauge::default(),
             state_reads: Family::default(),
@@ -151,6 +153,11 @@ impl Metrics {
             "root_not_after_timestamp_seconds",
             "Last instant of the root certificate",
             metrics.root_not_after.clone(),
+        );
+        registry.register(
+            "brought_issuer_refused",
+            "1 while what is in --issuer-dir is refused, and the issuer before goes on",
+            metrics.brought_refused.clone(),
         );
         registry.register(
             "join_tokens_outstanding",
@@ -232,6 +239,9 @@ impl Metrics {
     #[cfg(feature = "kubernetes")]
     pub(crate) fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
+    }
+    pub(crate) fn brought_refused(&self, refused: bool) {
+        self.brought_refused.set(refused.into());
     }
     pub(crate) fn sealed(&self, sealed: bool) {
         self.sealed.set(sealed.into());

@@ -68,6 +68,7 @@ pub fn serve_config(dir: &Path) -> ServeConfig {
         },
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     }
 }
 

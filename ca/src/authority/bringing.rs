@@ -1,0 +1,85 @@
+//! An issuer that was brought follows the one that signs: at once under the same root, else by the root's replacement.
+
+use rustls_pki_types::UnixTime;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{Authority, AuthorityError, Brought, Rotation, Stage, sha256};
+
+/// Issuers that are known not to come back. A mount is late by minutes, and a backup by an issuer or two.
+const REPLACED: usize = 16;
+
+/// What becomes of an issuer that was brought.
+pub(crate) enum Taken {
+    /// It signs, or will once its root is known.
+    Already,
+    /// Another root is on its way.
+    Later(Stage),
+    /// It was followed by another.
+    Replaced,
+    /// To be stored.
+    Next(Box<Authority>),
+}
+
+impl Authority {
+    /// What is to be done about this issuer, which was checked.
+    pub(crate) fn bringing(&self, brought: &Brought, now: UnixTime) -> Result<Taken, AuthorityError> {
+        let cert = brought.cert();
+        let stage = self.root_stage();
+        if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = stage {
+            return Ok(if rotation.pending_issuer_cert().as_ref() == Some(&cert) {
+                Taken::Already
+            } else {
+                Taken::Later(stage)
+            });
+        }
+        if self.signs_by(brought)? {
+            return Ok(Taken::Already);
+        }
+        if self.replaced.contains(&sha256(&cert)) {
+            return Ok(Taken::Replaced);
+        }
+        if brought.root == self.root {
+            let mut issuer = brought.issuer(self.issuer.epoch + 1)?;
+            // Its leaves end with it, wherever else it may be believed.
+            issuer.validity = issuer.validity.within(self.root_validity);
+            let mut next = self.with_issuer(issuer, now)?;
+            next.replaced = self.replaced_by_now();
+            return Ok(Taken::Next(Box::new(next)));
+        }
+        match stage {
+            Some((_, stage @ Stage::Activated)) => Ok(Taken::Later(stage)),
+            _ => Ok(Taken::Next(Box::new(
+                self.rotating(Rotation::prepare_brought(self, brought, now)),
+            ))),
+        }
+    }
+
+    /// Does this issuer, with the same above it, sign?
+    fn signs_by(&self, brought: &Brought) -> Result<bool, AuthorityError> {
+        let same = self.issuer.cert == brought.cert() && self.root == brought.root;
+        Ok(same && self.issuer.above == brought.issuer(self.issuer.epoch)?.above)
+    }
+
+    /// Is this the key of the issuer that signs, or waits to?
+    pub(crate) fn has_key(&self, spki: &[u8]) -> bool {
+        let waiting = self.rotation.as_ref().and_then(Rotation::pending_issuer_cert);
+        [Some(&self.issuer.cert), waiting.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|cert| X509Certificate::from_der(cert).is_ok_and(|(_, parsed)| parsed.public_key().raw == spki))
+    }
+
+    /// Those before, and the one that signs until the next does.
+    pub(super) fn replaced_by_now(&self) -> Vec<[u8; 32]> {
+        let past = self.replaced.len().saturating_sub(REPLACED - 1);
+        let mut replaced = self.replaced.get(past..).unwrap_or_default().to_vec();
+        replaced.push(sha256(&self.issuer.cert));
+        replaced
+    }
+
+    /// The root before is in wrong hands: the replacement by a brought issuer is hurried. `None`: none is under way.
+    pub(crate) fn hurried(&self) -> Option<Self> {
+        let (rotation, stage) = self.root_stage()?;
+        (stage != Stage::Retired).then(|| self.rotating(rotation.tainting()))
+    }
+}
