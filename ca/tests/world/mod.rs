@@ -24,6 +24,7 @@ use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
 
+pub mod pki;
 pub mod program;
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
