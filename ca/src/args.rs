@@ -113,7 +113,7 @@ struct InitArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "root_life")]
     root_cert: Option<PathBuf>,
     /// The root's key (PEM), from which the CA then makes its issuing certificates itself
-    #[arg(long, value_name = "PATH", requires = "root_cert")]
+    #[arg(long, value_name = "PATH", requires = "root_cert", conflicts_with = "root_life")]
     root_key: Option<PathBuf>,
     /// Begin with the issuing certificate in this directory (tls.crt, tls.key, ca.crt, or those of Istio's cacerts), as
     /// `serve --issuer-dir` goes on

@@ -14,7 +14,7 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use zeroize::Zeroizing;
 
-use postern_identity::TrustDomain;
+use postern_identity::{TrustDomain, authority};
 
 use crate::authority::{Brought, BroughtError, Fault, Found, Parts};
 
@@ -101,7 +101,7 @@ impl IssuerDir {
         };
         let read = |name: &str| bytes_of(&from.join(name), &named(name));
         let mut chain = certificates(&read(names.chain)?, &named(names.chain))?;
-        let key = private_key(&read(names.key)?, &named(names.key))?;
+        let key = key_of(chain.first(), &read(names.key)?, &named(names.key))?;
         let roots = if there(names.roots) {
             certificates(&read(names.roots)?, &named(names.roots))?
         } else {
@@ -182,10 +182,22 @@ pub(crate) fn one_certificate(path: &Path) -> Result<Found, BroughtError> {
     found.pop().ok_or_else(|| Fault::NoCertificate.at(&place))
 }
 
-/// The key of a file, and its place.
-pub(crate) fn one_key(path: &Path) -> Result<(KeyPair, String), BroughtError> {
+/// The key of this certificate in a file, and its place.
+pub(crate) fn one_key(path: &Path, of: &Found) -> Result<(KeyPair, String), BroughtError> {
     let place = path.display().to_string();
-    Ok((private_key(&bytes_of(path, &place)?, &place)?, place))
+    Ok((key_of(Some(of), &bytes_of(path, &place)?, &place)?, place))
+}
+
+/// One that is too weak cannot be read either: the certificate says why.
+fn key_of(cert: Option<&Found>, bytes: &[u8], place: &str) -> Result<KeyPair, BroughtError> {
+    let key = private_key(bytes, place);
+    match (&key, cert) {
+        (Err(error), Some(cert)) if matches!(error.fault(), Fault::Key(_)) => match authority::check_key(&cert.der) {
+            Err(what) => Err(Fault::Key(what).at(&cert.place)),
+            Ok(()) => key,
+        },
+        _ => key,
+    }
 }
 
 fn bytes_of(path: &Path, place: &str) -> Result<Zeroizing<Vec<u8>>, BroughtError> {

@@ -187,8 +187,9 @@ fn begin(
     let root = match source {
         RootSource::Own => Root::create(trust_domain, config.root_life, now)?,
         RootSource::Files { cert, key: Some(key) } => {
-            let (key, place) = one_key(key)?;
-            root_with_key(trust_domain, &one_certificate(cert)?, key, &place, now)?
+            let cert = one_certificate(cert)?;
+            let (key, place) = one_key(key, &cert)?;
+            root_with_key(trust_domain, &cert, key, &place, now)?
         }
         RootSource::Files { cert, key: None } => {
             let root = one_certificate(cert)?;

@@ -26,7 +26,15 @@ fn issues_under(serving: &Serving, dir: &Path, name: &str, root: &str) {
     let file = dir.join(format!("{name}.token"));
     fs::write(&file, token(dir, name).expose()).unwrap();
     let (file, out) = (file.to_str().unwrap(), path(dir, name));
-    done(&["svid", "--ca", &serving.listen, "--join-token-file", file, "--out", &out]);
+    done(&[
+        "svid",
+        "--ca",
+        &serving.listen,
+        "--join-token-file",
+        file,
+        "--out",
+        &out,
+    ]);
     for purpose in ["sslclient", "sslserver"] {
         openssl(
             dir,
@@ -42,13 +50,24 @@ fn issues_under(serving: &Serving, dir: &Path, name: &str, root: &str) {
 fn a_root_with_its_key_makes_issuers_and_openssl_believes_what_they_sign() {
     for (kind, key) in [
         ("P-256 in SEC1", "openssl ecparam -genkey -name prime256v1 -noout"),
-        ("P-384 in PKCS#8", "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384"),
+        (
+            "P-384 in PKCS#8",
+            "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384",
+        ),
         ("RSA in PKCS#1", "openssl genrsa -traditional"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| path(dir.path(), name);
         openssl_root(dir.path(), key);
-        let init = ["init", "--store", &at("ca"), "--root-cert", &at("root.pem"), "--root-key", &at("root.key")];
+        let init = [
+            "init",
+            "--store",
+            &at("ca"),
+            "--root-cert",
+            &at("root.pem"),
+            "--root-key",
+            &at("root.key"),
+        ];
         let printed = done(&init);
         let sum = openssl(dir.path(), "openssl x509 -in root.pem -outform DER | sha256sum");
         assert!(sum.starts_with(printed.trim()), "{kind}");
@@ -65,11 +84,17 @@ fn a_root_with_its_key_makes_issuers_and_openssl_believes_what_they_sign() {
 fn with_the_root_offline_a_person_signs_each_issuer_and_its_key_never_leaves_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| path(dir.path(), name);
-    openssl_root(dir.path(), "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384");
+    openssl_root(
+        dir.path(),
+        "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384",
+    );
     done(&["init", "--store", &at("ca"), "--root-cert", &at("root.pem")]);
     // Nothing can be issued yet, and that is said with what to do.
     let error = failed(&["serve", "--store", &at("ca"), "--admin-socket", &at("admin.sock")]);
-    assert!(error.contains("no issuing certificate yet") && error.contains("issuer request"), "{error}");
+    assert!(
+        error.contains("no issuing certificate yet") && error.contains("issuer request"),
+        "{error}"
+    );
     let stopped = ["issuer", "request", "--store", &at("ca"), "--out", &at("issuer.csr")];
     done(&stopped);
     let first = fs::read(at("issuer.csr")).unwrap();
@@ -79,7 +104,11 @@ fn with_the_root_offline_a_person_signs_each_issuer_and_its_key_never_leaves_the
     fs::write(at("first.csr"), first).unwrap();
     assert_eq!(asked, key("first.csr"), "the same key until it is certified");
     let shown = openssl(dir.path(), "openssl req -in issuer.csr -noout -text -verify 2>&1");
-    for says in ["CA:TRUE, pathlen:0", "Certificate Sign, CRL Sign", "URI:spiffe://cluster.local"] {
+    for says in [
+        "CA:TRUE, pathlen:0",
+        "Certificate Sign, CRL Sign",
+        "URI:spiffe://cluster.local",
+    ] {
         assert!(shown.contains(says), "{says}: {shown}");
     }
     openssl_signs(dir.path());
@@ -91,7 +120,14 @@ fn with_the_root_offline_a_person_signs_each_issuer_and_its_key_never_leaves_the
     let socket = at("admin.sock");
     let error = failed(&["issuer", "import", "--admin-socket", &socket, &at("issuer.pem")]);
     assert!(error.contains("no request is waiting"), "{error}");
-    let running = ["issuer", "request", "--admin-socket", &socket, "--out", &at("issuer.csr")];
+    let running = [
+        "issuer",
+        "request",
+        "--admin-socket",
+        &socket,
+        "--out",
+        &at("issuer.csr"),
+    ];
     done(&running);
     assert_ne!(asked, key("issuer.csr"));
     let error = failed(&["issuer", "import", "--admin-socket", &socket, &at("issuer.pem")]);
@@ -119,8 +155,17 @@ fn an_issuer_under_another_root_is_handed_in_and_its_root_is_published_first() {
     done(&["issuer", "request", "--store", &at("ca"), "--out", &at("issuer.csr")]);
     fs::copy(at("issuer.csr"), other.path().join("issuer.csr")).unwrap();
     openssl_signs(other.path());
-    let error = failed(&["issuer", "import", "--store", &at("ca"), &path(other.path(), "issuer.pem")]);
-    assert!(error.contains("which no certificate in the root of this CA is"), "{error}");
+    let error = failed(&[
+        "issuer",
+        "import",
+        "--store",
+        &at("ca"),
+        &path(other.path(), "issuer.pem"),
+    ]);
+    assert!(
+        error.contains("which no certificate in the root of this CA is"),
+        "{error}"
+    );
     openssl_signs(dir.path());
     done(&["issuer", "import", "--store", &at("ca"), &at("issuer.pem")]);
     let quickly = || {
@@ -131,7 +176,14 @@ fn an_issuer_under_another_root_is_handed_in_and_its_root_is_published_first() {
     };
     let serving = serve_by(quickly(), dir.path(), "info");
     let socket = at("admin.sock");
-    done(&["issuer", "request", "--admin-socket", &socket, "--out", &path(other.path(), "issuer.csr")]);
+    done(&[
+        "issuer",
+        "request",
+        "--admin-socket",
+        &socket,
+        "--out",
+        &path(other.path(), "issuer.csr"),
+    ]);
     openssl_signs(other.path());
     let both = format!(
         "{}{}",
@@ -213,12 +265,19 @@ async fn a_swap_under_the_same_root_signs_at_once_and_renewals_go_on() {
     for (n, files) in [tls(&[&issuer(&root)], &root), repeated].iter().enumerate() {
         mount.swap(files);
         let epoch = n as u64 + 2;
-        comes_to(&world, |status| status.issuer_epoch == epoch && state(status).0 == "in_force").await;
-        held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await.unwrap();
+        comes_to(&world, |status| {
+            status.issuer_epoch == epoch && state(status).0 == "in_force"
+        })
+        .await;
+        held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+            .await
+            .unwrap();
         assert_eq!((held.issuer_epoch, held.bundle.roots().len()), (epoch, 1));
         world = world.restarted().await;
         assert_eq!(status(&world).await.issuer_epoch, epoch);
-        held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await.unwrap();
+        held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+            .await
+            .unwrap();
     }
     assert_eq!(held.svid.chain().len(), 3, "the intermediate goes along");
     assert_eq!(stage(&status(&world).await), "");
@@ -240,7 +299,9 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     comes_to(&world, |status| stage(status) == "published").await;
     // The old issuer signs, also after a restart, though its files are gone.
     let mut world = world.restarted().await;
-    let held = ca_client::renew(&world.address(), &first.svid, &trust_of(&first.bundle)).await.unwrap();
+    let held = ca_client::renew(&world.address(), &first.svid, &trust_of(&first.bundle))
+        .await
+        .unwrap();
     assert_eq!((held.issuer_epoch, held.bundle.roots().len()), (1, 2));
     // Meanwhile a third one waits.
     let late = Party::root(&authority("late root", None), p256());
@@ -252,32 +313,48 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     world.config.root_acknowledge = Duration::ZERO;
     let world = world.restarted().await;
     comes_to(&world, |status| stage(status) == "activated").await;
-    let mut held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await.unwrap();
+    let mut held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
     assert_eq!((held.issuer_epoch, held.bundle.roots().len()), (2, 2));
     // A new issuer under the root that signs now does not wait.
     mount.swap(&tls(&[&new.sign(&authority("newer issuer", Some(0)))], &new));
     comes_to(&world, |status| status.issuer_epoch == 3).await;
     let mut world = world.restarted().await;
-    held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await.unwrap();
+    held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
     world.config.root_retire = Some(world.config.svid_life);
     let world = world.restarted().await;
     comes_to(&world, |status| stage(status) == "retired").await;
-    held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await.unwrap();
+    held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
     assert_eq!(held.bundle.roots(), std::slice::from_ref(&new.der));
 }
 
 #[tokio::test]
 async fn a_bad_swap_is_refused_with_the_reason_and_the_issuer_before_goes_on() {
     let root = Party::root(&authority("root", None), p256());
-    let (one, two) = (root.sign(&authority("one", Some(0))), root.sign(&authority("two", Some(0))));
+    let (one, two) = (
+        root.sign(&authority("one", Some(0))),
+        root.sign(&authority("two", Some(0))),
+    );
     let (world, mut mount) = mounted(&tls(&[&one], &root), |_| {}).await;
     let mut mixed = tls(&[&two], &root);
     mixed.insert("tls.key", one.key_pem());
     mount.swap(&mixed);
     let refused = comes_to(&world, |status| state(status).0 == "refused").await;
     let why = state(&refused).1;
-    assert!(why.contains("tls.key: the key is not that of the certificate in") && why.contains("bring the"), "{why}");
-    assert!(metrics(&world).await.contains("\npostern_ca_brought_issuer_refused 1\n"));
+    assert!(
+        why.contains("tls.key: the key is not that of the certificate in") && why.contains("bring the"),
+        "{why}"
+    );
+    assert!(
+        metrics(&world)
+            .await
+            .contains("\npostern_ca_brought_issuer_refused 1\n")
+    );
     let held = world.first_issue(WEB, "web-1").await;
     assert_eq!(held.issuer_epoch, 1);
     // A restart changes nothing of it, nor does a directory that is gone.
@@ -290,8 +367,15 @@ async fn a_bad_swap_is_refused_with_the_reason_and_the_issuer_before_goes_on() {
     world.first_issue(WEB, "web-3").await;
     // Whole again, it is taken; and what was replaced does not come back.
     let mut mount = Mount::new(mount.dir.clone(), &tls(&[&two], &root));
-    comes_to(&world, |status| status.issuer_epoch == 2 && state(status).0 == "in_force").await;
-    assert!(metrics(&world).await.contains("\npostern_ca_brought_issuer_refused 0\n"));
+    comes_to(&world, |status| {
+        status.issuer_epoch == 2 && state(status).0 == "in_force"
+    })
+    .await;
+    assert!(
+        metrics(&world)
+            .await
+            .contains("\npostern_ca_brought_issuer_refused 0\n")
+    );
     mount.swap(&tls(&[&one], &root));
     let back = comes_to(&world, |status| state(status).0 == "refused").await;
     assert!(state(&back).1.contains("was replaced before"), "{back:?}");
@@ -324,7 +408,10 @@ async fn after_a_compromise_the_replacement_by_a_mounted_issuer_is_hurried_and_n
     .await;
     let taint = pb::RotateRootRequest { taint: true };
     let error = world.admin().await.rotate_root(taint).await.unwrap_err();
-    assert!(error.message().contains("no issuer under another root is on its way"), "{error}");
+    assert!(
+        error.message().contains("no issuer under another root is on its way"),
+        "{error}"
+    );
     for change in [pb::RotateRootRequest { taint: false }] {
         let error = world.admin().await.rotate_root(change).await.unwrap_err();
         assert!(error.message().contains("--issuer-dir"), "{error}");
@@ -347,16 +434,30 @@ async fn a_ca_that_makes_its_own_issuers_takes_none_until_its_roots_key_is_taken
     assert!(error.message().contains("take root.json out of it"), "{error}");
     let mount = Mount::new(world.dir.path().join("issuer"), &files);
     let World {
-        dir, running, shift, mut config, ..
+        dir,
+        running,
+        shift,
+        mut config,
+        ..
     } = world;
     config.issuer_dir = Some(mount.dir.clone());
     running.stop().await;
-    let error = postern_ca::start(config.clone(), world::shifted(&shift)).await.unwrap_err();
+    let error = postern_ca::start(config.clone(), world::shifted(&shift))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("root.json is the root's key"), "{error}");
     fs::remove_file(config.store.join("root.json")).unwrap();
     let world = World::over(dir, shift, config).await;
-    let error = world.admin().await.request_issuer(pb::RequestIssuerRequest {}).await.unwrap_err();
-    assert!(error.message().contains("come from") && error.message().contains("--issuer-dir"), "{error}");
+    let error = world
+        .admin()
+        .await
+        .request_issuer(pb::RequestIssuerRequest {})
+        .await
+        .unwrap_err();
+    assert!(
+        error.message().contains("come from") && error.message().contains("--issuer-dir"),
+        "{error}"
+    );
     // The own root is followed through all stages.
     comes_to(&world, |status| stage(status) == "activated").await;
     let after = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await;

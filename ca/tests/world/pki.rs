@@ -65,7 +65,11 @@ impl Party {
 pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
@@ -133,7 +137,11 @@ impl Mount {
 
 /// Runs openssl in `dir`.
 pub fn openssl(dir: &Path, line: &str) -> String {
-    let out = Command::new("sh").args(["-ec", line]).current_dir(dir).output().unwrap();
+    let out = Command::new("sh")
+        .args(["-ec", line])
+        .current_dir(dir)
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
