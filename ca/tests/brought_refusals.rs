@@ -235,7 +235,7 @@ fn together() -> Vec<Case> {
             what: "a chain in the wrong order",
             files: {
                 let issuer = deep[3].sign(&issuer());
-                tls(&[&issuer, &good, &deep[3]], &deep[4])
+                tls(&[&issuer, &one.sign(&authority("stranger", None)), &deep[3]], &deep[4])
             },
             says: [
                 "tls.crt, certificate 1",
