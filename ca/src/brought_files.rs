@@ -18,6 +18,9 @@ use postern_identity::{TrustDomain, authority};
 
 use crate::authority::{Brought, BroughtError, Fault, Found, Parts};
 
+#[cfg(test)]
+mod tests;
+
 /// A chain of a few certificates, or one key.
 pub(crate) const MAX_FILE: u64 = 64 * 1024;
 /// A swap takes an instant: one that is met thrice in a row is none.

@@ -465,3 +465,91 @@ async fn a_ca_that_makes_its_own_issuers_takes_none_until_its_roots_key_is_taken
     assert!(after.is_err());
     assert_eq!(world.first_issue(WEB, "web-2").await.bundle.roots().len(), 2);
 }
+
+/// What renewals of one workload go by; control would push bundles besides.
+#[tokio::test]
+async fn c_09_renewals_go_on_while_mounted_issuers_and_roots_are_swapped() {
+    let old = Party::root(&authority("old root", None), p256());
+    let new = Party::root(&authority("new root", None), p256());
+    let issuer = |root: &Party| tls(&[&root.sign(&authority("issuer", Some(0)))], root);
+    let (world, mut mount) = mounted(&issuer(&old), |config| {
+        config.root_acknowledge = Duration::from_secs(4);
+        config.root_retire = Some(config.svid_life * 2);
+    })
+    .await;
+    let mut renewing = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let (first, address) = (world.first_issue(WEB, &format!("web-{n}")).await, world.address());
+        renewing.spawn(async move {
+            let (mut held, mut renewals) = (first, 0);
+            while held.issuer_epoch < 4 || held.bundle.roots().len() > 1 {
+                held = ca_client::renew(&address, &held.svid, &trust_of(&held.bundle))
+                    .await
+                    .unwrap();
+                renewals += 1;
+                // One identity is given 256 certificates, and then one a second.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            renewals
+        });
+    }
+    mount.swap(&issuer(&old));
+    comes_to(&world, |status| status.issuer_epoch == 2).await;
+    mount.swap(&issuer(&new));
+    comes_to(&world, |status| status.issuer_epoch == 3).await;
+    mount.swap(&issuer(&new));
+    comes_to(&world, |status| status.issuer_epoch == 4).await;
+    for renewals in renewing.join_all().await {
+        assert!(renewals > 8, "{renewals}");
+    }
+}
+
+/// Each round another kill: while a request is made, while its certificate is handed in, and just after.
+#[test]
+fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| path(dir.path(), name);
+    openssl_root(dir.path(), "openssl ecparam -genkey -name prime256v1 -noout");
+    done(&["init", "--store", &at("ca"), "--root-cert", &at("root.pem")]);
+    done(&["issuer", "request", "--store", &at("ca"), "--out", &at("issuer.csr")]);
+    openssl_signs(dir.path());
+    done(&["issuer", "import", "--store", &at("ca"), &at("issuer.pem")]);
+    let socket = at("admin.sock");
+    let mut serving = serve(dir.path(), "info");
+    let mut epochs = std::collections::BTreeSet::new();
+    for round in 0..24_u64 {
+        done(&[
+            "issuer",
+            "request",
+            "--admin-socket",
+            &socket,
+            "--out",
+            &at("issuer.csr"),
+        ]);
+        openssl_signs(dir.path());
+        let mut importing = Command::new(env!("CARGO_BIN_EXE_postern-ca"))
+            .args(["issuer", "import", "--admin-socket", &socket, &at("issuer.pem")])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(round * 7_919 % 60_000));
+        serving.signal(rustix::process::Signal::KILL);
+        drop(serving);
+        importing.wait().unwrap();
+        serving = serve(dir.path(), "info");
+        let status: serde_json::Value =
+            serde_json::from_str(&done(&["status", "--admin-socket", &socket, "--output", "json"])).unwrap();
+        epochs.insert(status["issuer_epoch"].as_u64().unwrap());
+        // What was handed in signs, or can be handed in still; a third there is not.
+        let output = world::program::postern_ca(&["issuer", "import", "--admin-socket", &socket, &at("issuer.pem")]);
+        let said = world::program::text(&output.stderr);
+        assert!(
+            output.status.success() || said.contains("no request is waiting"),
+            "{said}"
+        );
+    }
+    issues_under(&serving, dir.path(), "web-1", "root.pem");
+    let last = epochs.last().copied().unwrap();
+    assert!(last > 12, "{epochs:?}");
+}
