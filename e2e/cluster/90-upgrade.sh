@@ -5,7 +5,8 @@
 EARLIER=${EARLIER:-$(cat e2e/cluster/earlier)}
 # A shallow checkout has no other commit than its own, which lacks nothing but the feature.
 git cat-file -e "$EARLIER^{commit}" 2>/dev/null || EARLIER=$(git rev-parse HEAD)
-earlier=$PWD/target/e2e-earlier
+# A commit's images never change: they stay beside the lab, as it does.
+earlier=${XDG_CACHE_HOME:-$HOME/.cache}/postern/earlier
 earlier_is_built() { [ "$(cat "$earlier/commit" 2>/dev/null)" = "$EARLIER" ]; }
 build_earlier() {
     git worktree remove --force "$earlier/tree" 2>/dev/null

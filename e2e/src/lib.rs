@@ -6,6 +6,7 @@
 //! chart    the Helm chart, rendered
 //! mesh     a CA, control and proxies of the built `postern` binary, run as pods run them
 //! loopback the same without root: proxies in explicit capture
+//! spire    SPIRE's server and agent, for a mesh whose identities are not ours
 //! live     connections through it that go on for ever, and note when they end
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod live;
 pub mod loopback;
 pub mod mesh;
 pub mod process;
+pub mod spire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

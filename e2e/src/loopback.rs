@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::live::{Apps, Kind, Line};
 use crate::process::Process;
+use crate::spire::Spire;
 
 const NAMESPACE: &str = "shop";
 
@@ -19,11 +20,9 @@ const NAMESPACE: &str = "shop";
 pub struct Loopback {
     nodes: Vec<Node>,
     control: Process,
-    ca: Process,
     apps: Apps,
-    ca_address: String,
+    issuer: Issuer,
     control_address: String,
-    life: String,
     trust_domain: String,
     /// More of control's command line.
     control_arguments: Vec<String>,
@@ -33,6 +32,19 @@ pub struct Loopback {
     number: u32,
     binary: PathBuf,
     directory: tempfile::TempDir,
+}
+
+/// Whose identities its members have.
+#[derive(Debug)]
+enum Issuer {
+    /// Our CA's.
+    Ca {
+        process: Process,
+        address: String,
+        life: String,
+    },
+    /// A SPIRE agent's, at this Workload API.
+    Spire(String),
 }
 
 /// A workload, `w0`, `w1`, ..., with its proxy.
@@ -62,42 +74,67 @@ impl Loopback {
     /// If anything does not become ready.
     #[must_use]
     pub fn of(trust_domain: &str, workloads: usize, life: &str, control_arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("temporary directories can be made");
-        let binary = crate::postern();
-        let at = directory.path();
-        fs::create_dir(at.join("documents")).expect("writable");
+        let directory = directory_of_mesh();
+        let (binary, at) = (crate::postern(), directory.path());
+        let store = at.join("store");
+        let init = ["ca", "init", "--trust-domain", trust_domain, "--store", text(&store)];
+        succeeds(&run(&binary, &init));
+        let (process, address) = start_ca(&binary, at, "127.0.0.1:0", life);
+        let issuer = Issuer::Ca {
+            process,
+            address,
+            life: life.to_owned(),
+        };
+        Self::with(issuer, directory, trust_domain, workloads, control_arguments)
+    }
+
+    /// A mesh without a CA of ours: control and proxies are workloads of a SPIRE, told apart by the paths of their programs.
+    ///
+    /// # Panics
+    /// If anything does not become ready.
+    #[must_use]
+    pub fn of_spire(spire: &Spire, workloads: usize) -> Self {
+        let directory = directory_of_mesh();
+        let trust_domain = spire.trust_domain();
+        let names = (0..workloads).map(|n| (format!("w{n}"), workload_id(trust_domain, n)));
+        for (name, id) in names.chain([("control".to_owned(), control_id(trust_domain))]) {
+            let program = directory.path().join(name);
+            // By another process: a descriptor open for writing here could be inherited by another test's child.
+            let copied = Command::new("cp").arg(crate::postern()).arg(&program).output();
+            succeeds(&copied.expect("cp runs"));
+            spire.register(&id, &program);
+        }
+        let issuer = Issuer::Spire(spire.endpoint());
+        Self::with(issuer, directory, trust_domain, workloads, &[])
+    }
+
+    fn with(
+        issuer: Issuer,
+        directory: tempfile::TempDir,
+        trust_domain: &str,
+        workloads: usize,
+        control_arguments: &[&str],
+    ) -> Self {
         // Two meshes at once have different addresses: a process id is nobody else's.
         static MESHES: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id() * 8 + MESHES.fetch_add(1, Ordering::Relaxed);
+        let (binary, at) = (crate::postern(), directory.path());
         fs::write(
             at.join("documents/mesh.yaml"),
             documents(workloads, |n| address(number, n)),
         )
         .expect("writable");
-        let store = at.join("store");
-        let init = ["ca", "init", "--trust-domain", trust_domain, "--store", text(&store)];
-        succeeds(&run(&binary, &init));
-        let (ca, ca_address) = start_ca(&binary, at, "127.0.0.1:0", life);
         let control_arguments: Vec<String> = control_arguments.iter().map(ToString::to_string).collect();
-        let (control, ready) = start_control(
-            &binary,
-            at,
-            trust_domain,
-            &ca_address,
-            "127.0.0.1:0",
-            &control_arguments,
-        );
+        let (control, ready) = start_control(&binary, at, trust_domain, &issuer, "127.0.0.1:0", &control_arguments);
         let control_address = address_in(&ready, "listen").to_string();
         let bundle_endpoint = ready["bundle_endpoints"][0].as_str().and_then(|text| text.parse().ok());
         let apps = Apps::serve((0..workloads).map(|n| address(number, n)));
         let mut mesh = Self {
             nodes: Vec::new(),
             control,
-            ca,
             apps,
-            ca_address,
+            issuer,
             control_address,
-            life: life.to_owned(),
             trust_domain: trust_domain.to_owned(),
             control_arguments,
             bundle_endpoint,
@@ -121,11 +158,9 @@ impl Loopback {
 
     fn start_proxy(&self, n: usize) -> Node {
         let name = format!("w{n}");
-        let token = self.at().join(format!("{name}.token"));
-        fs::write(&token, create_token(&self.binary, self.at(), &self.id(n), &name)).expect("writable");
         let (own, log) = (self.address(n), self.access_log_file(n));
         let [explicit, metrics] = [15_002, 15_020].map(|port| SocketAddr::from((own, port)));
-        let mut command = Command::new(&self.binary);
+        let mut command = self.issuer.member(&self.binary, self.at(), &name);
         command
             .args([
                 "proxy",
@@ -135,8 +170,7 @@ impl Loopback {
                 "--trust-domain",
                 &self.trust_domain,
             ])
-            .args(["--ca", &self.ca_address, "--control", &self.control_address])
-            .args(["--join-token-file", text(&token), "--workers", "1"])
+            .args(["--control", &self.control_address, "--workers", "1"])
             .args([
                 "--explicit-listen",
                 &explicit.to_string(),
@@ -145,6 +179,8 @@ impl Loopback {
             ])
             .args(["--access-log-file", text(&log)])
             .args(["--admin-socket", text(&self.at().join(format!("{name}.sock")))]);
+        self.issuer
+            .identify(&mut command, &self.binary, self.at(), &self.id(n), &name);
         Node {
             process: Process::start(&name, command, self.at()),
             name,
@@ -206,21 +242,27 @@ impl Loopback {
         command.output().expect("postern runs")
     }
 
-    /// The serial number of a workload's certificate, by its proxy's admin socket.
+    /// A proxy's certificates and the roots that it believes, by its admin socket; null when it does not say.
+    #[must_use]
+    pub fn certificates(&self, n: usize) -> Value {
+        let stream = std::os::unix::net::UnixStream::connect(self.at().join(format!("w{n}.sock")));
+        let told = stream.and_then(|stream| ask(stream, "/certs"));
+        told.map_or(Value::Null, |told| serde_json::from_str(&told).unwrap_or_default())
+    }
+
+    /// The serial number of a workload's certificate.
     ///
     /// # Panics
     /// If it has none.
     #[must_use]
     pub fn serial(&self, n: usize) -> String {
-        let socket = self.at().join(format!("w{n}.sock"));
-        let stream = std::os::unix::net::UnixStream::connect(&socket).expect("the proxy listens");
-        let certs: Value = serde_json::from_str(&ask(stream, "/certs").unwrap_or_default()).expect("JSON");
+        let certs = self.certificates(n);
         certs["svid"]["serial"].as_str().expect("a certificate").to_owned()
     }
 
     /// The CA goes away, as an outage would have it.
     pub fn stop_ca(&mut self) {
-        self.ca.kill();
+        self.ca().0.kill();
     }
 
     /// It comes back with the same store and address.
@@ -228,7 +270,9 @@ impl Loopback {
     /// # Panics
     /// If it does not become ready.
     pub fn start_ca(&mut self) {
-        (self.ca, _) = start_ca(&self.binary, self.directory.path(), &self.ca_address, &self.life);
+        let (binary, at) = (self.binary.clone(), self.at().to_owned());
+        let (process, address, life) = self.ca();
+        (*process, _) = start_ca(&binary, &at, address, life);
     }
 
     /// Another control takes the place of the one that is.
@@ -238,8 +282,8 @@ impl Loopback {
     pub fn restart_control(&mut self) {
         self.control.kill();
         let (at, trust_domain) = (self.directory.path(), &self.trust_domain);
-        let (ca, listen) = (&self.ca_address, &self.control_address);
-        let (control, ready) = start_control(&self.binary, at, trust_domain, ca, listen, &self.control_arguments);
+        let (issuer, listen) = (&self.issuer, &self.control_address);
+        let (control, ready) = start_control(&self.binary, at, trust_domain, issuer, listen, &self.control_arguments);
         self.bundle_endpoint = ready["bundle_endpoints"][0].as_str().and_then(|text| text.parse().ok());
         self.control = control;
     }
@@ -256,7 +300,7 @@ impl Loopback {
     /// The identity of a workload.
     #[must_use]
     pub fn id(&self, n: usize) -> String {
-        format!("spiffe://{}/ns/{NAMESPACE}/sa/w{n}", self.trust_domain)
+        workload_id(&self.trust_domain, n)
     }
 
     /// Where peers call a workload's proxy for this kind.
@@ -288,7 +332,7 @@ impl Loopback {
             "ca",
             "svid",
             "--ca",
-            &self.ca_address,
+            self.issuer.ca_address(),
             "--trust-domain",
             &self.trust_domain,
         ];
@@ -345,8 +389,66 @@ impl Loopback {
     /// What the CA has printed.
     #[must_use]
     pub fn ca_log(&self) -> String {
-        self.ca.output()
+        match &self.issuer {
+            Issuer::Ca { process, .. } => process.output(),
+            Issuer::Spire(_) => panic!("{NO_CA}"),
+        }
     }
+
+    /// Its process, where it listens, and how long its certificates live.
+    fn ca(&mut self) -> (&mut Process, &str, &str) {
+        match &mut self.issuer {
+            Issuer::Ca { process, address, life } => (process, address, life),
+            Issuer::Spire(_) => panic!("{NO_CA}"),
+        }
+    }
+}
+
+const NO_CA: &str = "this mesh has no CA of ours";
+
+impl Issuer {
+    fn ca_address(&self) -> &str {
+        match self {
+            Self::Ca { address, .. } => address,
+            Self::Spire(_) => panic!("{NO_CA}"),
+        }
+    }
+
+    /// The program of a member. SPIRE tells members apart by its path.
+    fn member(&self, binary: &Path, at: &Path, name: &str) -> Command {
+        match self {
+            Self::Ca { .. } => Command::new(binary),
+            Self::Spire(_) => Command::new(at.join(name)),
+        }
+    }
+
+    /// How a member comes to its identity.
+    fn identify(&self, command: &mut Command, binary: &Path, at: &Path, id: &str, instance: &str) {
+        match self {
+            Self::Ca { address, .. } => {
+                let token = at.join(format!("{instance}.token"));
+                fs::write(&token, create_token(binary, at, id, instance)).expect("writable");
+                command.args(["--ca", address, "--join-token-file", text(&token)]);
+            }
+            Self::Spire(endpoint) => {
+                command.args(["--workload-api", endpoint]);
+            }
+        }
+    }
+}
+
+fn directory_of_mesh() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("temporary directories can be made");
+    fs::create_dir(directory.path().join("documents")).expect("writable");
+    directory
+}
+
+fn workload_id(trust_domain: &str, n: usize) -> String {
+    format!("spiffe://{trust_domain}/ns/{NAMESPACE}/sa/w{n}")
+}
+
+fn control_id(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/postern-system/sa/postern-control")
 }
 
 /// Where a workload of a mesh is.
@@ -359,7 +461,7 @@ fn address(mesh: u32, n: usize) -> Ipv4Addr {
 /// The identity of a workload.
 #[must_use]
 pub fn spiffe_id(n: usize) -> String {
-    format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/w{n}")
+    workload_id("cluster.local", n)
 }
 
 fn documents(workloads: usize, address: impl Fn(usize) -> Ipv4Addr) -> String {
@@ -415,34 +517,25 @@ fn start_control(
     binary: &Path,
     at: &Path,
     trust_domain: &str,
-    ca: &str,
+    issuer: &Issuer,
     listen: &str,
     more: &[String],
 ) -> (Process, Value) {
-    let (token, ready) = (at.join("control.token"), at.join("control.json"));
-    let id = format!("spiffe://{trust_domain}/ns/postern-system/sa/postern-control");
-    fs::write(&token, create_token(binary, at, &id, "postern-control")).expect("writable");
+    let ready = at.join("control.json");
     let _ = fs::remove_file(&ready);
-    let mut command = Command::new(binary);
+    let mut command = issuer.member(binary, at, "control");
     command
-        .args([
-            "control",
-            "--ca",
-            ca,
-            "--listen",
-            listen,
-            "--metrics-listen",
-            "127.0.0.1:0",
-        ])
+        .args(["control", "--listen", listen, "--metrics-listen", "127.0.0.1:0"])
         .args([
             "--trust-domain",
             trust_domain,
             "--directory",
             text(&at.join("documents")),
         ])
-        .args(["--join-token-file", text(&token), "--ready-file", text(&ready)])
+        .args(["--ready-file", text(&ready)])
         .args(["--view-socket", text(&at.join("view.sock"))])
         .args(more);
+    issuer.identify(&mut command, binary, at, &control_id(trust_domain), "postern-control");
     let mut process = Process::start("control", command, at);
     let document = ready_document(&mut process, &ready);
     (process, document)

@@ -1,6 +1,8 @@
 //! A mesh of real processes in a lab: CA, control, and a capturing proxy per pod.
 
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -121,6 +123,28 @@ impl Mesh {
     #[must_use]
     pub fn documents(&self) -> PathBuf {
         self.directory.join("documents")
+    }
+
+    /// The CA's key-encryption keys, a line each.
+    ///
+    /// # Panics
+    /// If there is no file of them.
+    #[must_use]
+    pub fn keks(&self) -> String {
+        fs::read_to_string(self.directory.join("store.kek")).expect("a file of keys")
+    }
+
+    /// Puts these in their place.
+    ///
+    /// # Panics
+    /// If they cannot be written.
+    pub fn replace_keks(&self, lines: &str) {
+        let new = self.directory.join("store.kek.new");
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let mut file = options.open(&new).expect("writable");
+        file.write_all(lines.as_bytes()).expect("writable");
+        fs::rename(&new, self.directory.join("store.kek")).expect("writable");
     }
 
     /// Writes (or replaces, atomically) a file of documents.

@@ -5,7 +5,7 @@ use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_policy::{Feature, FeatureSet};
 
-use crate::world::{Proxy, SHOP, World, hello, id, policy};
+use crate::world::{Proxy, SHOP, World, hello, id, policy, rules_of};
 
 const BY_LABEL: &str = "{selector: {matchLabels: {app: cart}}, rules: [{when: [{key: 'source.labels[app]', values: [web]}, \
                         {key: 'source.namespace.labels[region]', values: [eu]}]}]}";
@@ -102,7 +102,7 @@ async fn an_older_proxy_is_told_no_labels_and_no_rule_that_needs_them() {
         .collect();
     use wire::PolicyAction::{Allow, Deny};
     assert_eq!(rules, [(Allow, 0), (Deny, 1)]);
-    assert_eq!(policies[1].rules[0].when, [], "it denies more");
+    assert_eq!(rules_of(&policies[1])[0].when, [], "it denies more");
 }
 
 #[tokio::test]
@@ -117,8 +117,7 @@ async fn labels_of_the_workload_itself_are_settled_before_anything_is_told() {
     .await;
     let told = |proxy: &Proxy| {
         let policies = &proxy.held.policies.as_ref().unwrap().policies;
-        policies[0]
-            .rules
+        rules_of(&policies[0])
             .iter()
             .map(|rule| (rule.index, rule.when.len()))
             .collect::<Vec<_>>()

@@ -4,7 +4,7 @@ use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_policy::{Feature, FeatureSet};
 
-use crate::world::{SHOP, World, hello, id, policy};
+use crate::world::{SHOP, World, hello, id, policy, rules_of};
 
 #[tokio::test]
 async fn it_is_told_what_concerns_it_and_in_the_order_trust_rules_openings() {
@@ -75,8 +75,8 @@ async fn a_rule_that_needs_more_than_a_proxy_evaluates_is_left_out_or_denies_mor
         let proxy = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
         let policies = proxy.held.policies.unwrap().policies;
         let operations = |policy: &wire::AuthorizationPolicy| {
-            let rules = policy.rules.iter();
-            rules
+            rules_of(policy)
+                .iter()
                 .map(|rule| {
                     (
                         rule.index,
@@ -181,7 +181,7 @@ async fn whom_custom_policies_ask_comes_with_them_and_changes_with_its_document(
         .await;
     let set = proxy.held.policies.clone().unwrap();
     assert_eq!(set.policies[0].action(), wire::PolicyAction::Deny);
-    assert_eq!(set.policies[0].rules[0].to[0].ports, [80]);
+    assert_eq!(rules_of(&set.policies[0])[0].to[0].ports, [80]);
 }
 
 #[tokio::test]

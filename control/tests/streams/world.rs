@@ -10,11 +10,11 @@ use postern_api::ca_client::{ALPN, control_id};
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_client::ControlClient;
 use postern_api::control::v1::view_client::ViewClient;
-use postern_api::policy_wire::features_to_wire;
+use postern_api::policy_wire::{features_to_wire, from_wire};
 use postern_api::transport::{self, DialError};
 use postern_control::{FederationConfig, FetchConfig, IdentitySource, Mesh, Running, ServeConfig, Source, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
-use postern_policy::FeatureSet;
+use postern_policy::{FeatureSet, Rule};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -236,6 +236,11 @@ pub(crate) fn policy(name: &str, spec: &str) -> String {
         "---\n{{apiVersion: postern.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: shop}}, \
          spec: {spec}}}\n"
     )
+}
+
+/// A policy's rules, as a proxy reads them.
+pub(crate) fn rules_of(policy: &wire::AuthorizationPolicy) -> Vec<Rule> {
+    from_wire(policy.clone()).unwrap().rules
 }
 
 pub(crate) fn named(id: u64, host: &str, port: u32) -> ToControl {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postern_policy::document::Place;
 use postern_policy::{
     Action, AuthorizationPolicy, Condition, Feature, FeatureSet, IpBlock, Mode, Operation, Rule, Source, StringMatch,
     UserMatch, turns,
 };
+use prost::Message as _;
 
 use crate::control::v1 as wire;
 
@@ -45,7 +47,7 @@ pub fn to_wire(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {
             .rules
             .iter()
             .filter(|rule| is_settled(policy, rule))
-            .map(rule_to_wire)
+            .map(|rule| rule_to_wire(rule).encode_to_vec().into())
             .collect(),
     }
 }
@@ -76,8 +78,17 @@ pub fn from_wire(policy: wire::AuthorizationPolicy) -> Result<AuthorizationPolic
         place: policy.place.map(place_from_wire).unwrap_or_default(),
         selector: BTreeMap::new(),
         action,
-        rules: policy.rules.into_iter().map(rule_from_wire).collect::<Result<_, _>>()?,
+        rules: policy
+            .rules
+            .into_iter()
+            .map(rule_from_bytes)
+            .collect::<Result<_, _>>()?,
     })
+}
+
+fn rule_from_bytes(bytes: Bytes) -> Result<Rule, WireError> {
+    turns::next();
+    rule_from_wire(wire::Rule::decode(bytes).map_err(|_| missing("rule"))?)
 }
 
 pub(crate) fn place_to_wire(place: &Place) -> wire::Place {
@@ -141,7 +152,6 @@ fn rule_to_wire(rule: &Rule) -> wire::Rule {
 }
 
 fn rule_from_wire(rule: wire::Rule) -> Result<Rule, WireError> {
-    turns::next();
     let sources = rule.from.into_iter().map(|s| {
         Ok(Arc::new(Source {
             principals: matches(s.principals)?,
@@ -352,5 +362,54 @@ pub fn mode_from_wire(mode: wire::Mode) -> Result<Mode, WireError> {
         wire::Mode::Discover => Ok(Mode::Discover),
         wire::Mode::Monitor => Ok(Mode::Monitor),
         wire::Mode::Protect => Ok(Mode::Protect),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use postern_policy::document;
+
+    use super::*;
+
+    /// As it was before rules were read one by one, and as other implementations may have it.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct WithRules {
+        #[prost(string, tag = "1")]
+        namespace: String,
+        #[prost(string, tag = "2")]
+        name: String,
+        #[prost(message, optional, tag = "3")]
+        place: Option<wire::Place>,
+        #[prost(enumeration = "wire::PolicyAction", tag = "4")]
+        action: i32,
+        #[prost(message, repeated, tag = "5")]
+        rules: Vec<wire::Rule>,
+        #[prost(string, tag = "6")]
+        provider: String,
+    }
+
+    fn policy() -> AuthorizationPolicy {
+        let yaml = "apiVersion: postern.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \
+                    rules:\n  - from: [{source: {namespaces: [shop]}}]\n  - to: [{operation: {paths: [/a/*], methods: [GET]}}]\n";
+        let object = document::parse("p.yaml", yaml).unwrap().remove(0);
+        AuthorizationPolicy::from_object(&object).unwrap()
+    }
+
+    #[test]
+    fn rules_are_the_same_bytes_as_if_they_were_messages_of_their_policy() {
+        let bytes = to_wire(&policy()).encode_to_vec();
+        let before = WithRules::decode(&bytes[..]).unwrap();
+        assert_eq!(before.rules.len(), 2);
+        assert_eq!(before.encode_to_vec(), bytes);
+        let read = from_wire(wire::AuthorizationPolicy::decode(&bytes[..]).unwrap()).unwrap();
+        assert_eq!(read.rules, policy().rules);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_refuses_its_policy() {
+        let mut sent = to_wire(&policy());
+        sent.rules[1] = Bytes::from_static(&[0x0a, 0xff]);
+        assert_eq!(from_wire(sent).unwrap_err(), missing("rule"));
     }
 }

@@ -17,6 +17,8 @@ fn generate(into: &Path) {
         // Channels come from `transport`, over SPIFFE mTLS, never from a bare address.
         .build_transport(false)
         .emit_rerun_if_changed(false)
+        // Parts of what was received, not copies.
+        .bytes(".postern.control.v1.AuthorizationPolicy.rules")
         .compile_fds(descriptors)
         .unwrap();
 }

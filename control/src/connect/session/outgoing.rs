@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_message::Message;
-use postern_policy::turns;
 
 use super::{Item, Session, snapshot_word};
 use crate::snapshot;
@@ -80,9 +79,7 @@ impl Session {
             }
             return None;
         }
-        if let Some(before) = self.sent.policies.replace(in_turns(&set)) {
-            turns::free(before.policies);
-        }
+        self.sent.policies = Some(set.clone());
         set.version = self.version(wire::Kind::Policies, state);
         if let Some(subscriber) = self.hub.subscribers().of(&self.name, self.id) {
             subscriber.policies.sent(set.version, state.policy_version);
@@ -241,19 +238,5 @@ impl Session {
             id,
             state: Some(answer),
         }))
-    }
-}
-
-/// Its copy: of thousands of rules that is long work.
-fn in_turns(set: &wire::PolicySet) -> wire::PolicySet {
-    let policies = set.policies.iter().map(|policy| {
-        turns::next();
-        policy.clone()
-    });
-    wire::PolicySet {
-        version: set.version,
-        policies: policies.collect(),
-        authorizers: set.authorizers.clone(),
-        authentications: set.authentications.clone(),
     }
 }
