@@ -308,7 +308,10 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     mount.swap(&tls(&[&late.sign(&authority("issuer", Some(0)))], &late));
     let waiting = comes_to(&world, |status| state(status).0 == "waiting").await;
     assert!(state(&waiting).1.contains("published"), "{waiting:?}");
-    mount.swap(&next);
+    // And another issuer under the root that is on its way takes the place of the one that was to sign first.
+    let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let other = new.sign_for(&authority("other issuer", Some(0)), rsa);
+    mount.swap(&tls(&[&other], &new));
     comes_to(&world, |status| state(status).0 == "in_force").await;
     world.config.root_acknowledge = Duration::ZERO;
     let world = world.restarted().await;
@@ -317,6 +320,7 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
         .await
         .unwrap();
     assert_eq!((held.issuer_epoch, held.bundle.roots().len()), (2, 2));
+    assert_eq!(held.svid.chain()[1], other.der);
     // A new issuer under the root that signs now does not wait.
     mount.swap(&tls(&[&new.sign(&authority("newer issuer", Some(0)))], &new));
     comes_to(&world, |status| status.issuer_epoch == 3).await;
@@ -552,4 +556,42 @@ fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_
     issues_under(&serving, dir.path(), "web-1", "root.pem");
     let last = epochs.last().copied().unwrap();
     assert!(last > 12, "{epochs:?}");
+}
+
+#[tokio::test]
+async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that_is_mounted_or_says_where_to_put_it() {
+    let lasting = |name: &str, path_len, days| {
+        let mut params = authority(name, path_len);
+        params.not_after += time::Duration::days(days);
+        params
+    };
+    let root = Party::root(&lasting("root", None, 30), p256());
+    let (world, mut mount) = mounted(&tls(&[&root.sign(&authority("one", Some(0)))], &root), |_| {}).await;
+    let World {
+        dir,
+        running,
+        shift,
+        config,
+        ..
+    } = world;
+    running.stop().await;
+    shift.store(3 * 24 * 3600, std::sync::atomic::Ordering::SeqCst);
+    let error = postern_ca::start(config.clone(), world::shifted(&shift))
+        .await
+        .unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains(mount.path()) && said.contains("put the next one there"),
+        "{said}"
+    );
+    mount.swap(&tls(&[&root.sign(&lasting("two", Some(0), 9))], &root));
+    let running = postern_ca::start(config.clone(), world::shifted(&shift)).await.unwrap();
+    let admin = postern_api::transport::connect_unix(&config.admin_socket)
+        .await
+        .unwrap();
+    let mut admin = pb::admin_client::AdminClient::new(admin);
+    let status = admin.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.issuer_epoch, state(&status)), (2, ("in_force", "")));
+    running.stop().await;
+    drop(dir);
 }

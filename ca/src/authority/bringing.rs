@@ -24,10 +24,14 @@ impl Authority {
     /// What is to be done about this issuer, which was checked.
     pub(crate) fn bringing(&self, brought: &Brought, now: UnixTime) -> Result<Taken, AuthorityError> {
         let cert = brought.cert();
-        let stage = self.root_stage();
+        let stage = self.root_stage().filter(|(rotation, _)| !rotation.is_spent(now));
         if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = stage {
-            return Ok(if rotation.pending_issuer_cert().as_ref() == Some(&cert) {
+            let waits = rotation.pending_issuer_cert();
+            return Ok(if waits.as_ref() == Some(&cert) {
                 Taken::Already
+            } else if waits.is_some() && rotation.new_root() == brought.root {
+                // Its root is on its way already, and another issuer under that is to sign first.
+                Taken::Next(Box::new(self.rotating(rotation.with_issuer(brought))))
             } else {
                 Taken::Later(stage)
             });

@@ -186,6 +186,20 @@ impl Rotation {
         Ok(Some((record.clone().numbered(epoch).load(validity)?, validity)))
     }
 
+    /// The same with another issuer under the new root.
+    pub(super) fn with_issuer(&self, brought: &Brought) -> Self {
+        Self {
+            new_issuer: Some(brought.record.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// The issuer that waits ended before it signed: it never will.
+    pub(super) fn is_spent(&self, now: UnixTime) -> bool {
+        let waits = self.pending_issuer(0).ok().flatten();
+        waits.is_some_and(|(issuer, _)| now > issuer.validity.not_after)
+    }
+
     /// The certificate of the issuer that waits.
     pub(super) fn pending_issuer_cert(&self) -> Option<CertificateDer<'static>> {
         self.new_issuer.as_ref().map(IssuerRecord::cert)

@@ -87,6 +87,10 @@ impl Mounted {
     pub(crate) fn told(&self) -> Option<Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+    #[cfg(feature = "kubernetes")]
+    fn forget(&self) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
     fn tell(&self, now: Told) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = told.as_ref() != Some(&now);
@@ -117,6 +121,15 @@ impl Ca {
                     "the mounted issuer is refused, and the one before goes on: {why}"
                 );
             }
+        }
+    }
+
+    /// Another replica looks from now on.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn leave_mounted(&self) {
+        if let Some(mounted) = &self.mounted {
+            mounted.forget();
+            self.metrics.brought_refused(false);
         }
     }
 

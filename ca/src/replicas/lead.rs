@@ -104,6 +104,7 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
     let mut told: Option<String> = None;
     loop {
         ca.metrics.leading(false);
+        ca.leave_mounted();
         if leadership.wait_for(Option::is_some).await.is_err() {
             return;
         }
