@@ -294,6 +294,7 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     .await;
     let first = world.first_issue(WEB, "web-1").await;
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let next_key = rsa.serialize_der();
     let next = tls(&[&new.sign_for(&authority("new issuer", Some(0)), rsa)], &new);
     mount.swap(&next);
     comes_to(&world, |status| stage(status) == "published").await;
@@ -303,6 +304,8 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
         .await
         .unwrap();
     assert_eq!((held.issuer_epoch, held.bundle.roots().len()), (1, 2));
+    // Its key is kept for then, sealed.
+    nowhere_in_clear(&world.store(), &next_key);
     // Meanwhile a third one waits.
     let late = Party::root(&authority("late root", None), p256());
     mount.swap(&tls(&[&late.sign(&authority("issuer", Some(0)))], &late));
@@ -387,6 +390,25 @@ async fn a_bad_swap_is_refused_with_the_reason_and_the_issuer_before_goes_on() {
     let world = world.restarted().await;
     let back = comes_to(&world, |status| state(status).0 == "refused").await;
     assert!(state(&back).1.contains("was replaced before"), "{back:?}");
+}
+
+fn nowhere_in_clear(store: &Path, key: &[u8]) {
+    // What is secret of a key is in its middle, whatever is around it.
+    let middle = &key[key.len() / 2..][..24];
+    // In base64 it has one of three alignments.
+    let encoded =
+        |from: usize| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &middle[from..from + 12]);
+    let texts = [0, 1, 2].map(encoded);
+    for file in fs::read_dir(store).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+        assert!(
+            !has(middle) && !texts.iter().any(|text| has(text.as_bytes())),
+            "{}",
+            path.display()
+        );
+    }
 }
 
 async fn metrics(world: &World) -> String {

@@ -95,3 +95,28 @@ pub(super) fn line(brought: &pb::BroughtIssuer) -> String {
 pub(super) fn json(brought: &pb::BroughtIssuer) -> serde_json::Value {
     serde_json::json!({ "directory": brought.directory, "state": brought.state, "why": brought.why })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_where_issuers_come_from_and_what_became_of_the_last() {
+        let said = |state: &str, why: &str| {
+            line(&pb::BroughtIssuer {
+                directory: "/etc/postern/issuer".to_owned(),
+                state: state.to_owned(),
+                why: why.to_owned(),
+            })
+        };
+        assert_eq!(said("in_force", ""), "/etc/postern/issuer (in force)");
+        assert_eq!(
+            said("refused", "tls.key: no"),
+            "/etc/postern/issuer (refused: tls.key: no)"
+        );
+        assert_eq!(
+            said("", ""),
+            "/etc/postern/issuer (looked at by the replica that leads)"
+        );
+    }
+}
