@@ -487,3 +487,89 @@ fn an_older_record_beside_a_newer_authority_goes_on_to_the_end() {
         assert!(restored.rotation().unwrap().awaited(Stage::Published).is_some());
     }
 }
+
+/// A root whose key is elsewhere.
+struct Elsewhere {
+    cert: CertificateDer<'static>,
+    key: KeyPair,
+}
+
+impl Elsewhere {
+    fn new(name: &str) -> Self {
+        let (key, validity) = (new_key().unwrap(), lasting(1000));
+        let cert = profile::root(&domain(), name, &key, validity).unwrap();
+        Self { cert, key }
+    }
+
+    fn issuer(&self, hours: u32) -> Brought {
+        let above = rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key).unwrap();
+        let key = new_key().unwrap();
+        let der = profile::issuer(&domain(), 1, &key, lasting(hours), &above).unwrap();
+        let found = |place: &str, der: &CertificateDer<'static>| Found {
+            place: place.to_owned(),
+            der: der.clone(),
+        };
+        let parts = Parts {
+            chain: vec![found("issuer", &der)],
+            key,
+            key_place: "key".to_owned(),
+            roots: vec![found("root", &self.cert)],
+            roots_place: "root".to_owned(),
+        };
+        Brought::check(&domain(), &parts, None, now()).unwrap()
+    }
+}
+
+fn lasting(hours: u32) -> Validity {
+    Validity {
+        not_before: earlier(now(), BACKDATE),
+        not_after: later(now(), hours * HOUR),
+    }
+}
+
+fn next(taken: Taken) -> Authority {
+    match taken {
+        Taken::Next(next) => *next,
+        Taken::Already | Taken::Later(_) | Taken::Replaced => panic!("nothing follows"),
+    }
+}
+
+#[test]
+fn an_issuer_that_ended_before_it_signed_makes_way_for_one_under_any_root() {
+    let [first, second, third] = ["first", "second", "third"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let short = second.issuer(1);
+    let prepared = next(founded.bringing(&short, now()).unwrap());
+    let published = prepared.publishing_next_root(now()).unwrap();
+    assert_eq!(published.bundle().roots(), [first.cert.clone(), second.cert.clone()]);
+    let other = third.issuer(100);
+    let waits = |at| matches!(published.bringing(&other, at).unwrap(), Taken::Later(Stage::Published));
+    assert!(waits(now()) && waits(later(now(), HOUR / 2)));
+    let then = later(now(), 2 * HOUR);
+    assert!(published.under_next_root(None, then).is_err());
+    let prepared = next(published.bringing(&other, then).unwrap());
+    assert_eq!(stage(&prepared), Some(Stage::Prepared));
+    let published = prepared.publishing_next_root(then).unwrap();
+    assert_eq!(published.bundle().roots(), [first.cert, third.cert.clone()]);
+    let activated = published.under_next_root(None, then).unwrap();
+    assert_eq!(*activated.root(), third.cert);
+}
+
+#[test]
+fn sixteen_issuers_that_were_replaced_do_not_come_back_and_the_one_before_those_is_forgotten() {
+    let root = Elsewhere::new("root");
+    let issuers: Vec<Brought> = (0..18).map(|_| root.issuer(100)).collect();
+    let mut authority = Authority::found_by(&domain(), &issuers[0], HOUR, now()).unwrap();
+    for issuer in &issuers[1..] {
+        authority = next(authority.bringing(issuer, now()).unwrap());
+    }
+    // As it is read back.
+    let authority = AuthorityRecord::of(&authority).load(now()).unwrap();
+    let replaced = |n: usize| matches!(authority.bringing(&issuers[n], now()).unwrap(), Taken::Replaced);
+    assert!((1..17).all(replaced));
+    assert!(matches!(
+        authority.bringing(&issuers[17], now()).unwrap(),
+        Taken::Already
+    ));
+    assert!(!replaced(0));
+}
