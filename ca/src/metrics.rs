@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Stage};
 use crate::clock::unix;
 use crate::ledger::entry::EVENTS;
 
@@ -37,6 +37,11 @@ struct OfEvent {
     event: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStage {
+    stage: &'static str,
+}
+
 /// Handles; clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -50,6 +55,7 @@ pub(crate) struct Metrics {
     issuer_not_after: Gauge<f64, AtomicU64>,
     root_not_after: Gauge<f64, AtomicU64>,
     brought_refused: Gauge,
+    root_replacement: Family<OfStage, Gauge>,
     pub(crate) tokens_outstanding: Gauge,
     pub(crate) watchers: Gauge,
     state_reads: Family<Outcome, Counter>,
@@ -80,6 +86,7 @@ impl Metrics {
             issuer_not_after: Gauge::default(),
             root_not_after: Gauge::default(),
             brought_refused: Gauge::default(),
+            root_replacement: Family::default(),
             tokens_outstanding: Gauge::default(),
             watchers: Gauge::default(),
             state_reads: Family::default(),
@@ -158,6 +165,11 @@ impl Metrics {
             "brought_issuer_refused",
             "1 while what is in --issuer-dir is refused, and the issuer before goes on",
             metrics.brought_refused.clone(),
+        );
+        registry.register(
+            "root_replacement",
+            "1 for the stage in which the last replacement of the root stands, 0 for the others",
+            metrics.root_replacement.clone(),
         );
         registry.register(
             "join_tokens_outstanding",
@@ -282,6 +294,12 @@ impl Metrics {
             .set(i64::try_from(authority.issuer_epoch()).unwrap_or(i64::MAX));
         self.issuer_not_after.set(unix(authority.issuer_not_after()) as f64);
         self.root_not_after.set(unix(authority.root_not_after()) as f64);
+        let reached = authority.root_stage().map(|(_, stage)| stage);
+        for stage in Stage::ALL {
+            let label = OfStage { stage: stage.as_str() };
+            let stands = reached == Some(stage);
+            self.root_replacement.get_or_create(&label).set(stands.into());
+        }
     }
     /// All attestations together.
     pub(crate) fn total_issued(&self) -> u64 {

@@ -336,9 +336,15 @@ async fn c_06_a_ca_that_is_killed_at_any_stage_starts_again_issues_and_goes_on_w
 fn an_operator_sees_the_stages_before_while_and_after() {
     let dir = initialised();
     let socket = path(dir.path(), "admin.sock");
-    let _serving = serve(dir.path(), "info");
+    let serving = serve(dir.path(), "info");
     let before = done(&["rotate", "--dry-run", "--admin-socket", &socket]);
     assert!(before.contains("was never replaced"), "{before}");
+    let shown = |stage: &str, value| {
+        let metrics = serving.get("/metrics");
+        let line = format!("postern_ca_root_replacement{{stage=\"{stage}\"}} {value}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    };
+    shown("published", 0);
     assert!(done(&["rotate", "--root", "--admin-socket", &socket]).contains("prepared"));
     let since = Instant::now();
     let text = loop {
@@ -350,6 +356,8 @@ fn an_operator_sees_the_stages_before_while_and_after() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert!(text.contains("no control watches the bundle here"), "{text}");
+    shown("published", 1);
+    shown("prepared", 0);
     let status = done(&["status", "--admin-socket", &socket]);
     assert!(status.contains("root rotation published"), "{status}");
     let error = failed(&["rotate", "--root", "--taint", "--admin-socket", &socket]);

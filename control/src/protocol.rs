@@ -92,13 +92,18 @@ impl Protocol {
         words(protocols)
     }
 
-    /// What a client offers to a proxy of ours.
+    /// What a client offers to a proxy of ours. One that is too old for the last refuses it in the handshake.
     pub(crate) fn alpn(self) -> Vec<String> {
         let protocols: &[&[u8]] = match self {
-            Self::Detect => &[alpn::POSTERN_H1, alpn::POSTERN_H2, alpn::POSTERN_TCP],
-            Self::Http1 => &[alpn::POSTERN_H1],
-            Self::Http2 => &[alpn::POSTERN_H2],
-            Self::Tcp => &[alpn::POSTERN_TCP],
+            Self::Detect => &[
+                alpn::POSTERN_H1,
+                alpn::POSTERN_H2,
+                alpn::POSTERN_TCP,
+                alpn::POSTERN_RENEW,
+            ],
+            Self::Http1 => &[alpn::POSTERN_H1, alpn::POSTERN_RENEW],
+            Self::Http2 => &[alpn::POSTERN_H2, alpn::POSTERN_RENEW],
+            Self::Tcp => &[alpn::POSTERN_TCP, alpn::POSTERN_RENEW],
         };
         words(protocols)
     }

@@ -1,5 +1,5 @@
 //! Connections that go on: an app of each kind that answers for ever, and clients that note when the last answer came and how
-//! it ended.
+//! it ended. What streams is numbered: a client notices what is missing.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Either, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 pub const BEAT: Duration = Duration::from_millis(20);
 /// Whoever does not connect within this does not.
 const OPENING: Duration = Duration::from_secs(10);
-/// An empty gRPC message.
-const MESSAGE: &[u8] = &[0; 5];
+/// Before a gRPC message: not compressed, four bytes long.
+const PREFIX: [u8; 5] = [0, 0, 0, 0, 4];
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,11 +38,15 @@ pub enum Kind {
     Grpc,
     /// Bytes that never end.
     Opaque,
+    /// A WebSocket with messages that never end.
+    WebSocket,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Grpc, Self::Opaque];
+    pub const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::Grpc, Self::Opaque, Self::WebSocket];
+    /// Those of which a connection is one long stream.
+    pub const STREAMS: [Self; 3] = [Self::Grpc, Self::Opaque, Self::WebSocket];
 
     /// Its port's name.
     #[must_use]
@@ -52,13 +56,14 @@ impl Kind {
             Self::Http2 => "h2",
             Self::Grpc => "grpc",
             Self::Opaque => "tcp",
+            Self::WebSocket => "ws",
         }
     }
     /// As a Workload document spells it.
     #[must_use]
     pub fn protocol(self) -> &'static str {
         match self {
-            Self::Http1 => "HTTP1",
+            Self::Http1 | Self::WebSocket => "HTTP1",
             Self::Http2 => "HTTP2",
             Self::Grpc => "GRPC",
             Self::Opaque => "TCP",
@@ -72,6 +77,7 @@ impl Kind {
             Self::Http2 => 8_002,
             Self::Grpc => 8_003,
             Self::Opaque => 8_004,
+            Self::WebSocket => 8_005,
         }
     }
     /// Where the proxy listens.
@@ -178,6 +184,19 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What comes after what came before?
+struct Counting(u32);
+
+impl Counting {
+    fn next(&mut self, number: u32) -> Result<(), Failed> {
+        if number != self.0 {
+            return Err(format!("number {number} came where {} was due", self.0).into());
+        }
+        self.0 = number.wrapping_add(1);
+        Ok(())
+    }
+}
+
 fn answered(seen: &Mutex<Seen>) {
     let mut seen = lock(seen);
     seen.answers += 1;
@@ -189,8 +208,20 @@ async fn ask(proxy: SocketAddr, host: &str, kind: Kind, seen: &Mutex<Seen>) -> R
     let mut stream = opening.await??;
     match kind {
         Kind::Opaque => {
-            let mut bytes = [0; 64];
-            while stream.read(&mut bytes).await? > 0 {
+            let mut counting = Counting(0);
+            while let Ok(number) = stream.read_u32().await {
+                counting.next(number)?;
+                answered(seen);
+            }
+            Ok(())
+        }
+        Kind::WebSocket => {
+            let opening = tokio_tungstenite::client_async(format!("ws://{host}/ticks"), stream);
+            let (mut socket, _) = opening.await?;
+            let mut counting = Counting(0);
+            while let Some(message) = socket.next().await {
+                let message = message?.into_data();
+                counting.next(u32::from_be_bytes(message.as_ref().try_into()?))?;
                 answered(seen);
             }
             Ok(())
@@ -223,10 +254,15 @@ async fn ask(proxy: SocketAddr, host: &str, kind: Kind, seen: &Mutex<Seen>) -> R
                 .header("te", "trailers")
                 .body(Empty::<Bytes>::new())?;
             let mut answer = sender.send_request(request).await?;
+            let (mut counting, mut unread) = (Counting(0), Vec::new());
             // A refusal is a status without a message (200 in HTTP).
             while let Some(frame) = answer.body_mut().frame().await {
-                if frame?.is_data() {
+                unread.extend(frame?.into_data().unwrap_or_default());
+                while let Some((message, rest)) = unread.split_first_chunk::<9>() {
+                    let number = message.strip_prefix(&PREFIX).ok_or("no message")?;
+                    counting.next(u32::from_be_bytes(number.try_into()?))?;
                     answered(seen);
+                    unread = rest.to_vec();
                 }
             }
             Err(format!("{} {:?}", answer.status(), answer.headers()).into())
@@ -277,10 +313,24 @@ async fn accept(listener: TcpListener, kind: Kind) {
 
 async fn serve(mut stream: TcpStream, kind: Kind) -> Result<(), Failed> {
     match kind {
-        Kind::Opaque => loop {
-            stream.write_all(b"t").await?;
-            tokio::time::sleep(BEAT).await;
-        },
+        Kind::Opaque => {
+            for number in 0_u32.. {
+                stream.write_u32(number).await?;
+                tokio::time::sleep(BEAT).await;
+            }
+            Ok(())
+        }
+        Kind::WebSocket => {
+            let mut socket = tokio_tungstenite::accept_async(stream).await?;
+            for number in 0_u32.. {
+                let message = number.to_be_bytes().to_vec();
+                socket
+                    .send(tokio_tungstenite::tungstenite::Message::binary(message))
+                    .await?;
+                tokio::time::sleep(BEAT).await;
+            }
+            Ok(())
+        }
         Kind::Http1 => {
             let connection = hyper::server::conn::http1::Builder::new();
             Ok(connection
@@ -303,9 +353,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
     if request.uri().path() == "/ping" {
         return Ok(Response::new(Either::Left(Full::from("pong"))));
     }
-    let beats = stream::unfold((), |()| async {
+    let beats = stream::unfold(0_u32, |number| async move {
         tokio::time::sleep(BEAT).await;
-        Some((Ok(Frame::data(Bytes::from_static(MESSAGE))), ()))
+        let message = [&PREFIX[..], &number.to_be_bytes()].concat();
+        Some((Ok(Frame::data(Bytes::from(message))), number.wrapping_add(1)))
     });
     let mut answer = Response::new(Either::Right(StreamBody::new(Box::pin(beats) as _)));
     let grpc = hyper::header::HeaderValue::from_static("application/grpc");

@@ -350,6 +350,30 @@ impl Loopback {
         succeeds(&run(&self.binary, &["ca", "rotate", "--admin-socket", text(&socket)]));
     }
 
+    /// Another root takes the place of the one that is, which nobody believes for longer than it takes to renew.
+    ///
+    /// # Panics
+    /// If the CA refuses.
+    pub fn taint_root(&self) {
+        let socket = self.at().join("ca.sock");
+        let taint = ["ca", "rotate", "--taint", "--admin-socket", text(&socket)];
+        succeeds(&run(&self.binary, &taint));
+    }
+
+    /// Where that stands, as `status` has it.
+    ///
+    /// # Panics
+    /// If the CA does not answer.
+    #[must_use]
+    pub fn root_stage(&self) -> String {
+        let socket = self.at().join("ca.sock");
+        let status = ["ca", "status", "--output", "json", "--admin-socket", text(&socket)];
+        let said = run(&self.binary, &status);
+        succeeds(&said);
+        let status: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+        status["root_rotation"]["stage"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Control goes away.
     pub fn stop_control(&mut self) {
         self.control.kill();

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use postern_authorizer::Refusal;
 // The system's monotonic clock, which tests may move.
@@ -392,6 +393,12 @@ impl Exchange {
             }
         })
         .await
+    }
+
+    /// How long it has been going on.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     /// When anything moved last.

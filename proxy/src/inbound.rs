@@ -3,6 +3,7 @@
 //! ```text
 //! serve -> terminate (mTLS) -> protocol -> http   -> request (checks) -> user (token) -> authorize -> sanitize -> forward -> app
 //!                                       -> opaque -> authorize -> relay -> app
+//!                                       -> readmit (postern/renew): an older connection's streams are decided anew
 //! ```
 
 pub mod authenticate;
@@ -11,6 +12,7 @@ mod edit;
 mod fields;
 pub mod forward;
 pub mod http;
+pub(crate) mod readmit;
 mod relay;
 pub mod request;
 pub mod sanitize;
@@ -88,6 +90,11 @@ async fn admit(worker: Rc<Worker>, stream: Stream, port: Port) -> Result<(), Fai
             return serve_plain(worker, port, transport, caller, first).await;
         }
     };
+    if offered.as_deref() == Some(alpn::POSTERN_RENEW) {
+        // No data, whatever comes.
+        readmit::serve(&worker, transport, &caller).await;
+        return Ok(());
+    }
     let connection = Rc::new(Connection {
         worker,
         port,
@@ -178,8 +185,7 @@ async fn serve_opaque(connection: Rc<Connection>, transport: Rewound<Transport>)
     let relayed = match admitted {
         Err(failure) => Err(failure),
         Ok(permit) => {
-            let peer = connection.caller.peer().cloned();
-            let control = Supervisor::watch(&connection.worker, Speaks::Opaque, peer);
+            let control = Supervisor::watch(&connection.worker, Speaks::Opaque, Some(&connection.caller));
             connection.is_watched_by(&control);
             control.carries(&exchange);
             let relaying = async {

@@ -6,6 +6,7 @@
 //!           -> inbound/sanitize -> inbound/forward (needs the Permit) -> app
 //! outbound  listen -> original_dst or outbound/explicit -> outbound/resolve -> detect
 //!           -> outbound/balance -> outbound/pool -> outbound/originate (mTLS, expected ID) -> outbound/forward
+//! readmit   outbound/readmit (asks) -> inbound/readmit (decides anew), for a long stream whose SVIDs run out; readmission
 //! pod       probes and app_metrics: what kubelets and scrapers ask of the app, answered on 15020 (app_client asks it)
 //! app       workload_api: the SPIFFE Workload API on a Unix socket, an SVID for the app itself
 //! beside    workload (key, CSR, renewal), control_client (subscriptions, last good), metrics, access_log, drain
@@ -41,6 +42,7 @@ mod probes;
 mod process;
 pub mod providers;
 mod quarantine;
+pub mod readmission;
 pub mod redirect;
 mod scratch;
 pub mod snapshot;

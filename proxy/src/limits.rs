@@ -64,6 +64,26 @@ pub const LOG_QUEUE: usize = 4_096;
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// Connections end this long before what they were admitted on expires, so that the other side never has to cut.
 pub const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
+/// What lives as long may live longer than the SVIDs that it began under; nearly every request is over by then.
+pub const LONG_LIVED: Duration = Duration::from_secs(1);
+/// Of the time that a connection was admitted for, the part after which its client asks for more: our own renewals (at half,
+/// give or take a tenth) are over then. Where in between is random, so that streams that began together do not ask together.
+pub const READMIT_FROM: f64 = 0.60;
+/// See [`READMIT_FROM`]; the rest is for further tries.
+pub const READMIT_BY: f64 = 0.75;
+/// The part after which a server knows the connection by name: before any client asks, also with clocks that differ a little.
+pub const READMISSIBLE_FROM: f64 = 0.50;
+/// After a try in vain, the next comes within this share of the time that is left (half to one and a half of it).
+pub const READMIT_PAUSE: f64 = 0.25;
+/// When our own root is another, within which time we ask: a root that was given away leaves a minute later.
+pub const READMIT_HURRY: Duration = Duration::from_secs(5);
+/// One readmission, from the connect to the answer, and how long a server waits for the name.
+pub const READMIT_DEADLINE: Duration = Duration::from_secs(5);
+/// Readmissions of one worker under way: each is a handshake. With a tick's worth of them at a time, ten thousand streams move to
+/// another root in the minute that there is for it.
+pub const MAX_READMISSIONS: usize = 64;
+/// Connections that all workers together know by name: a few hundred bytes each. What finds no room ends at its expiry.
+pub const MAX_READMISSIBLE: usize = 16_384;
 /// How often live connections are looked at: the deadlines of this file hold to within it.
 pub const SUPERVISE_TICK: Duration = Duration::from_millis(250);
 /// What is told to end (a stream reset, an answer) has this long before its connection is cut.

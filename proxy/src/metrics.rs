@@ -102,6 +102,8 @@ pub struct Metrics {
     handshakes: [AtomicU64; 2],
     handshake_failures: Counters<ReasonKey>,
     refused_connections: Counters<ReasonKey>,
+    /// By result, from a closed set of words.
+    readmissions: Counters<ReasonKey>,
     /// Lines that the access log could not queue.
     pub access_log_dropped: AtomicU64,
     /// Why the app's own metrics were left out, by a closed set of words.
@@ -203,6 +205,7 @@ impl Default for Metrics {
             handshakes: Default::default(),
             handshake_failures: Counters::new(MAX_REASON_SERIES),
             refused_connections: Counters::new(MAX_REASON_SERIES),
+            readmissions: Counters::default(),
             access_log_dropped: AtomicU64::new(0),
             app_scrape_failures: Counters::default(),
             app_scrape_dropped: AtomicU64::new(0),
@@ -247,6 +250,11 @@ impl Metrics {
     pub fn refused_connection(&self, direction: Direction, failure: Failure) {
         let reason = failure.facts().reason;
         self.refused_connections.add(&ReasonKey { direction, reason });
+    }
+
+    /// A connection was readmitted (`readmitted`), or was not: the reason.
+    pub(crate) fn readmission(&self, direction: Direction, reason: &'static str) {
+        self.readmissions.add(&ReasonKey { direction, reason });
     }
 
     /// A denial: by policy (namespace/name, empty for none) and reason.

@@ -4,6 +4,7 @@
 //! captured   original_dst ------------------> resolve -> detect -> http  -> balance -> pool -> originate -> forward -> peer
 //! explicit   HTTP proxy request, or CONNECT -^                  \> opaque -> balance -> originate -> relay ------^
 //! ```
+//! in time    readmit: a long stream's connection, before what it was admitted on ends
 //!
 //! Outbound is no enforcement point against our own app (THREAT_MODEL); it sees to it that what goes to the mesh goes
 //! under our identity, encrypted, to whoever should answer and nobody else.
@@ -14,6 +15,7 @@ pub mod forward;
 pub mod http;
 pub mod originate;
 pub mod pool;
+pub(crate) mod readmit;
 mod relay;
 pub mod resolve;
 

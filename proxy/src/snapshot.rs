@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::limits::RESOLVE_DEADLINE;
 use crate::outcome::Failure;
 use crate::providers::Providers;
+use crate::readmission;
 
 /// Everything that all workers of a proxy share.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Shared {
     pub missed_keys: watch::Sender<MissedKeys>,
     /// See [`Shared::is_cut_off`].
     pub(crate) cut_off: AtomicBool,
+    /// Long-lived connections of our peers.
+    pub(crate) readmissions: Arc<readmission::Table>,
 }
 
 /// One generation of our own identity. Never mutated: a renewal makes the next one.
@@ -49,6 +52,8 @@ pub struct Identity {
     pub generation: u64,
     /// The certificate and key.
     pub svid: Svid,
+    /// SHA-256 of the root that it was under when it came; `None`: of none that we knew.
+    pub root: Option<[u8; 32]>,
     /// Inbound, all `postern/*` ALPNs plus `h2` and `http/1.1` for foreign peers.
     pub server: Arc<rustls::ServerConfig>,
     /// Outbound, one config per ALPN that is offered alone.
@@ -57,6 +62,8 @@ pub struct Identity {
     pub client_h2: Arc<rustls::ClientConfig>,
     /// See `client_h1`.
     pub client_tcp: Arc<rustls::ClientConfig>,
+    /// See `client_h1`: carries no data.
+    pub client_renew: Arc<rustls::ClientConfig>,
     /// HTTP/1.1 to a SPIFFE peer that is no sidecar of ours.
     pub client_spiffe_h1: Arc<rustls::ClientConfig>,
     /// HTTP/2 to such a peer.
@@ -280,6 +287,8 @@ pub struct Endpoint {
     pub protocol: Protocol,
     /// What answers there.
     pub door: Door,
+    /// Does its proxy readmit connections, by control's word?
+    pub readmits: bool,
     /// For logs.
     pub workload: Arc<str>,
 }
@@ -463,6 +472,7 @@ impl Shared {
             changes: watch::channel(0).0,
             missed_keys: watch::Sender::default(),
             cut_off: AtomicBool::new(false),
+            readmissions: Arc::default(),
         }
     }
 

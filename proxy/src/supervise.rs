@@ -4,6 +4,8 @@
 //! live exchange is decided again under a new policy, each peer is looked at under new trust, and every deadline of
 //! `limits` that is not tied to a connection's beginning is enforced here.
 
+mod readmissible;
+
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
@@ -17,12 +19,15 @@ use tokio::time::Instant;
 
 use crate::drain::Phase;
 use crate::exchange::Exchange;
+use crate::inbound::authenticate::Caller;
 use crate::limits::{
     ANSWER_DEADLINE, BODY_PROGRESS_DEADLINE, CUT_GRACE, EXPIRY_MARGIN, HALF_CLOSE_DEADLINE, HEAD_DEADLINE,
-    IDLE_DEADLINE, OPAQUE_IDLE_DEADLINE, SUPERVISE_TICK as TICK,
+    IDLE_DEADLINE, LONG_LIVED, MAX_HANDSHAKES, MAX_READMISSIONS, OPAQUE_IDLE_DEADLINE, SUPERVISE_TICK as TICK,
 };
+use crate::outbound;
 use crate::outcome::Failure;
 use crate::worker::Worker;
+use readmissible::Readmissible;
 
 /// What a connection speaks: decides which deadlines hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +55,9 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Control {
     speaks: Cell<Speaks>,
-    peer: Option<VerifiedPeer>,
+    /// Whom it was admitted for, or readmitted last.
+    peer: RefCell<Option<VerifiedPeer>>,
+    readmissible: Option<Readmissible>,
     /// The port that took it in clear.
     in_clear_on: Cell<Option<u16>>,
     trust_revision: Cell<u64>,
@@ -71,13 +78,24 @@ pub struct Supervisor {
     connections: RefCell<Vec<Weak<Control>>>,
     running: Cell<bool>,
     handshakes: Rc<Cell<usize>>,
+    readmissions: Rc<Cell<usize>>,
 }
 
-/// Counts one handshake in progress.
+/// Counts one handshake, or readmission, in progress.
 #[derive(Debug)]
-pub struct HandshakeSlot(Rc<Cell<usize>>);
+pub struct Slot(Rc<Cell<usize>>);
 
-impl Drop for HandshakeSlot {
+impl Slot {
+    fn of(taken: &Rc<Cell<usize>>, most: usize) -> Option<Self> {
+        if taken.get() >= most {
+            return None;
+        }
+        taken.set(taken.get() + 1);
+        Some(Self(Rc::clone(taken)))
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -86,21 +104,23 @@ impl Drop for HandshakeSlot {
 impl Supervisor {
     /// A handshake begins, unless [`crate::limits::MAX_HANDSHAKES`] are in progress.
     #[must_use]
-    pub fn handshake(&self) -> Option<HandshakeSlot> {
-        if self.handshakes.get() >= crate::limits::MAX_HANDSHAKES {
-            return None;
-        }
-        self.handshakes.set(self.handshakes.get() + 1);
-        Some(HandshakeSlot(Rc::clone(&self.handshakes)))
+    pub fn handshake(&self) -> Option<Slot> {
+        Slot::of(&self.handshakes, MAX_HANDSHAKES)
     }
 
-    /// Puts a connection under supervision for as long as the answer is held. `peer`: whom it was admitted for.
+    /// We ask for a readmission, unless [`crate::limits::MAX_READMISSIONS`] are under way.
+    pub(crate) fn readmission(&self) -> Option<Slot> {
+        Slot::of(&self.readmissions, MAX_READMISSIONS)
+    }
+
+    /// Puts a connection under supervision for as long as the answer is held. `caller`: whom it was admitted for.
     #[must_use]
-    pub fn watch(worker: &Rc<Worker>, speaks: Speaks, peer: Option<VerifiedPeer>) -> Rc<Control> {
+    pub fn watch(worker: &Rc<Worker>, speaks: Speaks, caller: Option<&Caller>) -> Rc<Control> {
         let now = Instant::now();
         let control = Rc::new(Control {
             speaks: Cell::new(speaks),
-            peer,
+            peer: RefCell::new(caller.and_then(Caller::peer).cloned()),
+            readmissible: caller.and_then(|caller| Readmissible::of(worker, caller)),
             in_clear_on: Cell::new(None),
             // Looked at once at the first pass: trust may have moved since the handshake.
             trust_revision: Cell::new(u64::MAX),
@@ -138,6 +158,7 @@ impl Supervisor {
         };
         for control in connections.iter().filter_map(Weak::upgrade) {
             control.look(&pass);
+            control.register_if_long_lived(&pass);
         }
         let (apps, peers) = (worker.apps.sweep(), worker.peers.sweep(&worker.shared, pass.clock));
         !connections.is_empty() || apps || peers
@@ -336,7 +357,7 @@ impl Control {
     }
 
     fn look_at_peer(&self, pass: &Pass<'_>) {
-        let Some(peer) = &self.peer else {
+        let Some(peer) = &*self.peer.borrow() else {
             return;
         };
         let end = Duration::from_secs(peer.not_after().as_secs());
@@ -368,11 +389,14 @@ impl Control {
             exchange.cut_short(failure);
             return;
         }
-        if let Some(riding) = exchange.riding()
-            && let Err(failure) = riding.still_holds(&pass.worker.shared.trust.load(), pass.clock)
-        {
-            exchange.cut_short(failure);
-            return;
+        if let Some(riding) = exchange.riding() {
+            if let Err(failure) = riding.still_holds(&pass.worker.shared.trust.load(), pass.clock) {
+                exchange.cut_short(failure);
+                return;
+            }
+            if exchange.age(pass.now) >= LONG_LIVED {
+                outbound::readmit::ask_if_due(pass.worker, &riding, pass.clock);
+            }
         }
         if let Some(target) = exchange.in_clear_to()
             && let Some(destination) = pass.worker.shared.destinations.get(target)

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use postern_identity::tls::{ClientAuth, alpn, client_config, server_config};
-use postern_identity::{SharedTrust, Svid};
+use postern_identity::{Role, SharedTrust, Svid, verify};
+use rustls_pki_types::UnixTime;
 
 use crate::snapshot::{Identity, Shared};
 
@@ -15,6 +16,7 @@ const SERVER_ALPN: &[&[u8]] = &[
     alpn::POSTERN_TCP,
     alpn::H2,
     alpn::HTTP_1_1,
+    alpn::POSTERN_RENEW,
 ];
 
 impl Identity {
@@ -28,8 +30,12 @@ impl Identity {
             client_h1: client(alpn::POSTERN_H1)?,
             client_h2: client(alpn::POSTERN_H2)?,
             client_tcp: client(alpn::POSTERN_TCP)?,
+            client_renew: client(alpn::POSTERN_RENEW)?,
             client_spiffe_h1: client(alpn::HTTP_1_1)?,
             client_spiffe_h2: client(alpn::H2)?,
+            root: verify::verify_peer(svid.chain(), Role::Server, &trust.load(), UnixTime::now())
+                .ok()
+                .map(|own| *own.anchor()),
             svid,
         })
     }

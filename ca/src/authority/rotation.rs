@@ -119,6 +119,8 @@ pub(crate) struct Rotation {
 }
 
 impl Stage {
+    pub(crate) const ALL: [Self; 4] = [Self::Prepared, Self::Published, Self::Activated, Self::Retired];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",

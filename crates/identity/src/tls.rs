@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
-use rustls::{CertificateError, ClientConfig, CommonState, OtherError, ServerConfig};
+use rustls::{CertificateError, ClientConfig, CommonState, ConnectionCommon, OtherError, ServerConfig};
 use rustls_pki_types::UnixTime;
 
 use crate::{Role, SharedTrust, SpiffeId, Svid, Trust, TrustBundle, VerifiedPeer, VerifyError, bundle, verify};
@@ -28,6 +28,8 @@ pub mod alpn {
     pub const POSTERN_H2: &[u8] = b"postern/h2";
     /// An opaque stream between sidecars.
     pub const POSTERN_TCP: &[u8] = b"postern/tcp";
+    /// Nothing but the question whether an older connection between the same two sidecars may go on.
+    pub const POSTERN_RENEW: &[u8] = b"postern/renew";
     /// HTTP/2 of any SPIFFE peer.
     pub const H2: &[u8] = b"h2";
     /// HTTP/1.1 of any SPIFFE peer.
@@ -157,6 +159,20 @@ pub fn peer_of(
 #[must_use]
 pub fn peer_fingerprint(connection: &CommonState) -> Option<[u8; 32]> {
     connection.peer_certificates()?.first().map(bundle::fingerprint)
+}
+
+/// RFC 5705 section 4: labels that begin so need no registration.
+const NAME_LABEL: &[u8] = b"EXPERIMENTAL postern readmission";
+/// Nobody guesses it, and no two connections share one.
+pub const NAME_BYTES: usize = 32;
+
+/// What the two ends of this connection call it and nobody else can (RFC 8446 section 7.5): it comes from its handshake's
+/// secrets. `None` before the handshake is over.
+#[must_use]
+pub fn name_of<Side>(connection: &ConnectionCommon<Side>) -> Option<[u8; NAME_BYTES]> {
+    connection
+        .export_keying_material([0; NAME_BYTES], NAME_LABEL, None)
+        .ok()
 }
 
 /// Our verdict inside a failed handshake's error, if the verifier gave one.

@@ -181,6 +181,12 @@ impl VerifiedPeer {
     pub fn anchor(&self) -> &[u8; 32] {
         &self.anchor
     }
+    /// Is it the same workload, to the instance, and of the same kind? Neither key nor certificate is compared: those are new
+    /// with each renewal.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.id == other.id && self.instance == other.instance && self.of_app == other.of_app
+    }
     /// Would the peer still be believed? (Not expired at `now`, its root still in the bundle, not quarantined.)
     /// No signature is checked again.
     pub fn still_holds(&self, trust: &Trust, now: UnixTime) -> Result<(), VerifyError> {

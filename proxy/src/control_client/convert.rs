@@ -9,6 +9,7 @@ use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::mtls_wire;
 use postern_api::policy_wire::mode_from_wire;
+use postern_identity::tls::alpn;
 use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
 use postern_policy::{AuthorizationPolicy, Authorizer, RequestAuthentication};
 
@@ -160,6 +161,10 @@ fn endpoint(endpoint: &wire::Endpoint) -> Result<Arc<Endpoint>, Wrong> {
             spoken if spoken.iter().any(|alpn| alpn.starts_with("postern/")) => Door::Sidecar,
             _ => Door::Spiffe,
         },
+        readmits: endpoint
+            .alpn
+            .iter()
+            .any(|spoken| spoken.as_bytes() == alpn::POSTERN_RENEW),
         workload: format!("{}/{}", endpoint.namespace, endpoint.workload).into(),
     }))
 }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use http::HeaderValue;
 use postern_identity::{SpiffeId, VerifiedPeer};
 
+use crate::readmission::Name;
+
 /// The peer of one connection and what the app is told about it.
 #[derive(Debug)]
 pub struct Caller {
@@ -15,6 +17,7 @@ pub struct Caller {
     leaf_sha256: Option<[u8; 32]>,
     xfcc: Option<HeaderValue>,
     source: Option<HeaderValue>,
+    connection: Option<Name>,
 }
 
 impl Caller {
@@ -28,6 +31,7 @@ impl Caller {
             leaf_sha256: None,
             xfcc: None,
             source: None,
+            connection: None,
         }
     }
 
@@ -49,6 +53,7 @@ impl Caller {
             address: None,
             server_name: None,
             leaf_sha256: Some(leaf_sha256),
+            connection: None,
         }
     }
 
@@ -64,6 +69,19 @@ impl Caller {
     pub fn naming(mut self, server_name: Option<&str>) -> Self {
         self.server_name = server_name.map(|name| name.to_ascii_lowercase().into());
         self
+    }
+
+    /// What its connection is called between it and us.
+    #[must_use]
+    pub fn on(mut self, connection: Option<Name>) -> Self {
+        self.connection = connection;
+        self
+    }
+
+    /// See [`Caller::on`].
+    #[must_use]
+    pub fn connection(&self) -> Option<&Name> {
+        self.connection.as_ref()
     }
 
     /// The server name of its handshake, in lower case.

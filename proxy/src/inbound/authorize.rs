@@ -48,6 +48,9 @@ pub struct Permit {
     asked: OnceCell<Rc<Check>>,
 }
 
+/// No policy has this generation.
+const OF_NONE: u64 = u64::MAX;
+
 /// Yes, or why not.
 type Outcome = Result<(), (Failure, Option<By>)>;
 
@@ -467,6 +470,14 @@ impl Permit {
                 self.ask_again(worker, state, exchange)
             }
         }
+    }
+
+    /// Decides them once more, whether anything has changed or not, and asks whom CUSTOM policies ask: its connection is being
+    /// readmitted.
+    pub(super) fn holds_anew(&self, worker: &Rc<Worker>, exchange: &Rc<Exchange>) -> Result<(), Failure> {
+        self.generation.set(OF_NONE);
+        self.rules.set(OF_NONE);
+        self.still_holds(worker, exchange)
     }
 
     fn user_has_expired(&self) -> bool {

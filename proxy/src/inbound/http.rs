@@ -39,8 +39,7 @@ pub async fn serve(connection: Rc<Connection>, transport: Rewound<Transport>, ve
         Version::H1 => Speaks::Http1,
         Version::H2 => Speaks::Http2,
     };
-    let peer = connection.caller.peer().cloned();
-    let control = Supervisor::watch(&connection.worker, speaks, peer);
+    let control = Supervisor::watch(&connection.worker, speaks, Some(&connection.caller));
     connection.is_watched_by(&control);
     let serving = Rc::new(Serving {
         connection,

@@ -14,6 +14,7 @@ use crate::detect::{self, First};
 use crate::limits::{DETECT_DEADLINE, HANDSHAKE_DEADLINE};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
+use crate::readmission::Name;
 use crate::snapshot::Protocol;
 use crate::stream::{Rewound, Stream, Transport};
 use crate::worker::Worker;
@@ -123,7 +124,9 @@ async fn shake_hands(
         .map_err(|error| Failure::Handshake(error.reason()))?;
     let leaf = tls::peer_fingerprint(session).ok_or(Failure::Handshake("no_certificate"))?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
-    let caller = Caller::verified(peer, identity.svid.id(), leaf).naming(session.server_name());
+    let caller = Caller::verified(peer, identity.svid.id(), leaf)
+        .naming(session.server_name())
+        .on(Name::of(session));
     Ok((Transport::Tls(Box::new(accepted.into())), caller, alpn))
 }
 

@@ -206,6 +206,16 @@ fn refusals(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
             counter(&mut family.encode_family(&labels)?, count)?;
         }
     }
+    let mut family = to.encode_descriptor(
+        "postern_proxy_readmissions",
+        "Connections whose long streams asked to outlive their SVIDs, by what became of it",
+        None,
+        MetricType::Counter,
+    )?;
+    for (key, count) in metrics.readmissions.read() {
+        let labels = [("direction", key.direction.as_str()), ("result", key.reason)];
+        counter(&mut family.encode_family(&labels)?, count)?;
+    }
     Ok(())
 }
 

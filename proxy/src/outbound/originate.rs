@@ -1,7 +1,7 @@
 //! To an endpoint: TCP connect (or a hop to ourselves, in process), mutual TLS, and the check that whoever answers is one
 //! that the destination may have. Nothing of a request is sent before that.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,13 +13,15 @@ use postern_identity::tls;
 use postern_identity::{Role, Trust, VerifiedPeer};
 use rustls_pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client};
 
+use super::readmit::Readmission;
 use crate::http::Version;
 use crate::inbound;
 use crate::limits::{CONNECT_DEADLINE, HANDSHAKE_DEADLINE, IN_PROCESS_BUFFER, USE_MARGIN};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
+use crate::readmission::Name;
 use crate::snapshot::{Door, Endpoint, Identity, Port, Protocol};
 use crate::stream::{Rewound, Stream, Transport};
 use crate::worker::Worker;
@@ -33,29 +35,56 @@ pub enum Carries {
     Bytes,
 }
 
-/// What a peer connection was admitted on: it is used no longer than that holds.
+/// What a peer connection was admitted on, or readmitted: it is used no longer than that holds.
 #[derive(Debug)]
 pub struct Riding {
     /// `None`: plain bytes to an endpoint outside of the mesh.
-    peer: Option<VerifiedPeer>,
+    peer: RefCell<Option<VerifiedPeer>>,
     /// The earlier end of both SVIDs.
-    end: Duration,
+    end: Cell<Duration>,
     trust_revision: Cell<u64>,
+    readmission: Option<Box<Readmission>>,
 }
 
 impl Riding {
     fn plain() -> Self {
         Self {
-            peer: None,
-            end: Duration::MAX,
+            peer: RefCell::new(None),
+            end: Cell::new(Duration::MAX),
             trust_revision: Cell::new(0),
+            readmission: None,
         }
+    }
+
+    /// What it takes to ask for it to be readmitted.
+    pub(super) fn readmission(&self) -> Option<&Readmission> {
+        self.readmission.as_deref()
+    }
+
+    /// Who answers.
+    pub(super) fn peer(&self) -> Option<VerifiedPeer> {
+        self.peer.borrow().clone()
+    }
+
+    /// The earlier end of both SVIDs; clear text has none.
+    pub(super) fn end(&self) -> Duration {
+        self.end.get()
+    }
+
+    /// The peer has proved itself anew, and agrees.
+    pub(super) fn readmit(&self, peer: VerifiedPeer, end: Duration) {
+        self.peer.replace(Some(peer));
+        self.end.set(end);
+        // It was verified under the trust of a moment ago.
+        self.trust_revision.set(u64::MAX);
     }
 
     /// Both ends are still believed.
     pub(crate) fn still_holds(&self, trust: &Trust, clock: Duration) -> Result<(), Failure> {
-        let Some(peer) = &self.peer else { return Ok(()) };
-        if clock >= self.end {
+        let Some(peer) = &*self.peer.borrow() else {
+            return Ok(());
+        };
+        if clock >= self.end.get() {
             return Err(Failure::PeerExpired);
         }
         if self.trust_revision.get() == trust.revision {
@@ -70,9 +99,10 @@ impl Riding {
         }
     }
 
-    /// A request may still begin on it.
+    /// A request may still begin on it: never once it was readmitted, which is for what is in flight.
     pub(crate) fn takes_requests(&self, trust: &Trust, clock: Duration) -> bool {
-        self.still_holds(trust, clock.saturating_add(USE_MARGIN)).is_ok()
+        let as_admitted = self.readmission().is_none_or(|readmission| !readmission.has_been());
+        as_admitted && self.still_holds(trust, clock.saturating_add(USE_MARGIN)).is_ok()
     }
 }
 
@@ -84,7 +114,7 @@ pub(crate) fn clock() -> Duration {
 /// An open, verified connection to `endpoint`.
 pub(crate) async fn open(
     worker: &Rc<Worker>,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     identity: &Arc<Identity>,
     carries: Carries,
 ) -> Result<(Transport, Riding), Failure> {
@@ -95,13 +125,61 @@ pub(crate) async fn open(
         };
         return Ok((Transport::Plain(Rewound::new(Bytes::new(), stream)), Riding::plain()));
     }
+    let secured = secure(worker, endpoint, identity, config_for(endpoint, identity, carries)).await?;
+    let (_, session) = secured.stream.get_ref();
+    let name = Name::of(session).filter(|_| endpoint.readmits);
+    let end = secured.end(identity);
+    let readmission = name.map(|name| Readmission::new(name, endpoint, identity, &secured.peer, end));
+    let riding = Riding {
+        end: Cell::new(end),
+        trust_revision: Cell::new(secured.trust.revision),
+        peer: RefCell::new(Some(secured.peer)),
+        readmission: readmission.map(Box::new),
+    };
+    if !riding.takes_requests(&secured.trust, clock()) {
+        // The upstream's fault, not a caller's.
+        worker.metrics.handshake(Direction::Outbound, Some(EXPIRED));
+        return Err(Failure::UpstreamHandshake(EXPIRED));
+    }
+    worker.metrics.handshake(Direction::Outbound, None);
+    Ok((Transport::Tls(Box::new(secured.stream.into())), riding))
+}
+
+/// See [`Failure::PeerExpired`].
+const EXPIRED: &str = "peer_expired";
+
+/// A full handshake with whoever may answer at the endpoint.
+pub(super) struct Secured {
+    pub(super) stream: client::TlsStream<Rewound<Stream>>,
+    pub(super) peer: VerifiedPeer,
+    trust: Arc<Trust>,
+}
+
+impl Secured {
+    /// The earlier end of both SVIDs.
+    pub(super) fn end(&self, own: &Identity) -> Duration {
+        let end = self.peer.not_after().as_secs().min(own.svid.not_after().as_secs());
+        Duration::from_secs(end)
+    }
+}
+
+/// Dials the endpoint, or ourselves, and shakes hands. A failure is counted; a success is the caller's to count.
+pub(super) async fn secure(
+    worker: &Rc<Worker>,
+    endpoint: &Endpoint,
+    identity: &Identity,
+    config: Arc<rustls::ClientConfig>,
+) -> Result<Secured, Failure> {
     let stream = match own_port(worker, endpoint, identity) {
         Some(port) => to_ourselves(worker, port),
         None => connect(endpoint.address).await?,
     };
-    let result = shake_hands(worker, stream, endpoint, identity, carries).await;
-    let failure = result.as_ref().err().map(|failure| failure.facts().reason);
-    worker.metrics.handshake(Direction::Outbound, failure);
+    let result = shake_hands(worker, stream, endpoint, config).await;
+    if let Err(failure) = &result {
+        worker
+            .metrics
+            .handshake(Direction::Outbound, Some(failure.facts().reason));
+    }
     result
 }
 
@@ -116,10 +194,8 @@ async fn shake_hands(
     worker: &Worker,
     stream: Stream,
     endpoint: &Endpoint,
-    identity: &Identity,
-    carries: Carries,
-) -> Result<(Transport, Riding), Failure> {
-    let config = config_for(endpoint, identity, carries);
+    config: Arc<rustls::ClientConfig>,
+) -> Result<Secured, Failure> {
     let offered = config.alpn_protocols.first().cloned().unwrap_or_default();
     let stream = Rewound::new(Bytes::new(), stream);
     // Identity is the URI SAN: the name is neither sent nor looked at.
@@ -134,9 +210,9 @@ async fn shake_hands(
         Some(agreed) if agreed == offered => {}
         // Many servers agree on nothing unless told to; what they speak is declared.
         None if endpoint.door == Door::Spiffe => {}
-        Some(_) | None => return Err(Failure::UpstreamHandshake("no_common_protocol")),
+        Some(_) | None => return Err(Failure::UpstreamHandshake(NO_COMMON_PROTOCOL)),
     }
-    let trust = worker.shared.trust.load();
+    let trust = worker.shared.trust.load_full();
     let peer = tls::peer_of(session, Role::Server, &trust, UnixTime::now())
         .map_err(|error| Failure::UpstreamHandshake(error.reason()))?;
     if !endpoint.expected.admits(&peer) {
@@ -149,17 +225,11 @@ async fn shake_hands(
         );
         return Err(Failure::WrongPeer);
     }
-    let end = peer.not_after().as_secs().min(identity.svid.not_after().as_secs());
-    let riding = Riding {
-        end: Duration::from_secs(end),
-        trust_revision: Cell::new(trust.revision),
-        peer: Some(peer),
-    };
-    if !riding.takes_requests(&trust, clock()) {
-        // The upstream's fault, not a caller's.
-        return Err(Failure::UpstreamHandshake("peer_expired"));
-    }
-    Ok((Transport::Tls(Box::new(connected.into())), riding))
+    Ok(Secured {
+        stream: connected,
+        peer,
+        trust,
+    })
 }
 
 fn config_for(endpoint: &Endpoint, identity: &Identity, carries: Carries) -> Arc<rustls::ClientConfig> {
@@ -236,13 +306,16 @@ fn failure_of(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(_)) => Failure::UpstreamHandshake("not_tls"),
         Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
-            Failure::UpstreamHandshake("no_common_protocol")
+            Failure::UpstreamHandshake(NO_COMMON_PROTOCOL)
         }
         Some(rustls::Error::AlertReceived(_)) => Failure::UpstreamHandshake(REFUSED),
         Some(_) => Failure::UpstreamHandshake("tls"),
         None => Failure::UpstreamGone,
     }
 }
+
+/// It does not speak what we offer.
+pub(super) const NO_COMMON_PROTOCOL: &str = "no_common_protocol";
 
 /// The peer did not like our certificate. In TLS 1.3 its word comes with the first read after the handshake.
 pub(crate) const REFUSED: &str = "refused_by_peer";

@@ -196,6 +196,7 @@ fn open_ends(addresses: impl Iterator<Item = SocketAddr>) -> Vec<Arc<Endpoint>> 
         },
         protocol: Protocol::Detect,
         door: Door::Open,
+        readmits: false,
         workload: "".into(),
     };
     addresses.map(|address| Arc::new(end(address))).collect()

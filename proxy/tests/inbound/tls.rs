@@ -88,13 +88,12 @@ fn t_07_an_unknown_application_protocol_is_refused() {
             b"postern/h3",
             b"POSTERN/H1",
             b"spdy/3",
-            b"postern/renew",
             b"postern/mux",
         ] {
             let connected = Conn::tls(shop.door, shop.authority.client(WEB, alpn)).await;
             assert!(connected.is_err(), "{}", String::from_utf8_lossy(alpn));
         }
-        until("counted", || shop.cart.refused("no_common_protocol") == 6).await;
+        until("counted", || shop.cart.refused("no_common_protocol") == 5).await;
         assert_eq!(shop.app.connections(), 0);
         shop.probe().await;
     });

@@ -242,6 +242,16 @@ impl Proxy {
             .sum()
     }
 
+    /// All series whose name begins so, as they are scraped.
+    pub fn series(&self, name: &str) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.worker.metrics.registry()).unwrap();
+        text.lines()
+            .filter(|line| line.starts_with(name))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// How often inbound connections were refused for `reason`.
     pub fn refused(&self, reason: &str) -> u64 {
         let reason = format!("reason=\"{reason}\"");
@@ -260,6 +270,7 @@ pub fn endpoint(address: SocketAddr, id: &str, instance: Option<&str>, protocol:
         },
         protocol,
         door,
+        readmits: door == Door::Sidecar,
         workload: "cart-1".into(),
     }
 }

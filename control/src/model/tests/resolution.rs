@@ -287,7 +287,10 @@ fn before_a_captured_workload_every_port_is_its_proxys() {
         ("cart-1", 9999, wire::Protocol::Detect)
     );
     assert_eq!(endpoints(&any), ["10.0.0.1:9999 cart-1"]);
-    assert_eq!(any.endpoints[0].alpn, ["postern/h1", "postern/h2", "postern/tcp"]);
+    assert_eq!(
+        any.endpoints[0].alpn,
+        ["postern/h1", "postern/h2", "postern/tcp", "postern/renew"]
+    );
 }
 
 #[test]

@@ -7,13 +7,13 @@ use super::*;
 #[test]
 fn an_endpoint_says_who_may_answer_and_in_which_protocol() {
     for (protocol, on_wire, alpn) in [
-        ("HTTP", wire::Protocol::Http1, &["postern/h1"][..]),
-        ("GRPC", wire::Protocol::Http2, &["postern/h2"]),
-        ("TCP", wire::Protocol::Tcp, &["postern/tcp"]),
+        ("HTTP", wire::Protocol::Http1, &["postern/h1", "postern/renew"][..]),
+        ("GRPC", wire::Protocol::Http2, &["postern/h2", "postern/renew"]),
+        ("TCP", wire::Protocol::Tcp, &["postern/tcp", "postern/renew"]),
         (
             "DETECT",
             wire::Protocol::Detect,
-            &["postern/h1", "postern/h2", "postern/tcp"],
+            &["postern/h1", "postern/h2", "postern/tcp", "postern/renew"],
         ),
     ] {
         let yaml = workload(
@@ -96,7 +96,7 @@ fn what_is_known_to_be_out_of_the_mesh_passes_in_clear_and_beside_meshed_ones_on
         .iter()
         .map(|e| (&*e.workload, e.spiffe_ids.len(), e.alpn.len()))
         .collect();
-    assert_eq!(known, [("db-1", 0, 0), ("db-2", 1, 3)]);
+    assert_eq!(known, [("db-1", 0, 0), ("db-2", 1, 4)]);
 }
 
 #[test]
