@@ -34,7 +34,7 @@ mod rotation;
 mod tests;
 
 pub(crate) use bringing::Taken;
-pub(crate) use brought::{Brought, Found, Parts, root_alone, root_with_key};
+pub(crate) use brought::{Brought, Found, Parts, is_self_signed, root_alone, root_with_key};
 pub use brought::{BroughtError, Fault};
 use issuer::Issuer;
 pub(crate) use jwt::JwtKeysRecord;

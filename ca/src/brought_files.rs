@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use postern_identity::{TrustDomain, authority};
 
-use crate::authority::{Brought, BroughtError, Fault, Found, Parts};
+use crate::authority::{Brought, BroughtError, Fault, Found, Parts, is_self_signed};
 
 #[cfg(test)]
 mod tests;
@@ -127,7 +127,7 @@ impl IssuerDir {
 fn without_repeats(chain: Vec<Found>, roots: &[Found]) -> Vec<Found> {
     let mut kept: Vec<Found> = Vec::with_capacity(chain.len());
     for (n, found) in chain.into_iter().enumerate() {
-        let is_root = n > 0 && roots.iter().any(|root| root.der == found.der);
+        let is_root = n > 0 && roots.iter().any(|root| root.der == found.der) && is_self_signed(&found);
         if !is_root && kept.iter().all(|other| other.der != found.der) {
             kept.push(found);
         }
@@ -144,7 +144,7 @@ pub(crate) fn handed_in(
 ) -> Result<Parts, BroughtError> {
     let found = certificates(pem.as_bytes(), place)?;
     // The first is the issuer, whatever it is.
-    let is_root = |n: usize, found: &Found| n > 0 && is_self_signed(&found.der);
+    let is_root = |n: usize, found: &Found| n > 0 && is_self_signed(found);
     let (mut roots, mut chain) = (Vec::new(), Vec::new());
     for (n, found) in found.into_iter().enumerate() {
         if is_root(n, &found) {
@@ -170,17 +170,12 @@ pub(crate) fn handed_in(
     })
 }
 
-fn is_self_signed(der: &CertificateDer<'_>) -> bool {
-    use x509_parser::prelude::{FromDer as _, X509Certificate};
-    X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
-}
-
 /// The one certificate of a file.
 pub(crate) fn one_certificate(path: &Path) -> Result<Found, BroughtError> {
     let place = path.display().to_string();
     let mut found = certificates(&bytes_of(path, &place)?, &place)?;
     if found.len() > 1 {
-        return Err(Fault::Pem(format!("{} certificates, and not one", found.len())).at(&place));
+        return Err(Fault::Several(found.len()).at(&place));
     }
     found.pop().ok_or_else(|| Fault::NoCertificate.at(&place))
 }
@@ -222,7 +217,7 @@ fn certificates(bytes: &[u8], place: &str) -> Result<Vec<Found>, BroughtError> {
     let mut found = Vec::new();
     for (n, der) in CertificateDer::pem_slice_iter(bytes).enumerate() {
         let place = format!("{place}, certificate {}", n + 1);
-        let der = der.map_err(|error| Fault::Pem(error.to_string()).at(&place))?;
+        let der = der.map_err(|error| Fault::Pem(pem_fault(&error)).at(&place))?;
         found.push(Found { place, der });
     }
     if found.is_empty() {
@@ -243,9 +238,22 @@ fn private_key(bytes: &[u8], place: &str) -> Result<KeyPair, BroughtError> {
             return Err(Fault::EncryptedKey.at(place));
         }
         Err(pem::Error::NoItemsFound) => return Err(Fault::NoKey.at(place)),
-        Err(error) => return Err(Fault::Pem(error.to_string()).at(place)),
+        Err(error) => return Err(Fault::Pem(pem_fault(&error)).at(place)),
     };
     KeyPair::try_from(&der).map_err(|_| Fault::Key("of a kind that does not sign here, or damaged").at(place))
+}
+
+/// Without the bytes that it was met in, which its own words repeat: they may be a key's.
+fn pem_fault(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section does not end",
+        pem::Error::IllegalSectionStart { .. } => "the line that begins a section has more, or less, in it",
+        pem::Error::Base64Decode(_) => "its base64 is damaged",
+        pem::Error::NoItemsFound => "there is nothing in it",
+        pem::Error::SectionTooLarge => "a section is too long",
+        // Theirs may grow; nothing that is read from a slice is left.
+        _ => "it cannot be taken apart",
+    }
 }
 
 fn has(bytes: &[u8], text: &str) -> bool {

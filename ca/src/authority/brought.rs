@@ -53,6 +53,28 @@ pub(crate) struct Brought {
     pub(super) root_validity: Validity,
 }
 
+impl Parts {
+    /// The chain, and what it lacks of intermediates from where the roots are: some tools put them there. Only what signed itself
+    /// is a root.
+    fn whole_chain(&self) -> Vec<&Found> {
+        let mut chain: Vec<&Found> = self.chain.iter().collect();
+        // One too many is said to be.
+        while let Some(top) = chain.last().filter(|_| chain.len() <= MAX_ABOVE + 1) {
+            let above = |found: &&Found| signed_by(top, found).is_ok();
+            if self.roots.iter().filter(|found| is_self_signed(found)).any(|root| above(&root)) {
+                break;
+            }
+            let new = |found: &&Found| chain.iter().all(|other| other.der != found.der);
+            let next = self.roots.iter().filter(new).filter(above).find(|found| !is_self_signed(found));
+            match next {
+                Some(next) => chain.push(next),
+                None => break,
+            }
+        }
+        chain
+    }
+}
+
 impl Brought {
     /// Checks it. `preferred`: the root that signs, if the issuer is under that one as well.
     pub(crate) fn check(
@@ -64,12 +86,13 @@ impl Brought {
         let Some(issuer) = parts.chain.first() else {
             return Err(Fault::NoCertificate.at(&parts.key_place));
         };
-        if parts.chain.len() > MAX_ABOVE + 1 {
-            let (found, most) = (parts.chain.len(), MAX_ABOVE + 1);
+        let chain = parts.whole_chain();
+        if chain.len() > MAX_ABOVE + 1 {
+            let (found, most) = (chain.len(), MAX_ABOVE + 1);
             return Err(Fault::TooLong { found, most }.at(&issuer.place));
         }
-        let mut facts = Vec::with_capacity(parts.chain.len());
-        for (below, found) in parts.chain.iter().enumerate() {
+        let mut facts = Vec::with_capacity(chain.len() + 1);
+        for (below, found) in chain.iter().enumerate() {
             facts.push(fit(found, below, trust_domain, now)?);
         }
         let parsed = parse(issuer)?;
@@ -77,18 +100,18 @@ impl Brought {
             return Err(Fault::SelfSigned.at(&issuer.place));
         }
         signs_here(issuer, &parsed, &parts.key, &parts.key_place)?;
-        for pair in parts.chain.windows(2) {
+        for pair in chain.windows(2) {
             if let [below, above] = pair {
                 signed_by(below, above)?;
             }
         }
-        let root = root_above(parts, preferred)?;
-        let root_facts = fit(root, parts.chain.len(), trust_domain, now)?;
+        let root = root_above(&chain, parts, preferred)?;
+        let root_facts = fit(root, chain.len(), trust_domain, now)?;
         facts.push(root_facts);
         let brought = Self {
             record: IssuerRecord::brought(
                 &issuer.der,
-                parts.chain.iter().skip(1).map(|found| &found.der),
+                chain.iter().skip(1).map(|found| &found.der),
                 parts.key.serialized_der(),
             ),
             root: root.der.clone(),
@@ -135,8 +158,7 @@ pub(crate) fn root_with_key(
     key_place: &str,
     now: UnixTime,
 ) -> Result<Root, BroughtError> {
-    // An issuer stands below it.
-    let facts = fit(cert, 1, trust_domain, now)?;
+    let facts = fit_as_root(cert, trust_domain, now)?;
     let parsed = parse(cert)?;
     signs_here(cert, &parsed, &key, key_place)?;
     let root = Root {
@@ -157,7 +179,21 @@ pub(crate) fn root_with_key(
 
 /// A root whose key stays elsewhere.
 pub(crate) fn root_alone(trust_domain: &TrustDomain, cert: &Found, now: UnixTime) -> Result<(), BroughtError> {
-    fit(cert, 1, trust_domain, now).map(drop)
+    fit_as_root(cert, trust_domain, now).map(drop)
+}
+
+/// An issuer stands below it, and nothing above.
+fn fit_as_root(cert: &Found, trust_domain: &TrustDomain, now: UnixTime) -> Result<Facts, BroughtError> {
+    let facts = fit(cert, 1, trust_domain, now)?;
+    if is_self_signed(cert) {
+        return Ok(facts);
+    }
+    Err(Fault::NotSelfSigned(parse(cert)?.issuer().to_string()).at(&cert.place))
+}
+
+/// A root: its name is not enough, which one that was signed by the root's key before (RFC 4210 4.4) has as well.
+pub(crate) fn is_self_signed(found: &Found) -> bool {
+    signed_by(found, found).is_ok()
 }
 
 /// Each CA certificate by itself. `below`: how many intermediates stand under it.
@@ -263,15 +299,17 @@ fn repeats_its_name(
 }
 
 /// The root that the top of the chain is signed by: that which signs already, if it is one of them.
-fn root_above<'p>(parts: &'p Parts, preferred: Option<&CertificateDer<'_>>) -> Result<&'p Found, BroughtError> {
-    let top = parts
-        .chain
-        .last()
-        .ok_or_else(|| Fault::NoCertificate.at(&parts.key_place))?;
+fn root_above<'p>(
+    chain: &[&Found],
+    parts: &'p Parts,
+    preferred: Option<&CertificateDer<'_>>,
+) -> Result<&'p Found, BroughtError> {
+    let top = chain.last().ok_or_else(|| Fault::NoCertificate.at(&parts.key_place))?;
     if parts.roots.is_empty() {
         return Err(Fault::NoRoot.at(&parts.roots_place));
     }
-    let signers = || parts.roots.iter().filter(|root| signed_by(top, root).is_ok());
+    let roots = || parts.roots.iter().filter(|found| is_self_signed(found));
+    let signers = || roots().filter(|root| signed_by(top, root).is_ok());
     signers()
         .find(|root| Some(&root.der) == preferred)
         .or_else(|| signers().next())

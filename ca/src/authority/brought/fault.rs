@@ -31,7 +31,10 @@ pub enum Fault {
     TooLarge(u64),
     /// Not what its name says.
     #[error("it is no PEM ({0})")]
-    Pem(String),
+    Pem(&'static str),
+    /// More than the one that is asked for.
+    #[error("there are {0} certificates in it, and not one")]
+    Several(usize),
     /// PEM without one.
     #[error("there is no certificate in it")]
     NoCertificate,
@@ -99,6 +102,9 @@ pub enum Fault {
     /// A root in an issuer's place.
     #[error("the issuer is a self-signed certificate, a root")]
     SelfSigned,
+    /// An intermediate in a root's place.
+    #[error("the certificate is no root: it is not signed by itself, but by `{0}`")]
+    NotSelfSigned(String),
     /// Of another certificate.
     #[error("the key is not that of the certificate in {0}")]
     KeyMismatch(String),
@@ -149,7 +155,11 @@ impl Fault {
                  readable by the CA's user"
             }
             Self::TooLarge(_) | Self::TooLong { .. } => "leave out what does not stand between the issuer and its root",
-            Self::Pem(_) | Self::NoCertificate => "put the certificates there as PEM, the issuer first",
+            Self::Pem(_) => {
+                "put it there as PEM, with its line breaks (a copied `\\n`, or all of it on one line, is none), the issuer first"
+            }
+            Self::NoCertificate => "put the certificates there as PEM, the issuer first",
+            Self::Several(_) => "put the root there alone",
             Self::NoKey => "put the key there as PEM: PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY",
             Self::EncryptedKey => "put it there in clear (openssl pkcs8 -in KEY): the CA's state is sealed by itself",
             Self::Ambiguous(..) => "take one of them away",
@@ -181,6 +191,9 @@ impl Fault {
             }
             Self::Name => "have it signed again with a subject of single attributes, each once, such as O and CN",
             Self::SelfSigned => "keep the root as ca.crt, and sign an intermediate with it to be the issuer",
+            Self::NotSelfSigned(_) => {
+                "put the root there that signed it; an intermediate is brought as issuer, or stands above one in its chain"
+            }
             Self::KeyMismatch(_) => "bring the certificate and the key that belong together",
             Self::Broken(_) => "put the issuer first, and after each certificate the one that signed it",
             Self::NoRoot | Self::OtherRoot { .. } => "put the root there that the chain ends at",
