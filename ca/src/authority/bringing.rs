@@ -43,9 +43,7 @@ impl Authority {
             return Ok(Taken::Replaced);
         }
         if brought.root == self.root {
-            let mut issuer = brought.issuer(self.issuer.epoch + 1)?;
-            // Its leaves end with it, wherever else it may be believed.
-            issuer.validity = issuer.validity.within(self.root_validity);
+            let issuer = brought.issuer(self.issuer.epoch + 1)?;
             let mut next = self.with_issuer(issuer, now)?;
             next.replaced = self.replaced_by_now();
             return Ok(Taken::Next(Box::new(next)));

@@ -51,6 +51,7 @@ pub(crate) struct Brought {
     pub(super) record: IssuerRecord,
     pub(super) root: CertificateDer<'static>,
     pub(super) root_validity: Validity,
+    ends: UnixTime,
 }
 
 impl Parts {
@@ -109,6 +110,7 @@ impl Brought {
         let root_facts = fit(root, chain.len(), trust_domain, now)?;
         facts.push(root_facts);
         let brought = Self {
+            ends: facts.iter().map(|one| one.not_after).min().unwrap_or(now),
             record: IssuerRecord::brought(
                 &issuer.der,
                 chain.iter().skip(1).map(|found| &found.der),
@@ -134,6 +136,10 @@ impl Brought {
     /// Of the issuer, DER.
     pub(crate) fn cert(&self) -> CertificateDer<'static> {
         self.record.cert()
+    }
+    /// Believed until then: it, or the first to end of those above it.
+    pub(crate) fn ends(&self) -> UnixTime {
+        self.ends
     }
     /// Of the issuer, for people.
     pub(crate) fn subject(&self) -> String {

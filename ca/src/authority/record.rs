@@ -146,11 +146,8 @@ impl IssuerRecord {
     /// The issuer, under a root of this validity: leaves end with whatever is above them.
     pub(super) fn load(self, root: Validity) -> Result<Issuer, AuthorityError> {
         let (issuer, key) = (cert(&self.certificate), key(&self.private_key, "issuer")?);
-        let mut validity = matching(&issuer, &key, "issuer")?;
+        let mut validity = matching(&issuer, &key, "issuer")?.within(root);
         let above: Vec<_> = self.above.iter().map(cert).collect();
-        if !above.is_empty() {
-            validity = validity.within(root);
-        }
         for der in &above {
             let unusable = |why: &str| AuthorityError::Unusable(format!("a certificate above the issuer {why}"));
             let (_, parsed) = X509Certificate::from_der(der).map_err(|_| unusable("cannot be read"))?;

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::root::root_of;
 use super::{Ca, Keeping, RotationError};
-use crate::authority::{Authority, AuthorityError, Brought, Fault, Stage, Taken};
+use crate::authority::{Authority, AuthorityError, Brought, BroughtError, Fault, Stage, Taken};
 use crate::base64_bytes::Base64;
 use crate::brought_files::{IssuerDir, handed_in};
+use crate::clock::{later, shown};
 use crate::pem;
 use crate::profile;
 use crate::store::{Kind, Store, StoreError};
@@ -73,7 +74,21 @@ pub(crate) struct Mounted {
 pub(crate) enum Told {
     InForce,
     Waiting(Stage),
-    Refused(String),
+    /// And what of it stays the same as long as the files do.
+    Refused(String, String),
+}
+
+impl Told {
+    fn refused(error: &BroughtError) -> Self {
+        Self::Refused(error.to_string(), error.lasting().to_string())
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused(_, lasting), Self::Refused(_, other)) => lasting == other,
+            _ => self == other,
+        }
+    }
 }
 
 impl Mounted {
@@ -93,7 +108,7 @@ impl Mounted {
     }
     fn tell(&self, now: Told) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = told.as_ref() != Some(&now);
+        let changed = !told.as_ref().is_some_and(|told| told.says_the_same(&now));
         *told = Some(now);
         changed
     }
@@ -104,7 +119,7 @@ impl Ca {
     pub(crate) async fn look_at_mounted(self: &Arc<Self>) {
         let Some(mounted) = &self.mounted else { return };
         let seen = self.take_mounted(mounted).await;
-        let refused = matches!(seen, Told::Refused(_));
+        let refused = matches!(seen, Told::Refused(..));
         self.metrics.brought_refused(refused);
         if !mounted.tell(seen.clone()) {
             return;
@@ -115,7 +130,7 @@ impl Ca {
             Told::Waiting(stage) => {
                 tracing::info!(%dir, stage = stage.as_str(), "the mounted issuer waits: the root is being replaced");
             }
-            Told::Refused(why) => {
+            Told::Refused(why, _) => {
                 tracing::error!(
                     reason = "brought_issuer",
                     "the mounted issuer is refused, and the one before goes on: {why}"
@@ -141,13 +156,20 @@ impl Ca {
         });
         let brought = match looked.await {
             Ok(Ok(brought)) => brought,
-            Ok(Err(error)) => return Told::Refused(error.to_string()),
-            Err(_) => return Told::Refused("it could not be looked at".to_owned()),
+            Ok(Err(error)) => return Told::refused(&error),
+            Err(_) => {
+                let why = "it could not be looked at".to_owned();
+                return Told::Refused(why.clone(), why);
+            }
         };
         match self.bring(brought, &mounted.dir.path().display().to_string()).await {
             Ok(_) => Told::InForce,
             Err(RotationError::Waits(stage)) => Told::Waiting(stage),
-            Err(error) => Told::Refused(crate::error_chain(&error)),
+            Err(RotationError::Brought(error)) => Told::refused(&error),
+            Err(error) => {
+                let why = crate::error_chain(&error);
+                Told::Refused(why.clone(), why)
+            }
         }
     }
 
@@ -201,7 +223,13 @@ impl Ca {
     ) -> Result<Option<Authority>, RotationError> {
         match current.bringing(brought, now)? {
             Taken::Already => Ok(None),
-            Taken::Next(next) => Ok(Some(*next)),
+            Taken::Next(next) => {
+                let ends = brought.ends();
+                if ends < later(now, self.svid_life) && ends < current.issuer_not_after() {
+                    return Err(Fault::EndsSoon { until: shown(ends) }.at(place).into());
+                }
+                Ok(Some(*next))
+            }
             Taken::Later(stage) => Err(RotationError::Waits(stage)),
             Taken::Replaced => Err(Fault::Replaced.at(place).into()),
         }

@@ -271,7 +271,7 @@ fn brought_of(mounted: &Mounted) -> pb::BroughtIssuer {
             "waiting",
             format!("the root is being replaced, and that is {}", stage.as_str()),
         ),
-        Some(Told::Refused(why)) => ("refused", why),
+        Some(Told::Refused(why, _)) => ("refused", why),
     };
     pb::BroughtIssuer {
         directory: mounted.dir.path().display().to_string(),

@@ -17,6 +17,16 @@ impl BroughtError {
     pub fn fault(&self) -> &Fault {
         &self.fault
     }
+
+    /// The same at any time: two looks at one file say so.
+    pub(crate) fn lasting(&self) -> Self {
+        let mut same = self.clone();
+        match &mut same.fault {
+            Fault::NotYetValid { now, .. } | Fault::Expired { now, .. } => now.clear(),
+            _ => {}
+        }
+        same
+    }
 }
 
 /// What is wrong.
@@ -130,6 +140,12 @@ pub enum Fault {
         /// Where roots were looked for.
         roots: String,
     },
+    /// So soon that every certificate would be cut short.
+    #[error("the issuer, or what is above it, ends at {until}: sooner than what it would sign now, and than the one that signs")]
+    EndsSoon {
+        /// Its end.
+        until: String,
+    },
     /// It was in use, and another followed.
     #[error("the issuer was replaced before, and is not taken a second time")]
     Replaced,
@@ -183,6 +199,7 @@ impl Fault {
             Self::Key(_) => "make another key: P-256, P-384, or RSA of at least 2048 bits",
             Self::NotYetValid { .. } => "wait, or set the clock of the CA or of what signed it",
             Self::Expired { .. } => "renew it",
+            Self::EndsSoon { .. } => "have it signed for longer, by what lasts longer",
             Self::NoRoom { .. } => {
                 "have it signed again with room (pathlen:0 for the issuer, at least one more above each)"
             }
