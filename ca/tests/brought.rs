@@ -617,3 +617,90 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that
     running.stop().await;
     drop(dir);
 }
+
+#[tokio::test]
+async fn only_what_signed_itself_becomes_a_root_and_what_stands_beside_it_goes_into_the_chain() {
+    let root = Party::root(&authority("root", None), p256());
+    let between = root.sign(&authority("between", None));
+    let next = || between.sign(&authority("issuer", Some(0)));
+    let both = |mut files: Files| {
+        files.insert("ca.crt", between.pem() + &root.pem());
+        files
+    };
+    let (world, mut mount) = mounted(&both(tls(&[&next()], &root)), |_| {}).await;
+    let held = world.first_issue(WEB, "web-1").await;
+    assert_eq!(held.bundle.roots(), std::slice::from_ref(&root.der));
+    assert_eq!(held.svid.chain()[2..], [between.der.clone()]);
+    let below = next();
+    mount.swap(&both(tls(&[&below, &between], &root)));
+    comes_to(&world, |status| status.issuer_epoch == 2).await;
+    let held = world.restarted().await.first_issue(WEB, "web-2").await;
+    assert_eq!(held.bundle.roots(), std::slice::from_ref(&root.der));
+    assert_eq!(held.svid.chain()[1..], [below.der, between.der.clone()]);
+}
+
+#[tokio::test]
+async fn leaves_end_with_the_root_above_their_issuer_also_after_a_restart_and_what_ends_sooner_yet_is_refused() {
+    let lasting = |name, path_len, minutes| {
+        let mut params = authority(name, path_len);
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::minutes(minutes);
+        params
+    };
+    let root = Party::root(&lasting("root", None, 40), p256());
+    let end = |status: &pb::StatusResponse| (status.issuer_not_after_unix, status.root_not_after_unix);
+    let issuer = |minutes| tls(&[&root.sign(&lasting("issuer", Some(0), minutes))], &root);
+    let (world, mut mount) = mounted(&issuer(80), |config| config.svid_life = NEVER).await;
+    let mut world = world;
+    for instance in ["web-1", "web-2"] {
+        let (issuer, root) = end(&status(&world).await);
+        assert_eq!(issuer, root);
+        let held = world.first_issue(WEB, instance).await;
+        let leaf = x509_parser::parse_x509_certificate(&held.svid.chain()[0]).unwrap().1;
+        assert_eq!(leaf.validity().not_after.timestamp(), root);
+        world = world.restarted().await;
+    }
+    mount.swap(&issuer(20));
+    let refused = comes_to(&world, |status| state(status).0 == "refused").await;
+    let why = state(&refused).1;
+    assert!(
+        why.contains("ends at") && why.contains("have it signed for longer"),
+        "{why}"
+    );
+    // As long as the one that signs will do: the root is the one to be replaced.
+    mount.swap(&issuer(60));
+    comes_to(&world, |status| status.issuer_epoch == 2).await;
+}
+
+#[test]
+fn a_mounted_issuer_that_expired_is_in_the_log_once_however_often_it_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| path(dir.path(), name);
+    let root = Party::root(&authority("root", None), p256());
+    let mut expired = authority("issuer", Some(0));
+    expired.not_before -= time::Duration::days(3);
+    expired.not_after -= time::Duration::days(2);
+    let good = tls(&[&root.sign(&authority("issuer", Some(0)))], &root);
+    let mut mount = Mount::new(dir.path().join("issuer"), &good);
+    done(&["init", "--store", &at("ca"), "--issuer-dir", mount.path()]);
+    mount.swap(&tls(&[&root.sign(&expired)], &root));
+    let mut shell = Command::new("sh");
+    let bin = env!("CARGO_BIN_EXE_postern-ca");
+    let line = format!("exec {bin} \"$@\" --issuer-dir {}", mount.path());
+    shell.args(["-c", &line, "sh"]);
+    let serving = serve_by(shell, dir.path(), "info");
+    // The status has the time of each look in it.
+    let (mut looks, since) = (std::collections::BTreeSet::new(), Instant::now());
+    while looks.len() < 3 {
+        let status = done(&["status", "--admin-socket", &at("admin.sock")]);
+        looks.extend(
+            status
+                .lines()
+                .find(|line| line.contains("expired at"))
+                .map(str::to_owned),
+        );
+        assert!(since.elapsed() < PATIENCE, "{status}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let log = serving.log();
+    assert_eq!(log.matches("the mounted issuer is refused").count(), 1, "{log}");
+}

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree,
     IsCa, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
-use world::pki::{EXTENSIONS, Files, Party, authority, cacerts, openssl, p256, pem, tls};
-use world::program::{done, failed, path};
+use world::pki::{EXTENSIONS, Files, Mount, Party, authority, cacerts, openssl, p256, pem, tls};
+use world::program::{done, failed, path, serve_by};
 
 mod world;
 
@@ -295,7 +297,7 @@ fn together() -> Vec<Case> {
         with(
             "no base64",
             |it| drop(it.insert("tls.crt", "-----BEGIN CERTIFICATE-----\n!\n".to_owned())),
-            ["tls.crt", "no PEM", "put the certificates there as PEM"],
+            ["tls.crt", "no PEM (a section does not end)", "put it there as PEM"],
         ),
         with(
             "no DER",
@@ -308,6 +310,46 @@ fn together() -> Vec<Case> {
             ["ca.crt", "longer than 65536 bytes", "leave out"],
         ),
     ];
+    let between = one.sign(&authority("between", None));
+    let below = between.sign(&issuer());
+    // By the root's name and with a key of its own: "new with old" of RFC 4210 4.4.
+    let namesake = one.sign(&authority("root", None));
+    let roots = |mut files: Files, roots: &[&Party]| {
+        files.insert("ca.crt", roots.iter().map(|root| root.pem()).collect());
+        files
+    };
+    const NO_ROOT: [&str; 2] = [
+        "is signed by `O=Example, CN=root`, which no certificate in",
+        "put the root there",
+    ];
+    for (what, files, place) in [
+        (
+            "an intermediate for a root",
+            tls(&[&below], &between),
+            "ca.crt, certificate 1",
+        ),
+        (
+            "an intermediate twice",
+            tls(&[&below, &between], &between),
+            "tls.crt, certificate 2",
+        ),
+        (
+            "a root's namesake",
+            tls(&[&namesake.sign(&issuer())], &namesake),
+            "ca.crt, certificate 1",
+        ),
+    ] {
+        out.push(Case {
+            what,
+            files,
+            says: [place, NO_ROOT[0], NO_ROOT[1]],
+        });
+    }
+    out.push(Case {
+        what: "a chain that is too long by what is among the roots",
+        files: roots(tls(&chain[..3], &deep[4]), &[&deep[3], &deep[4]]),
+        says: ["tls.crt", "4 certificates below the root, and at most 3", "leave out"],
+    });
     let mut both = tls(&[&good], &one);
     both.extend(cacerts(&[&good], &one));
     out.push(Case {
@@ -506,13 +548,18 @@ fn a_root_that_is_brought_for_a_new_store_is_refused_alike() {
         Party::root(&params, p256())
     };
     let good = root();
+    let between = good.sign(&authority("between", None));
+    let signed = "it is not signed by itself, but by `O=Example, CN=root`";
     for (cert, key, says) in [
+        (between.pem(), None, signed),
+        (between.pem(), Some(between.key_pem()), signed),
+        (good.sign(&authority("root", None)).pem(), None, signed),
         (flat.pem(), None, "allows 0 CA certificates below it"),
         (foreign.pem(), None, "names spiffe://other.example"),
         (
             format!("{}{}", good.pem(), flat.pem()),
             None,
-            "2 certificates, and not one",
+            "2 certificates in it, and not one",
         ),
         (
             good.pem(),
@@ -559,5 +606,98 @@ fn a_root_that_is_brought_for_a_new_store_is_refused_alike() {
         let mut line = vec!["init", "--store", &other];
         line.extend(flags);
         assert!(failed(&line).contains(says), "{flags:?}");
+    }
+}
+
+/// What a key is, in base64 and as the numbers of those letters.
+fn traces(key_pem: &str) -> Vec<String> {
+    let body: String = key_pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let letters: Vec<char> = body.chars().collect();
+    let pieces = letters.chunks_exact(8).map(|piece| piece.iter().collect::<String>());
+    pieces
+        .flat_map(|piece| {
+            let numbers = format!("{:?}", piece.as_bytes());
+            [numbers.trim_matches(['[', ']']).to_owned(), piece]
+        })
+        .collect()
+}
+
+fn is_kept_out(key_pem: &str, what: &str, said: &str) {
+    for trace in traces(key_pem) {
+        assert!(!said.contains(&trace), "{what}: {trace} of the key is in: {said}");
+    }
+}
+
+#[test]
+fn c_10_a_key_that_lost_its_line_breaks_is_refused_and_nothing_of_it_is_said() {
+    let root = root();
+    let party = root.sign(&issuer());
+    let key = party.key_pem();
+    let lost = |by: &str| key.lines().collect::<Vec<_>>().join(by);
+    let shapes = [
+        ("letters for line breaks", lost("\\n") + "\\n"),
+        ("letters for line breaks, but at the end", lost("\\n")),
+        ("one line", lost("")),
+        ("one line with blanks", lost(" ")),
+        ("cut off", key[..key.len() / 2].to_owned()),
+        ("without dashes", key.replacen("-----\n", "\n", 1)),
+        ("a letter too many", key.replacen('\n', "\n!", 1)),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| path(dir.path(), name);
+    let broken = |file, text: &String| {
+        let mut files = tls(&[&party], &root);
+        files.insert(file, text.clone());
+        files
+    };
+    for (what, text) in &shapes {
+        for file in ["tls.key", "tls.crt", "ca.crt"] {
+            let error = failed(&["issuer", "check", &written(dir.path(), &broken(file, text))]);
+            assert!(error.contains(file) && error.contains("no PEM"), "{what}: {error}");
+            is_kept_out(&key, what, &error);
+        }
+        fs::write(at("root.pem"), root.pem()).unwrap();
+        fs::write(at("root.key"), text).unwrap();
+        let store = at("none");
+        let error = failed(&[
+            "init",
+            "--store",
+            &store,
+            "--root-cert",
+            &at("root.pem"),
+            "--root-key",
+            &at("root.key"),
+        ]);
+        assert!(error.contains("root.key: it is no PEM"), "{what}: {error}");
+        is_kept_out(&key, what, &error);
+    }
+
+    // Nor by a CA that runs, in its log and its status.
+    let mut mount = Mount::new(dir.path().join("mount"), &tls(&[&root.sign(&issuer())], &root));
+    done(&["init", "--store", &at("ca"), "--issuer-dir", mount.path()]);
+    let mut shell = Command::new("sh");
+    let bin = env!("CARGO_BIN_EXE_postern-ca");
+    let line = format!("exec {bin} \"$@\" --issuer-dir {}", mount.path());
+    shell.args(["-c", &line, "sh"]);
+    let serving = serve_by(shell, dir.path(), "trace");
+    for (what, text) in [&shapes[0], &shapes[2]] {
+        mount.swap(&broken("tls.key", text));
+        let words = if text.ends_with('n') {
+            "begins a section"
+        } else {
+            "does not end"
+        };
+        let since = Instant::now();
+        let status = loop {
+            let status = done(&["status", "--admin-socket", &at("admin.sock")]);
+            if status.contains(words) {
+                break status;
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "{what}: {status}");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        is_kept_out(&key, what, &status);
+        assert!(serving.log().contains(words));
+        is_kept_out(&key, what, &serving.log());
     }
 }

@@ -62,11 +62,21 @@ impl Parts {
         // One too many is said to be.
         while let Some(top) = chain.last().filter(|_| chain.len() <= MAX_ABOVE + 1) {
             let above = |found: &&Found| signed_by(top, found).is_ok();
-            if self.roots.iter().filter(|found| is_self_signed(found)).any(|root| above(&root)) {
+            if self
+                .roots
+                .iter()
+                .filter(|found| is_self_signed(found))
+                .any(|root| above(&root))
+            {
                 break;
             }
             let new = |found: &&Found| chain.iter().all(|other| other.der != found.der);
-            let next = self.roots.iter().filter(new).filter(above).find(|found| !is_self_signed(found));
+            let next = self
+                .roots
+                .iter()
+                .filter(new)
+                .filter(above)
+                .find(|found| !is_self_signed(found));
             match next {
                 Some(next) => chain.push(next),
                 None => break,

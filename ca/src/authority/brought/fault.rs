@@ -141,7 +141,9 @@ pub enum Fault {
         roots: String,
     },
     /// So soon that every certificate would be cut short.
-    #[error("the issuer, or what is above it, ends at {until}: sooner than what it would sign now, and than the one that signs")]
+    #[error(
+        "the issuer, or what is above it, ends at {until}: sooner than what it would sign now, and than the one that signs"
+    )]
     EndsSoon {
         /// Its end.
         until: String,
