@@ -154,6 +154,10 @@ impl IssuerRecord {
             let span = validity_of(&parsed).ok_or_else(|| unusable("has a validity before 1970"))?;
             validity = validity.within(span);
         }
+        if validity.not_before > validity.not_after {
+            let why = "the issuer and what is above it are at no time valid together";
+            return Err(AuthorityError::Unusable(why.to_owned()));
+        }
         Issuer::assemble(self.epoch, issuer, above, key, validity)
     }
 }

@@ -573,3 +573,20 @@ fn sixteen_issuers_that_were_replaced_do_not_come_back_and_the_one_before_those_
     ));
     assert!(!replaced(0));
 }
+
+#[test]
+fn an_issuer_that_is_read_back_ends_with_its_root_and_one_that_was_never_valid_with_it_is_refused() {
+    let root = Elsewhere::new("root");
+    let brought = root.issuer(2000);
+    let end = lasting(1000).not_after;
+    let founded = Authority::found_by(&domain(), &brought, HOUR, now()).unwrap();
+    let read = AuthorityRecord::of(&founded).load(now()).unwrap();
+    for at in [brought.ends(), founded.issuer_not_after(), read.issuer_not_after()] {
+        assert!(at <= end && later(at, HOUR) > end, "{at:?}");
+    }
+    let long_ago = Validity {
+        not_before: earlier(now(), 3 * HOUR),
+        not_after: earlier(now(), 2 * HOUR),
+    };
+    assert!(brought.record.clone().load(long_ago).is_err());
+}
