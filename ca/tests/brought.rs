@@ -630,7 +630,7 @@ async fn only_what_signed_itself_becomes_a_root_and_what_stands_beside_it_goes_i
     let (world, mut mount) = mounted(&both(tls(&[&next()], &root)), |_| {}).await;
     let held = world.first_issue(WEB, "web-1").await;
     assert_eq!(held.bundle.roots(), std::slice::from_ref(&root.der));
-    assert_eq!(held.svid.chain()[2..], [between.der.clone()]);
+    assert_eq!(held.svid.chain()[2..], *std::slice::from_ref(&between.der));
     let below = next();
     mount.swap(&both(tls(&[&below, &between], &root)));
     comes_to(&world, |status| status.issuer_epoch == 2).await;
