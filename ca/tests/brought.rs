@@ -580,13 +580,38 @@ fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_
     assert!(last > 12, "{epochs:?}");
 }
 
+/// As many days later, with no caller: TLS goes by the clock of this machine.
+async fn started(
+    config: &postern_ca::ServeConfig,
+    shift: &Arc<AtomicI64>,
+) -> (postern_ca::Running, pb::StatusResponse) {
+    let running = loop {
+        match postern_ca::start(config.clone(), world::shifted(shift)).await {
+            // As in `World::over`.
+            Err(postern_ca::ServeError::Store(postern_ca::store::StoreError::Locked { .. })) => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            started => break started.unwrap(),
+        }
+    };
+    let admin = postern_api::transport::connect_unix(&config.admin_socket)
+        .await
+        .unwrap();
+    let mut admin = pb::admin_client::AdminClient::new(admin);
+    let status = admin.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    (running, status)
+}
+
+const DAY: i64 = 24 * 3600;
+
+fn lasting(name: &str, path_len: Option<u8>, days: i64) -> rcgen::CertificateParams {
+    let mut params = authority(name, path_len);
+    params.not_after += time::Duration::days(days);
+    params
+}
+
 #[tokio::test]
 async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that_is_mounted_or_says_where_to_put_it() {
-    let lasting = |name: &str, path_len, days| {
-        let mut params = authority(name, path_len);
-        params.not_after += time::Duration::days(days);
-        params
-    };
     let root = Party::root(&lasting("root", None, 30), p256());
     let (world, mut mount) = mounted(&tls(&[&root.sign(&authority("one", Some(0)))], &root), |_| {}).await;
     let World {
@@ -597,7 +622,7 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that
         ..
     } = world;
     running.stop().await;
-    shift.store(3 * 24 * 3600, std::sync::atomic::Ordering::SeqCst);
+    shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
     let error = postern_ca::start(config.clone(), world::shifted(&shift))
         .await
         .unwrap_err();
@@ -607,13 +632,143 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that
         "{said}"
     );
     mount.swap(&tls(&[&root.sign(&lasting("two", Some(0), 9))], &root));
-    let running = postern_ca::start(config.clone(), world::shifted(&shift)).await.unwrap();
-    let admin = postern_api::transport::connect_unix(&config.admin_socket)
-        .await
-        .unwrap();
-    let mut admin = pb::admin_client::AdminClient::new(admin);
-    let status = admin.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    let (running, status) = started(&config, &shift).await;
     assert_eq!((status.issuer_epoch, state(&status)), (2, ("in_force", "")));
     running.stop().await;
     drop(dir);
+}
+
+#[tokio::test]
+async fn a_ca_whose_issuer_ended_while_it_was_down_goes_on_under_another_root_whatever_stage_that_had_reached() {
+    for (published, mounted_then) in [(false, "new"), (true, "new"), (true, "old")] {
+        let old = Party::root(&lasting("old root", None, 30), p256());
+        let new = Party::root(&lasting("new root", None, 30), p256());
+        let (world, mut mount) = mounted(&tls(&[&old.sign(&authority("one", Some(0)))], &old), |config| {
+            config.root_acknowledge = NEVER;
+        })
+        .await;
+        let before = status(&world).await.root_sha256;
+        let next = tls(&[&new.sign(&lasting("two", Some(0), 9))], &new);
+        if published {
+            mount.swap(&next);
+            comes_to(&world, |status| stage(status) == "published").await;
+        }
+        let World {
+            dir,
+            running,
+            shift,
+            config,
+            ..
+        } = world;
+        running.stop().await;
+        shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
+        if mounted_then == "old" {
+            mount.swap(&tls(&[&old.sign(&lasting("two", Some(0), 9))], &old));
+        } else {
+            mount.swap(&next);
+        }
+        let (running, status) = started(&config, &shift).await;
+        assert_eq!((status.issuer_epoch, state(&status)), (2, ("in_force", "")));
+        let (wanted, same) = if mounted_then == "old" {
+            ("", true)
+        } else {
+            ("activated", false)
+        };
+        assert_eq!(
+            (stage(&status), status.root_sha256 == before),
+            (wanted, same),
+            "{published}"
+        );
+        running.stop().await;
+        // What was stored is read back.
+        let (running, again) = started(&config, &shift).await;
+        assert_eq!(
+            (stage(&again), &again.root_sha256, again.bundle_sequence),
+            (wanted, &status.root_sha256, status.bundle_sequence)
+        );
+        running.stop().await;
+        drop(dir);
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_under_another_root_that_is_handed_in_after_the_one_before_had_ended_signs_at_the_next_start() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for dir in [&dir, &other] {
+        openssl_root(dir.path(), "openssl ecparam -genkey -name prime256v1 -noout");
+    }
+    let source = RootSource::Files {
+        cert: dir.path().join("root.pem"),
+        key: None,
+    };
+    init_from(&init_config(dir.path()), &source, UnixTime::now()).unwrap();
+    let (config, shift) = (serve_config(dir.path()), Arc::new(AtomicI64::new(0)));
+    let request = async |to: &Path| {
+        let csr = postern_ca::request_issuer_from(&config.store, None, world::shifted(&shift)).await;
+        fs::write(to.join("issuer.csr"), csr.unwrap()).unwrap();
+    };
+    let import = async |pem: String| {
+        let file = (pem, "issuer.pem".to_owned());
+        postern_ca::import_issuer_into(&config.store, None, file, world::shifted(&shift))
+            .await
+            .unwrap()
+    };
+    request(dir.path()).await;
+    openssl_signs(dir.path());
+    assert_eq!(
+        import(fs::read_to_string(dir.path().join("issuer.pem")).unwrap()).await,
+        "issuer 1 signs"
+    );
+    shift.store(91 * DAY, std::sync::atomic::Ordering::SeqCst);
+    request(other.path()).await;
+    fs::write(other.path().join("issuer.ext"), world::pki::EXTENSIONS).unwrap();
+    let both = openssl(
+        other.path(),
+        "openssl x509 -req -in issuer.csr -CA root.pem -CAkey root.key -days 180 -extfile issuer.ext 2>/dev/null; cat root.pem",
+    );
+    let told = import(both).await;
+    assert!(told.contains("once the CA runs"), "{told}");
+    let (running, status) = started(&config, &shift).await;
+    assert_eq!((status.issuer_epoch, stage(&status)), (2, "activated"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_swap_to_another_root_is_undone_by_the_issuer_that_signs_until_the_other_does() {
+    let old = Party::root(&authority("old root", None), p256());
+    let new = Party::root(&authority("new root", None), p256());
+    let (one, two) = (
+        tls(&[&old.sign(&authority("one", Some(0)))], &old),
+        tls(&[&new.sign(&authority("two", Some(0)))], &new),
+    );
+    let (world, mut mount) = mounted(&one, |config| config.root_acknowledge = NEVER).await;
+    let held = world.first_issue(WEB, "web-1").await;
+    mount.swap(&two);
+    comes_to(&world, |status| stage(status) == "published").await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
+    assert_eq!(held.bundle.roots().len(), 2);
+    mount.swap(&one);
+    let undone = comes_to(&world, |status| {
+        stage(status).is_empty() && state(status).0 == "in_force"
+    })
+    .await;
+    assert_eq!(undone.issuer_epoch, 1);
+    let mut world = world.restarted().await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
+    assert_eq!(held.bundle.roots(), std::slice::from_ref(&old.der));
+    assert_eq!(stage(&status(&world).await), "");
+    // Nothing was signed by the other: it can come again.
+    mount.swap(&two);
+    comes_to(&world, |status| stage(status) == "published").await;
+    world.config.root_acknowledge = Duration::ZERO;
+    let world = world.restarted().await;
+    comes_to(&world, |status| stage(status) == "activated").await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await;
+    // The other root was known to whoever renewed meanwhile; this one did not.
+    assert!(held.is_err());
+    assert_eq!(world.first_issue(WEB, "web-2").await.issuer_epoch, 2);
 }

@@ -23,9 +23,18 @@ pub(crate) enum Taken {
 impl Authority {
     /// What is to be done about this issuer, which was checked.
     pub(crate) fn bringing(&self, brought: &Brought, now: UnixTime) -> Result<Taken, AuthorityError> {
+        if self.signs_by(brought)? {
+            // Whoever has it back wants no other.
+            return Ok(match self.lets_next_root_go() {
+                true => Taken::Next(Box::new(self.without_next_root(now)?)),
+                false => Taken::Already,
+            });
+        }
         let cert = brought.cert();
         let stage = self.root_stage().filter(|(rotation, _)| !rotation.is_spent(now));
-        if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = stage {
+        // Nothing signs: nothing is waited for.
+        let at_once = brought.root == self.root && self.has_ended(now);
+        if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = stage.filter(|_| !at_once) {
             let waits = rotation.pending_issuer_cert();
             return Ok(if waits.as_ref() == Some(&cert) {
                 Taken::Already
@@ -36,9 +45,6 @@ impl Authority {
                 Taken::Later(stage)
             });
         }
-        if self.signs_by(brought)? {
-            return Ok(Taken::Already);
-        }
         if self.replaced.contains(&sha256(&cert)) {
             return Ok(Taken::Replaced);
         }
@@ -48,6 +54,9 @@ impl Authority {
             issuer.validity = issuer.validity.within(self.root_validity);
             let mut next = self.with_issuer(issuer, now)?;
             next.replaced = self.replaced_by_now();
+            if next.lets_next_root_go() {
+                next = next.without_next_root(now)?;
+            }
             return Ok(Taken::Next(Box::new(next)));
         }
         match stage {

@@ -573,3 +573,40 @@ fn sixteen_issuers_that_were_replaced_do_not_come_back_and_the_one_before_those_
     ));
     assert!(!replaced(0));
 }
+
+#[test]
+fn a_next_root_that_is_let_go_leaves_the_bundle_and_the_founding_root_stays_known_even_after_a_kill_between_the_records()
+ {
+    let [first, second, third] = ["first", "second", "third"].map(Elsewhere::new);
+    let (one, two) = (first.issuer(100), second.issuer(100));
+    let founded = Authority::found_by(&domain(), &one, HOUR, now()).unwrap();
+    let moved = next(founded.bringing(&two, now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let moved = moved.under_next_root(None, now()).unwrap().with_root_stored();
+    let moved = moved.without_old_root(now()).unwrap();
+    let published = next(moved.bringing(&third.issuer(1), now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let back = next(published.bringing(&two, now()).unwrap());
+    assert_eq!(
+        (stage(&back), back.bundle().roots()),
+        (None, std::slice::from_ref(&second.cert))
+    );
+    assert!(matches!(back.bringing(&two, now()).unwrap(), Taken::Already));
+    assert_eq!(back.founding_root_sha256(), sha256(&first.cert));
+    // Killed when only the replacement's record was written.
+    let halfway = reloaded(&published, back.rotation());
+    assert_eq!((stage(&halfway), halfway.bundle().roots().len()), (None, 2));
+    let mended = next(halfway.bringing(&two, now()).unwrap());
+    assert_eq!(mended.bundle().roots(), std::slice::from_ref(&second.cert));
+    assert!(matches!(mended.bringing(&two, now()).unwrap(), Taken::Already));
+    // The one that waited was spent: another under the root that signs lets it go, too.
+    let then = later(now(), 2 * HOUR);
+    let after = next(published.bringing(&second.issuer(100), then).unwrap());
+    assert_eq!(
+        (stage(&after), after.bundle().roots()),
+        (None, std::slice::from_ref(&second.cert))
+    );
+    assert_eq!(after.founding_root_sha256(), sha256(&first.cert));
+}
