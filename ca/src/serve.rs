@@ -373,6 +373,7 @@ async fn renew_overdue_issuer(ca: &Arc<Ca>) -> Result<(), ServeError> {
     if ca.authority().is_followed(ca.now()) {
         // A failure is logged, and what is left says why nothing is issued.
         ca.advance_root().await;
+        ca.look_at_mounted().await;
     }
     let (authority, now) = (ca.authority(), ca.now());
     if now < authority.rotation_due(ca.svid_life) || !authority.can_outlive_itself() {

@@ -297,7 +297,16 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     let next_key = rsa.serialize_der();
     let next = tls(&[&new.sign_for(&authority("new issuer", Some(0)), rsa)], &new);
     mount.swap(&next);
-    comes_to(&world, |status| stage(status) == "published").await;
+    comes_to(&world, |status| {
+        stage(status) == "published" && state(status).0 == "waiting"
+    })
+    .await;
+    // No issuer has followed another yet.
+    let counted = metrics(&world).await;
+    assert!(
+        counted.contains("postern_ca_issuer_rotations_total{outcome=\"done\"} 0\n"),
+        "{counted}"
+    );
     // The old issuer signs, also after a restart, though its files are gone.
     let mut world = world.restarted().await;
     let held = ca_client::renew(&world.address(), &first.svid, &trust_of(&first.bundle))
@@ -315,10 +324,17 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
     let other = new.sign_for(&authority("other issuer", Some(0)), rsa);
     mount.swap(&tls(&[&other], &new));
-    comes_to(&world, |status| state(status).0 == "in_force").await;
+    let mut world = world.restarted().await;
+    assert_eq!(
+        state(&status(&world).await),
+        ("waiting", "the root is being replaced, and that is published")
+    );
     world.config.root_acknowledge = Duration::ZERO;
     let world = world.restarted().await;
-    comes_to(&world, |status| stage(status) == "activated").await;
+    comes_to(&world, |status| {
+        stage(status) == "activated" && state(status).0 == "in_force"
+    })
+    .await;
     let mut held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
         .await
         .unwrap();
@@ -447,6 +463,37 @@ async fn after_a_compromise_the_replacement_by_a_mounted_issuer_is_hurried_and_n
     world.admin().await.rotate_root(taint).await.unwrap();
     let after = comes_to(&world, |status| stage(status) == "activated").await;
     assert!(after.root_rotation.unwrap().tainted);
+}
+
+#[test]
+fn after_a_compromise_the_replacement_by_an_issuer_that_was_handed_in_is_hurried_and_that_one_is_not_thrown_away() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| path(dir.path(), name);
+    for dir in [&dir, &other] {
+        openssl_root(dir.path(), "openssl ecparam -genkey -name prime256v1 -noout");
+    }
+    done(&["init", "--store", &at("ca"), "--root-cert", &at("root.pem")]);
+    done(&["issuer", "request", "--store", &at("ca"), "--out", &at("issuer.csr")]);
+    openssl_signs(dir.path());
+    done(&["issuer", "import", "--store", &at("ca"), &at("issuer.pem")]);
+    // It waits ten minutes for an acknowledgement.
+    let serving = serve(dir.path(), "info");
+    let socket = at("admin.sock");
+    let csr = path(other.path(), "issuer.csr");
+    done(&["issuer", "request", "--admin-socket", &socket, "--out", &csr]);
+    openssl_signs(other.path());
+    openssl(other.path(), "cat issuer.pem root.pem > both.pem");
+    let both = path(other.path(), "both.pem");
+    done(&["issuer", "import", "--admin-socket", &socket, &both]);
+    done(&["rotate", "--taint", "--admin-socket", &socket]);
+    let since = Instant::now();
+    while !done(&["status", "--admin-socket", &socket]).contains("root rotation activated") {
+        assert!(since.elapsed() < PATIENCE, "{}", serving.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    fs::copy(other.path().join("root.pem"), at("other.pem")).unwrap();
+    issues_under(&serving, dir.path(), "web-1", "other.pem");
+    assert!(!Path::new(&at("ca/root.json")).exists());
 }
 
 #[tokio::test]

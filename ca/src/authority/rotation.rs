@@ -492,16 +492,17 @@ impl Authority {
             // It takes the place of one that ended.
             roots.push(rotation.new_root());
         }
+        let replaced = if brought {
+            self.replaced_by(&issuer.cert)
+        } else {
+            self.replaced.clone()
+        };
         let mut next = Self {
             root: rotation.new_root(),
             root_validity,
             issuer: Arc::new(issuer),
             jwt: Some(jwt),
-            replaced: if brought {
-                self.replaced_by_now()
-            } else {
-                self.replaced.clone()
-            },
+            replaced,
             ..self.clone()
         }
         .with_roots(roots, now)?;

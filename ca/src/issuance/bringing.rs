@@ -144,8 +144,9 @@ impl Ca {
             Ok(Err(error)) => return Told::Refused(error.to_string()),
             Err(_) => return Told::Refused("it could not be looked at".to_owned()),
         };
-        match self.bring(brought, &mounted.dir.path().display().to_string()).await {
-            Ok(_) => Told::InForce,
+        let place = mounted.dir.path().display().to_string();
+        match self.bring(Arc::clone(&brought), &place).await {
+            Ok(next) => next.holds_back(&brought).map_or(Told::InForce, Told::Waiting),
             Err(RotationError::Waits(stage)) => Told::Waiting(stage),
             Err(error) => Told::Refused(crate::error_chain(&error)),
         }
@@ -183,8 +184,11 @@ impl Ca {
         }
         match self.brought(&current, brought, place, self.now())? {
             Some(next) => {
+                let signs = next.issuer_epoch() > current.issuer_epoch();
                 let made = self.commit(store, next);
-                self.rotated(&made);
+                if signs {
+                    self.rotated(&made);
+                }
                 made
             }
             None => Ok(current),
@@ -204,6 +208,7 @@ impl Ca {
             Taken::Next(next) => Ok(Some(*next)),
             Taken::Later(stage) => Err(RotationError::Waits(stage)),
             Taken::Replaced => Err(Fault::Replaced.at(place).into()),
+            Taken::Older => Err(RotationError::Older(place.to_owned())),
         }
     }
 
