@@ -452,6 +452,10 @@ impl Authority {
             ..Trust::default()
         }
     }
+    /// The issuer, and every leaf of it.
+    pub(crate) fn has_ended(&self, now: UnixTime) -> bool {
+        now > self.issuer.validity.not_after
+    }
     /// Is `now` inside the issuer's validity?
     pub(crate) fn ready(&self, now: UnixTime) -> Result<(), Refusal> {
         self.leaf_validity(BACKDATE, now).map(drop)

@@ -143,6 +143,11 @@ pub(crate) enum RotationError {
     OwnRoot(String),
     #[error(transparent)]
     Brought(#[from] BroughtError),
+    #[error(
+        "{0}: this issuing certificate was made before the one that signs, so it is taken for one that was followed; bring the one \
+         that follows; to go back to it on purpose, have its key certified anew (a restored or late mount mends itself)"
+    )]
+    Older(String),
     #[error("no request is waiting for a certificate; `postern-ca issuer request` makes one")]
     NothingRequested,
     #[error(

@@ -288,11 +288,14 @@ impl Shared {
             let Some(next) = ca.brought(&current, brought, place, now)? else {
                 return Ok(current);
             };
+            let signs = next.issuer_epoch() > current.issuer_epoch();
             let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
             match self.store.write(stored, records).await {
                 Ok(()) => {
                     let made = Ok(ca.adopt(next));
-                    ca.rotated(&made);
+                    if signs {
+                        ca.rotated(&made);
+                    }
                     return made;
                 }
                 Err(SecretError::Conflict(_)) => {}
@@ -349,8 +352,13 @@ impl Shared {
                 "Secret {} was put back to an older issuer, which signs from now on",
                 self.store.place()
             );
-        } else {
+        } else if epoch > held.issuer_epoch() {
             tracing::info!(issuer_epoch = epoch, "another replica's new issuer signs from now on");
+        } else {
+            tracing::info!(
+                bundle = read.bundle().sequence(),
+                "another replica has gone on with the replacement of the root"
+            );
         }
         ca.adopt(read);
         Ok(())

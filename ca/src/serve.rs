@@ -370,6 +370,11 @@ fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
 
 /// An issuer that ran out (or nearly) while nobody served is replaced before the first caller.
 async fn renew_overdue_issuer(ca: &Arc<Ca>) -> Result<(), ServeError> {
+    if ca.authority().is_followed(ca.now()) {
+        // A failure is logged, and what is left says why nothing is issued.
+        ca.advance_root().await;
+        ca.look_at_mounted().await;
+    }
     let (authority, now) = (ca.authority(), ca.now());
     if now < authority.rotation_due(ca.svid_life) || !authority.can_outlive_itself() {
         return Ok(());

@@ -297,7 +297,16 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     let next_key = rsa.serialize_der();
     let next = tls(&[&new.sign_for(&authority("new issuer", Some(0)), rsa)], &new);
     mount.swap(&next);
-    comes_to(&world, |status| stage(status) == "published").await;
+    comes_to(&world, |status| {
+        stage(status) == "published" && state(status).0 == "waiting"
+    })
+    .await;
+    // No issuer has followed another yet.
+    let counted = metrics(&world).await;
+    assert!(
+        counted.contains("postern_ca_issuer_rotations_total{outcome=\"done\"} 0\n"),
+        "{counted}"
+    );
     // The old issuer signs, also after a restart, though its files are gone.
     let mut world = world.restarted().await;
     let held = ca_client::renew(&world.address(), &first.svid, &trust_of(&first.bundle))
@@ -315,10 +324,17 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
     let other = new.sign_for(&authority("other issuer", Some(0)), rsa);
     mount.swap(&tls(&[&other], &new));
-    comes_to(&world, |status| state(status).0 == "in_force").await;
+    let mut world = world.restarted().await;
+    assert_eq!(
+        state(&status(&world).await),
+        ("waiting", "the root is being replaced, and that is published")
+    );
     world.config.root_acknowledge = Duration::ZERO;
     let world = world.restarted().await;
-    comes_to(&world, |status| stage(status) == "activated").await;
+    comes_to(&world, |status| {
+        stage(status) == "activated" && state(status).0 == "in_force"
+    })
+    .await;
     let mut held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
         .await
         .unwrap();
@@ -447,6 +463,37 @@ async fn after_a_compromise_the_replacement_by_a_mounted_issuer_is_hurried_and_n
     world.admin().await.rotate_root(taint).await.unwrap();
     let after = comes_to(&world, |status| stage(status) == "activated").await;
     assert!(after.root_rotation.unwrap().tainted);
+}
+
+#[test]
+fn after_a_compromise_the_replacement_by_an_issuer_that_was_handed_in_is_hurried_and_that_one_is_not_thrown_away() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let at = |name: &str| path(dir.path(), name);
+    for dir in [&dir, &other] {
+        openssl_root(dir.path(), "openssl ecparam -genkey -name prime256v1 -noout");
+    }
+    done(&["init", "--store", &at("ca"), "--root-cert", &at("root.pem")]);
+    done(&["issuer", "request", "--store", &at("ca"), "--out", &at("issuer.csr")]);
+    openssl_signs(dir.path());
+    done(&["issuer", "import", "--store", &at("ca"), &at("issuer.pem")]);
+    // It waits ten minutes for an acknowledgement.
+    let serving = serve(dir.path(), "info");
+    let socket = at("admin.sock");
+    let csr = path(other.path(), "issuer.csr");
+    done(&["issuer", "request", "--admin-socket", &socket, "--out", &csr]);
+    openssl_signs(other.path());
+    openssl(other.path(), "cat issuer.pem root.pem > both.pem");
+    let both = path(other.path(), "both.pem");
+    done(&["issuer", "import", "--admin-socket", &socket, &both]);
+    done(&["rotate", "--taint", "--admin-socket", &socket]);
+    let since = Instant::now();
+    while !done(&["status", "--admin-socket", &socket]).contains("root rotation activated") {
+        assert!(since.elapsed() < PATIENCE, "{}", serving.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    fs::copy(other.path().join("root.pem"), at("other.pem")).unwrap();
+    issues_under(&serving, dir.path(), "web-1", "other.pem");
+    assert!(!Path::new(&at("ca/root.json")).exists());
 }
 
 #[tokio::test]
@@ -580,13 +627,38 @@ fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_
     assert!(last > 12, "{epochs:?}");
 }
 
+/// As many days later, with no caller: TLS goes by the clock of this machine.
+async fn started(
+    config: &postern_ca::ServeConfig,
+    shift: &Arc<AtomicI64>,
+) -> (postern_ca::Running, pb::StatusResponse) {
+    let running = loop {
+        match postern_ca::start(config.clone(), world::shifted(shift)).await {
+            // As in `World::over`.
+            Err(postern_ca::ServeError::Store(postern_ca::store::StoreError::Locked { .. })) => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            started => break started.unwrap(),
+        }
+    };
+    let admin = postern_api::transport::connect_unix(&config.admin_socket)
+        .await
+        .unwrap();
+    let mut admin = pb::admin_client::AdminClient::new(admin);
+    let status = admin.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    (running, status)
+}
+
+const DAY: i64 = 24 * 3600;
+
+fn lasting(name: &str, path_len: Option<u8>, days: i64) -> rcgen::CertificateParams {
+    let mut params = authority(name, path_len);
+    params.not_after += time::Duration::days(days);
+    params
+}
+
 #[tokio::test]
 async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that_is_mounted_or_says_where_to_put_it() {
-    let lasting = |name: &str, path_len, days| {
-        let mut params = authority(name, path_len);
-        params.not_after += time::Duration::days(days);
-        params
-    };
     let root = Party::root(&lasting("root", None, 30), p256());
     let (world, mut mount) = mounted(&tls(&[&root.sign(&authority("one", Some(0)))], &root), |_| {}).await;
     let World {
@@ -597,7 +669,7 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that
         ..
     } = world;
     running.stop().await;
-    shift.store(3 * 24 * 3600, std::sync::atomic::Ordering::SeqCst);
+    shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
     let error = postern_ca::start(config.clone(), world::shifted(&shift))
         .await
         .unwrap_err();
@@ -607,12 +679,7 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that
         "{said}"
     );
     mount.swap(&tls(&[&root.sign(&lasting("two", Some(0), 9))], &root));
-    let running = postern_ca::start(config.clone(), world::shifted(&shift)).await.unwrap();
-    let admin = postern_api::transport::connect_unix(&config.admin_socket)
-        .await
-        .unwrap();
-    let mut admin = pb::admin_client::AdminClient::new(admin);
-    let status = admin.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    let (running, status) = started(&config, &shift).await;
     assert_eq!((status.issuer_epoch, state(&status)), (2, ("in_force", "")));
     running.stop().await;
     drop(dir);
@@ -703,4 +770,139 @@ fn a_mounted_issuer_that_expired_is_in_the_log_once_however_often_it_is_looked_a
     }
     let log = serving.log();
     assert_eq!(log.matches("the mounted issuer is refused").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_ca_whose_issuer_ended_while_it_was_down_goes_on_under_another_root_whatever_stage_that_had_reached() {
+    for (published, mounted_then) in [(false, "new"), (true, "new"), (true, "old")] {
+        let old = Party::root(&lasting("old root", None, 30), p256());
+        let new = Party::root(&lasting("new root", None, 30), p256());
+        let (world, mut mount) = mounted(&tls(&[&old.sign(&authority("one", Some(0)))], &old), |config| {
+            config.root_acknowledge = NEVER;
+        })
+        .await;
+        let before = status(&world).await.root_sha256;
+        let next = tls(&[&new.sign(&lasting("two", Some(0), 9))], &new);
+        if published {
+            mount.swap(&next);
+            comes_to(&world, |status| stage(status) == "published").await;
+        }
+        let World {
+            dir,
+            running,
+            shift,
+            config,
+            ..
+        } = world;
+        running.stop().await;
+        shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
+        if mounted_then == "old" {
+            mount.swap(&tls(&[&old.sign(&lasting("two", Some(0), 9))], &old));
+        } else {
+            mount.swap(&next);
+        }
+        let (running, status) = started(&config, &shift).await;
+        assert_eq!((status.issuer_epoch, state(&status)), (2, ("in_force", "")));
+        let (wanted, same) = if mounted_then == "old" {
+            ("", true)
+        } else {
+            ("activated", false)
+        };
+        assert_eq!(
+            (stage(&status), status.root_sha256 == before),
+            (wanted, same),
+            "{published}"
+        );
+        running.stop().await;
+        // What was stored is read back.
+        let (running, again) = started(&config, &shift).await;
+        assert_eq!(
+            (stage(&again), &again.root_sha256, again.bundle_sequence),
+            (wanted, &status.root_sha256, status.bundle_sequence)
+        );
+        running.stop().await;
+        drop(dir);
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_under_another_root_that_is_handed_in_after_the_one_before_had_ended_signs_at_the_next_start() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for dir in [&dir, &other] {
+        openssl_root(dir.path(), "openssl ecparam -genkey -name prime256v1 -noout");
+    }
+    let source = RootSource::Files {
+        cert: dir.path().join("root.pem"),
+        key: None,
+    };
+    init_from(&init_config(dir.path()), &source, UnixTime::now()).unwrap();
+    let (config, shift) = (serve_config(dir.path()), Arc::new(AtomicI64::new(0)));
+    let request = async |to: &Path| {
+        let csr = postern_ca::request_issuer_from(&config.store, None, world::shifted(&shift)).await;
+        fs::write(to.join("issuer.csr"), csr.unwrap()).unwrap();
+    };
+    let import = async |pem: String| {
+        let file = (pem, "issuer.pem".to_owned());
+        postern_ca::import_issuer_into(&config.store, None, file, world::shifted(&shift))
+            .await
+            .unwrap()
+    };
+    request(dir.path()).await;
+    openssl_signs(dir.path());
+    assert_eq!(
+        import(fs::read_to_string(dir.path().join("issuer.pem")).unwrap()).await,
+        "issuer 1 signs"
+    );
+    shift.store(91 * DAY, std::sync::atomic::Ordering::SeqCst);
+    request(other.path()).await;
+    fs::write(other.path().join("issuer.ext"), world::pki::EXTENSIONS).unwrap();
+    let both = openssl(
+        other.path(),
+        "openssl x509 -req -in issuer.csr -CA root.pem -CAkey root.key -days 180 -extfile issuer.ext 2>/dev/null; cat root.pem",
+    );
+    let told = import(both).await;
+    assert!(told.contains("once the CA runs"), "{told}");
+    let (running, status) = started(&config, &shift).await;
+    assert_eq!((status.issuer_epoch, stage(&status)), (2, "activated"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_swap_to_another_root_is_undone_by_the_issuer_that_signs_until_the_other_does() {
+    let old = Party::root(&authority("old root", None), p256());
+    let new = Party::root(&authority("new root", None), p256());
+    let (one, two) = (
+        tls(&[&old.sign(&authority("one", Some(0)))], &old),
+        tls(&[&new.sign(&authority("two", Some(0)))], &new),
+    );
+    let (world, mut mount) = mounted(&one, |config| config.root_acknowledge = NEVER).await;
+    let held = world.first_issue(WEB, "web-1").await;
+    mount.swap(&two);
+    comes_to(&world, |status| stage(status) == "published").await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
+    assert_eq!(held.bundle.roots().len(), 2);
+    mount.swap(&one);
+    let undone = comes_to(&world, |status| {
+        stage(status).is_empty() && state(status).0 == "in_force"
+    })
+    .await;
+    assert_eq!(undone.issuer_epoch, 1);
+    let mut world = world.restarted().await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
+    assert_eq!(held.bundle.roots(), std::slice::from_ref(&old.der));
+    assert_eq!(stage(&status(&world).await), "");
+    // Nothing was signed by the other: it can come again.
+    mount.swap(&two);
+    comes_to(&world, |status| stage(status) == "published").await;
+    world.config.root_acknowledge = Duration::ZERO;
+    let world = world.restarted().await;
+    comes_to(&world, |status| stage(status) == "activated").await;
+    let held = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle)).await;
+    // The other root was known to whoever renewed meanwhile; this one did not.
+    assert!(held.is_err());
+    assert_eq!(world.first_issue(WEB, "web-2").await.issuer_epoch, 2);
 }

@@ -202,9 +202,19 @@ impl Rotation {
         waits.is_some_and(|(issuer, _)| now > issuer.validity.not_after)
     }
 
+    /// The issuer that signs has ended, and its leaves with it: it can publish nothing, and nobody is left to be told first.
+    fn is_all_there_is(&self, authority: &Authority, now: UnixTime) -> bool {
+        self.new_issuer.is_some() && authority.has_ended(now) && !self.is_spent(now)
+    }
+
     /// The certificate of the issuer that waits.
     pub(super) fn pending_issuer_cert(&self) -> Option<CertificateDer<'static>> {
         self.new_issuer.as_ref().map(IssuerRecord::cert)
+    }
+
+    /// The issuer that waited was let go before it signed: what is left is the name of the founding root.
+    fn is_let_go(&self, authority: &Authority) -> bool {
+        self.old_root() == authority.root && self.activated.is_none() && !self.is_pending()
     }
 
     /// The new root with its key, as long as that is here.
@@ -287,6 +297,7 @@ impl Rotation {
         let quiet = |mark: Option<Mark>| mark.and_then(|mark| acknowledged(mark.sequence));
         let known = |mark: Option<Mark>| quiet(mark).is_some_and(|quiet| quiet >= pace.settle);
         let step = match self.stage(authority)? {
+            Stage::Prepared | Stage::Published if self.is_all_there_is(authority, now) => Step::Activate,
             Stage::Prepared => Step::Publish,
             Stage::Published if self.tainted => {
                 let latest = later(served(self.published), NOTICE.min(pace.acknowledge));
@@ -355,6 +366,12 @@ impl Authority {
         let rotation = self.rotation.as_ref()?;
         Some((rotation, rotation.stage(self)?))
     }
+    /// Its issuer has ended, and one under another root takes its place.
+    pub(crate) fn is_followed(&self, now: UnixTime) -> bool {
+        self.root_stage().is_some_and(|(rotation, stage)| {
+            matches!(stage, Stage::Prepared | Stage::Published) && rotation.is_all_there_is(self, now)
+        })
+    }
     /// Of the root that this CA was founded with.
     pub(crate) fn founding_root_sha256(&self) -> [u8; 32] {
         let recorded = self.rotation.as_ref().and_then(Rotation::founding_root_sha256);
@@ -378,7 +395,7 @@ impl Authority {
         // A damaged key is known today, and not when it is to sign.
         rotation.pending_root()?;
         rotation.pending_issuer(0)?;
-        if rotation.stage(&self).is_none() {
+        if rotation.stage(&self).is_none() && !rotation.is_let_go(&self) {
             tracing::warn!(
                 reason = "root_rotation",
                 "rotation.json is not about the root that signs: it counts for nothing"
@@ -470,23 +487,31 @@ impl Authority {
             (Some(keys), false) => keys.rotated(now)?,
             (_, _) => JwtKeys::create()?,
         };
+        let mut roots = self.bundle.roots().to_vec();
+        if !roots.contains(&rotation.new_root()) {
+            // It takes the place of one that ended.
+            roots.push(rotation.new_root());
+        }
+        let replaced = if brought {
+            self.replaced_by(&issuer.cert)
+        } else {
+            self.replaced.clone()
+        };
         let mut next = Self {
             root: rotation.new_root(),
             root_validity,
             issuer: Arc::new(issuer),
             jwt: Some(jwt),
-            replaced: if brought {
-                self.replaced_by_now()
-            } else {
-                self.replaced.clone()
-            },
+            replaced,
             ..self.clone()
         }
-        .with_roots(self.bundle.roots().to_vec(), now)?;
-        rotation.activated = Some(Mark {
+        .with_roots(roots, now)?;
+        let mark = Mark {
             unix: now.as_secs(),
             sequence: next.bundle.sequence(),
-        });
+        };
+        rotation.published.get_or_insert(mark);
+        rotation.activated = Some(mark);
         next.rotation = Some(rotation);
         next.tested(now)
     }
@@ -496,6 +521,31 @@ impl Authority {
         let mut next = self.with_roots(vec![self.root.clone()], now)?;
         if let Some(rotation) = &mut next.rotation {
             rotation.retired_unix = Some(now.as_secs());
+        }
+        next.tested(now)
+    }
+
+    /// Is another root on its way, by a brought issuer that signed nothing? Or published still, after a kill at the wrong moment.
+    pub(super) fn lets_next_root_go(&self) -> bool {
+        self.rotation
+            .as_ref()
+            .is_some_and(|rotation| match rotation.stage(self) {
+                Some(Stage::Prepared | Stage::Published) => rotation.new_issuer.is_some(),
+                Some(Stage::Activated | Stage::Retired) => false,
+                None => rotation.is_let_go(self) && self.bundle.roots().contains(&rotation.new_root()),
+            })
+    }
+
+    /// Another root is on its way no more. (Of the record there remains what founded the CA; a kill before the bundle is stored is
+    /// made good when the issuer is looked at again.)
+    pub(super) fn without_next_root(&self, now: UnixTime) -> Result<Self, AuthorityError> {
+        let mut next = if self.bundle.roots() == [self.root.clone()] {
+            self.clone()
+        } else {
+            self.with_roots(vec![self.root.clone()], now)?
+        };
+        if let Some(rotation) = &mut next.rotation {
+            rotation.new_issuer = None;
         }
         next.tested(now)
     }

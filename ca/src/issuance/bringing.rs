@@ -162,8 +162,9 @@ impl Ca {
                 return Told::Refused(why.clone(), why);
             }
         };
-        match self.bring(brought, &mounted.dir.path().display().to_string()).await {
-            Ok(_) => Told::InForce,
+        let place = mounted.dir.path().display().to_string();
+        match self.bring(Arc::clone(&brought), &place).await {
+            Ok(next) => next.holds_back(&brought).map_or(Told::InForce, Told::Waiting),
             Err(RotationError::Waits(stage)) => Told::Waiting(stage),
             Err(RotationError::Brought(error)) => Told::refused(&error),
             Err(error) => {
@@ -205,8 +206,11 @@ impl Ca {
         }
         match self.brought(&current, brought, place, self.now())? {
             Some(next) => {
+                let signs = next.issuer_epoch() > current.issuer_epoch();
                 let made = self.commit(store, next);
-                self.rotated(&made);
+                if signs {
+                    self.rotated(&made);
+                }
                 made
             }
             None => Ok(current),
@@ -232,6 +236,7 @@ impl Ca {
             }
             Taken::Later(stage) => Err(RotationError::Waits(stage)),
             Taken::Replaced => Err(Fault::Replaced.at(place).into()),
+            Taken::Older => Err(RotationError::Older(place.to_owned())),
         }
     }
 

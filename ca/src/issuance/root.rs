@@ -45,8 +45,8 @@ impl RootChange {
                 Ok(Some(current.rotating(Rotation::prepare(current, false, now)?)))
             }
             (Self::Begin, Some(stage)) => Err(RotationError::RootUnderWay(stage.as_str())),
-            // A root of our own would be none of theirs who bring issuers.
-            (Self::Taint, _) if ca.mounted.is_some() && root.is_none() => {
+            // A root of our own would be none of theirs who bring issuers, or have brought the one that waits.
+            (Self::Taint, _) if root.is_none() && (ca.mounted.is_some() || current.brings_next_root()) => {
                 let hurried = current.hurried().map(Some);
                 hurried.ok_or_else(|| RotationError::NothingToHurry(ca.mounted_at()))
             }

@@ -252,7 +252,7 @@ impl Admin for Operating {
 fn not_brought(error: &RotationError) -> Status {
     let text = crate::error_chain(error);
     match error {
-        RotationError::Brought(_) => Status::invalid_argument(text),
+        RotationError::Brought(_) | RotationError::Older(_) => Status::invalid_argument(text),
         RotationError::Mounted(_)
         | RotationError::OwnRoot(_)
         | RotationError::NothingRequested
