@@ -308,7 +308,7 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
         "{counted}"
     );
     // The old issuer signs, also after a restart, though its files are gone.
-    let mut world = world.restarted().await;
+    let world = world.restarted().await;
     let held = ca_client::renew(&world.address(), &first.svid, &trust_of(&first.bundle))
         .await
         .unwrap();
