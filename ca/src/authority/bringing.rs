@@ -27,9 +27,10 @@ impl Authority {
     pub(crate) fn bringing(&self, brought: &Brought, now: UnixTime) -> Result<Taken, AuthorityError> {
         if self.signs_by(brought)? {
             // Whoever has it back wants no other.
-            return Ok(match self.lets_next_root_go() {
-                true => Taken::Next(Box::new(self.without_next_root(now)?)),
-                false => Taken::Already,
+            return Ok(if self.lets_next_root_go() {
+                Taken::Next(Box::new(self.without_next_root(now)?))
+            } else {
+                Taken::Already
             });
         }
         let cert = brought.cert();

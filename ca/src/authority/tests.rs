@@ -639,7 +639,15 @@ fn a_next_root_that_is_let_go_leaves_the_bundle_and_the_founding_root_stays_know
 
 #[test]
 fn the_same_issuer_under_a_renewed_intermediate_goes_on_and_comes_back() {
-    let root = Elsewhere::new("root");
+    let mut root = Elsewhere::new("root");
+    // Ours have room for an issuer alone.
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "roomy root");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(1);
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(1000);
+    root.cert = params.self_signed(&root.key).unwrap().der().clone();
     let (between, key) = (new_key().unwrap(), new_key().unwrap());
     let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).unwrap();
     let [first, renewed] = [90, 100].map(|hours| {
