@@ -53,6 +53,7 @@ fn ca(dir: &std::path::Path) -> (Address, Vec<JoinToken>) {
         ledger: LedgerConfig::default(),
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     };
     let socket = config.admin_socket.clone();
     let (told, listen) = std::sync::mpsc::channel();

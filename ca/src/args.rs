@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::init::{InitConfig, init_by_file, init_sealed};
+use crate::init::{InitConfig, RootSource, init_by_file, init_sealed_from};
 use crate::ledger::LedgerConfig;
 use crate::seal::{KekConfig, Sealer};
 #[cfg(not(feature = "kubernetes"))]
@@ -50,6 +50,9 @@ enum Command {
     Svid(SvidArgs),
     /// Put a new issuing certificate in place, in a running CA or in the store of a stopped one
     Rotate(RotateArgs),
+    /// Issuing certificates that are made elsewhere: ask for one, hand it in, check a directory of one
+    #[command(subcommand)]
+    Issuer(IssuerCommand),
     /// Seal the store of a stopped CA under the key that wraps now (a running one does that by itself)
     Rewrap(RewrapArgs),
     /// Show what the CA is doing
@@ -106,6 +109,16 @@ struct InitArgs {
     /// How long each issuing certificate is good; it is replaced at two thirds
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
     issuer_life: Duration,
+    /// Begin with this root (PEM). Without --root-key its key stays offline: `issuer request` and `issuer import` follow
+    #[arg(long, value_name = "PATH", conflicts_with = "root_life")]
+    root_cert: Option<PathBuf>,
+    /// The root's key (PEM), from which the CA then makes its issuing certificates itself
+    #[arg(long, value_name = "PATH", requires = "root_cert", conflicts_with = "root_life")]
+    root_key: Option<PathBuf>,
+    /// Begin with the issuing certificate in this directory (tls.crt, tls.key, ca.crt, or those of Istio's cacerts), as
+    /// `serve --issuer-dir` goes on
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["root_cert", "root_life"])]
+    issuer_dir: Option<PathBuf>,
     #[command(flatten)]
     kek: KekArgs,
 }
@@ -156,6 +169,65 @@ struct ServeArgs {
     /// longest life of a leaf, and with join tokens 24h more, in which an expired SVID may renew itself)
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     root_retire_after: Option<Duration>,
+    /// Issuing certificates come from this directory, a mounted Secret (tls.crt, tls.key, ca.crt, or those of Istio's cacerts),
+    /// which is watched; not with the root's key in the store
+    #[arg(long, value_name = "DIR", env = "POSTERN_CA_ISSUER_DIR")]
+    issuer_dir: Option<PathBuf>,
+}
+
+/// A running CA, or the store of a stopped one.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["admin_socket", "store"])))]
+pub(crate) struct CaOrStore {
+    /// The operator's Unix socket of a running CA
+    #[arg(long, value_name = "PATH", env = "POSTERN_CA_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+    /// The store of a CA that does not run
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    kek: KekArgs,
+}
+
+impl CaOrStore {
+    /// The socket, or the store and its key.
+    pub(crate) fn which(self) -> Result<PathBuf, (PathBuf, Option<KekConfig>)> {
+        match self.store {
+            Some(store) => Err((store, self.kek.config())),
+            // clap sees to it that it is there.
+            None => Ok(self.admin_socket.unwrap_or_default()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IssuerCommand {
+    /// Write a request (PKCS#10) for the next issuing certificate, to be signed where the root's key is; its own key never
+    /// leaves the store
+    Request {
+        #[command(flatten)]
+        ca: CaOrStore,
+        /// Gets the request, PEM
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+    },
+    /// Hand in the certificate that was asked for: PEM, then what stands between it and the root and, if it is another one, the root
+    Import {
+        #[command(flatten)]
+        ca: CaOrStore,
+        /// The file
+        #[arg(value_name = "PATH")]
+        file: PathBuf,
+    },
+    /// Would the CA take what is in this directory?
+    Check {
+        /// tls.crt, tls.key and ca.crt, or those of Istio's cacerts
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The name of the trust domain
+        #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+        trust_domain: String,
+    },
 }
 
 /// How to reach a running CA.
@@ -283,6 +355,7 @@ pub fn run(args: Args) -> ExitCode {
             kek,
             ..
         }) => in_runtime(rotate_stopped(store, kek.config())),
+        Command::Issuer(command) => in_runtime(operator::issuer::run(command)),
         Command::Rewrap(args) => in_runtime(rewrap_stopped(args)),
         Command::Rotate(RotateArgs {
             store: None,
@@ -334,8 +407,16 @@ async fn make(args: InitArgs) -> Result<(), String> {
         trust_domain,
         root_life,
         issuer_life,
+        root_cert,
+        root_key,
+        issuer_dir,
         kek,
     } = args;
+    let source = match (root_cert, issuer_dir) {
+        (Some(cert), _) => RootSource::Files { cert, key: root_key },
+        (None, Some(dir)) => RootSource::Issuer(dir),
+        (None, None) => RootSource::Own,
+    };
     let config = InitConfig {
         store,
         trust_domain,
@@ -345,14 +426,21 @@ async fn make(args: InitArgs) -> Result<(), String> {
     let now = crate::clock::system()();
     let kek = kek.config().unwrap_or_else(|| KekConfig::beside(&config.store));
     let made = match &kek {
-        KekConfig::File(file) => init_by_file(&config, file, now),
+        KekConfig::File(file) => init_by_file(&config, &source, file, now),
         KekConfig::Kms(_) => {
             let sealer = Sealer::unseal(&kek).await.map_err(|error| crate::error_chain(&error))?;
-            init_sealed(&config, sealer, now)
+            init_sealed_from(&config, &source, sealer, now)
         }
     };
     let made = made.map_err(|error| crate::error_chain(&error))?;
     println!("{}", made.root_sha256);
+    if made.asks {
+        let store = config.store.display();
+        eprintln!(
+            "postern-ca: next: `postern-ca issuer request --store {store} --out issuer.csr`; sign that with the root \
+             (docs/brought-root.md); `postern-ca issuer import --store {store} issuer.pem`"
+        );
+    }
     Ok(())
 }
 
@@ -386,6 +474,7 @@ async fn serve(args: ServeArgs) -> Result<(), String> {
         },
         root_acknowledge: args.root_acknowledge_timeout,
         root_retire: args.root_retire_after,
+        issuer_dir: args.issuer_dir,
     };
     let signal = |kind| tokio::signal::unix::signal(kind).map_err(|error| error.to_string());
     // Before anything is served: a signal that comes early is not lost.

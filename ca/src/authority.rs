@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! found / load / with_new_issuer / rotation.rs (another root) --self_test--> Authority      (no other way to one)
+//! brought.rs: an issuer or a root from elsewhere, checked; bringing.rs: it follows the one that signs
 //! ```
 
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::profile::{self, BACKDATE, Holder, ProfileError, Validity};
 use crate::refusal::Refusal;
 use crate::tokens::hex;
 
+mod bringing;
+mod brought;
 mod issuer;
 mod jwt;
 mod record;
@@ -30,6 +33,9 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bringing::Taken;
+pub(crate) use brought::{Brought, Found, Parts, is_self_signed, root_alone, root_with_key};
+pub use brought::{BroughtError, Fault};
 use issuer::Issuer;
 pub(crate) use jwt::JwtKeysRecord;
 
@@ -82,6 +88,8 @@ pub(crate) struct Authority {
     jwt: Option<JwtKeys>,
     /// The last replacement of the root.
     rotation: Option<Rotation>,
+    /// SHA-256 of issuers that a brought one has followed.
+    replaced: Vec<[u8; 32]>,
 }
 
 /// A signed leaf with its chain.
@@ -141,21 +149,42 @@ impl Authority {
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
         let issuer = Issuer::create(trust_domain, 1, root, issuer_life, now)?;
+        Self::under(trust_domain, (&root.cert, root.validity), issuer, issuer_life, now)
+    }
+
+    /// The same by an issuer that was brought.
+    pub(crate) fn found_by(
+        trust_domain: &TrustDomain,
+        brought: &Brought,
+        issuer_life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        let root = (&brought.root, brought.root_validity);
+        Self::under(trust_domain, root, brought.issuer(1)?, issuer_life, now)
+    }
+
+    fn under(
+        trust_domain: &TrustDomain,
+        (root, root_validity): (&CertificateDer<'static>, Validity),
+        issuer: Issuer,
+        issuer_life: Duration,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
         let jwt = JwtKeys::create()?;
-        let bundle =
-            TrustBundle::new(trust_domain.clone(), 1, vec![root.cert.clone()], now).with_jwt_keys(jwt.published());
+        let bundle = TrustBundle::new(trust_domain.clone(), 1, vec![root.clone()], now).with_jwt_keys(jwt.published());
         let links = vec![issuer.sign_bundle(trust_domain, bundle.to_document())?];
         Self {
             own_id: own_id(trust_domain)?,
             trust_domain: trust_domain.clone(),
-            root: root.cert.clone(),
-            root_validity: root.validity,
+            root: root.clone(),
+            root_validity,
             issuer: Arc::new(issuer),
             issuer_life,
             links,
             bundle,
             jwt: Some(jwt),
             rotation: None,
+            replaced: Vec::new(),
         }
         .tested(now)
     }
@@ -186,6 +215,11 @@ impl Authority {
             ));
         }
         let issuer = Issuer::create(&self.trust_domain, self.issuer.epoch + 1, root, self.issuer_life, now)?;
+        self.with_issuer(issuer, now)
+    }
+
+    /// The same root, and this issuer of it.
+    fn with_issuer(&self, issuer: Issuer, now: UnixTime) -> Result<Self, AuthorityError> {
         // Links are checked against the clock of whoever walks them, so each is signed anew while that is possible: the
         // old signer will have expired.
         let mut links = Vec::with_capacity(self.links.len());
@@ -193,7 +227,7 @@ impl Authority {
         for link in &self.links {
             let next = TrustBundle::from_document(self.trust_domain.clone(), &link.document, now)
                 .map_err(|error| AuthorityError::Unusable(error.to_string()))?;
-            let anchored = previous.as_ref().unwrap_or(&next).roots().contains(&root.cert);
+            let anchored = previous.as_ref().unwrap_or(&next).roots().contains(&self.root);
             links.push(if anchored {
                 issuer.sign_bundle(&self.trust_domain, link.document.clone())?
             } else {
@@ -224,6 +258,7 @@ impl Authority {
             bundle,
             jwt: Some(jwt),
             rotation: self.rotation_without_cross(),
+            replaced: self.replaced.clone(),
         }
         .tested(now)
     }
@@ -250,10 +285,11 @@ impl Authority {
                 bundles: BundleSet::default().with(bundle.clone()),
                 ..Trust::default()
             };
-            let peer =
-                verify::verify_peer(&chain, Role::Server, &trust, now).map_err(|error| failed(error.to_string()))?;
-            if *peer.id() != self.own_id {
-                return Err(failed(format!("its leaf reads as {}", peer.id())));
+            for role in [Role::Server, Role::Client] {
+                let peer = verify::verify_peer(&chain, role, &trust, now).map_err(|error| failed(error.to_string()))?;
+                if *peer.id() != self.own_id {
+                    return Err(failed(format!("its leaf reads as {}", peer.id())));
+                }
             }
         }
         Ok(self.with_what_leads_from_old_root(now))
@@ -275,7 +311,11 @@ impl Authority {
             validity,
             &self.issuer.signer,
         )?;
-        Ok(vec![leaf, self.issuer.cert.clone()])
+        Ok(self.chain_of(leaf))
+    }
+
+    fn chain_of(&self, leaf: CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
+        std::iter::once(leaf).chain(self.issuer.chain()).collect()
     }
 
     /// Signs an SVID. The identity has been attested and the key proven; the trust domain is checked here once more.
@@ -299,7 +339,7 @@ impl Authority {
             Refusal::new(RefusalReason::Internal, "the certificate could not be signed")
         })?;
         Ok(Signed {
-            chain: vec![leaf, self.issuer.cert.clone()],
+            chain: self.chain_of(leaf),
             serial: profile::serial_shown(&serial),
             not_before: validity.not_before,
             not_after: validity.not_after,
@@ -411,6 +451,10 @@ impl Authority {
             bundles: BundleSet::default().with(self.bundle.clone()),
             ..Trust::default()
         }
+    }
+    /// The issuer, and every leaf of it.
+    pub(crate) fn has_ended(&self, now: UnixTime) -> bool {
+        now > self.issuer.validity.not_after
     }
     /// Is `now` inside the issuer's validity?
     pub(crate) fn ready(&self, now: UnixTime) -> Result<(), Refusal> {

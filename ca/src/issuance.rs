@@ -27,7 +27,8 @@ use crate::attest::join::ByJoinToken;
 #[cfg(feature = "kubernetes")]
 use crate::attest::pod::ByPod;
 use crate::attest::renewal::ByOwnSvid;
-use crate::authority::{Authority, AuthorityError, AuthorityRecord, RootPace};
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, BroughtError, RootPace, Stage};
+use crate::brought_files::IssuerDir;
 use crate::clock::{Clock, shown};
 use crate::csr::{self, ProvenKey};
 use crate::keys_seen::KeysSeen;
@@ -45,12 +46,14 @@ use crate::store::secret::SecretError;
 use crate::store::{Kind, Store, StoreError};
 use crate::tokens::{TokenBook, hex};
 
+pub(crate) mod bringing;
 mod jwt;
 mod quarantine;
 mod root;
 #[cfg(test)]
 mod tests;
 
+use bringing::Mounted;
 pub(crate) use quarantine::QuarantineChange;
 use quarantine::trust_under;
 pub(crate) use root::RootChange;
@@ -72,6 +75,8 @@ pub(crate) struct Ca {
     pub(crate) ledger: Ledger,
     pub(crate) acknowledged: Acknowledgements,
     root_pace: RootPace,
+    /// Where issuers come from, if not from here.
+    pub(crate) mounted: Option<Mounted>,
     /// Since when this process serves.
     began: UnixTime,
     /// One rotation at a time; a rotation whose caller went away still holds it.
@@ -124,8 +129,43 @@ pub(crate) enum RotationError {
     Races,
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    #[error("the root key is not in the store ({0}); put root.json back to rotate")]
+    #[error(
+        "the root key is not in the store ({0}); put root.json back to rotate, or bring the next issuing certificate: \
+         `postern-ca issuer request` and `issuer import`, or a mounted one (--issuer-dir)"
+    )]
     RootOffline(String),
+    #[error("issuing certificates come from {0} (--issuer-dir): put the next one there")]
+    Mounted(String),
+    #[error(
+        "{0} has the root's key, so this CA makes its issuing certificates itself; take root.json out of it, to a safe place, for \
+         those that are brought to follow its own"
+    )]
+    OwnRoot(String),
+    #[error(transparent)]
+    Brought(#[from] BroughtError),
+    #[error(
+        "{0}: this issuing certificate was made before the one that signs, so it is taken for one that was followed; bring the one \
+         that follows; to go back to it on purpose, have its key certified anew (a restored or late mount mends itself)"
+    )]
+    Older(String),
+    #[error("no request is waiting for a certificate; `postern-ca issuer request` makes one")]
+    NothingRequested,
+    #[error(
+        "it waits: the root is being replaced, and that is {} (`postern-ca rotate --dry-run` shows the stages); hand it in again \
+         when it is over",
+        .0.as_str()
+    )]
+    Waits(Stage),
+    #[cfg(feature = "kubernetes")]
+    #[error(
+        "over a Secret issuing certificates are brought by a mounted directory alone (--issuer-dir; chart: ca.broughtIssuer)"
+    )]
+    Shared,
+    #[error(
+        "no issuer under another root is on its way: put one into {0} first; then this hurries its taking the place of the root \
+         that signs"
+    )]
+    NothingToHurry(String),
     #[error("the root is being replaced already (it is {0}; `postern-ca rotate --dry-run` shows the stages)")]
     RootUnderWay(&'static str),
     #[error("the rotation was cut short")]
@@ -146,9 +186,20 @@ impl RotationError {
 /// The authority in a directory's store; everything in it has been checked when this returns.
 pub(crate) fn load_authority(store: &Store, now: UnixTime) -> Result<Authority, StoreError> {
     let damaged = |kind, error: AuthorityError| store.damaged(kind, error.to_string());
-    let record: AuthorityRecord = store
-        .read(Kind::Authority)?
-        .ok_or_else(|| store.damaged(Kind::Authority, "it is missing"))?;
+    let record: AuthorityRecord = match store.read(Kind::Authority)? {
+        Some(record) => record,
+        None => {
+            let founding = store
+                .read::<bringing::Request>(Kind::Request)?
+                .and_then(|request| request.founding);
+            return Err(match founding {
+                Some(_) => StoreError::NoIssuer {
+                    dir: store.dir().to_owned(),
+                },
+                None => store.damaged(Kind::Authority, "it is missing"),
+            });
+        }
+    };
     let authority = record.load(now).map_err(|error| damaged(Kind::Authority, error))?;
     let authority = authority
         .with_jwt_keys(store.read(Kind::JwtKeys)?)
@@ -237,7 +288,16 @@ impl Ca {
             ledger,
             acknowledged: Acknowledgements::default(),
             root_pace,
+            mounted: None,
             rotating: Arc::default(),
+        }
+    }
+
+    /// The same, with issuers from this directory.
+    pub(crate) fn with_mounted(self, dir: Option<IssuerDir>) -> Self {
+        Self {
+            mounted: dir.map(Mounted::at),
+            ..self
         }
     }
 
@@ -471,8 +531,7 @@ impl Ca {
     /// Blocks; under `rotating`.
     fn replace_issuer(&self, store: &Store) -> Result<Arc<Authority>, RotationError> {
         let current = self.authority();
-        let root = root_of(store, &current)?
-            .ok_or_else(|| RotationError::RootOffline(store.path(Kind::Root).display().to_string()))?;
+        let root = root_of(store, &current)?.ok_or_else(|| self.root_is_elsewhere())?;
         self.commit(store, current.with_new_issuer(&root, self.now())?)
     }
 

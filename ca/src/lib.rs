@@ -7,6 +7,7 @@
 //!                                                          -> rpc::bundles: the signed bundle, to control only
 //!   ledger:        what was issued and refused: one sealed chain per replica, written before a certificate leaves
 //!   seal:          every record under a key that a KEK wraps (a file, a KMS plugin); sealed until that is there
+//!   brought_files: a root or an issuer from elsewhere: files, or a mounted directory that is watched
 //!   replicas:      state in a Secret of Kubernetes: found once, follow, lead (rotation, roots in a ConfigMap)
 //!   admin socket:  rpc::admin: join tokens, rotation, quarantine, status
 //!   quarantine:    who is cut off: stored, refused here, signed for control and for each answer
@@ -24,6 +25,7 @@ mod args;
 mod attest;
 mod authority;
 mod base64_bytes;
+mod brought_files;
 pub mod clock;
 mod connections;
 mod csr;
@@ -49,15 +51,17 @@ mod svid_files;
 mod tokens;
 
 pub use args::{Args, Cli, run};
-pub use authority::RootPace;
+pub use authority::{BroughtError, Fault, RootPace};
 pub use csr::proven_key;
-pub use init::{InitConfig, InitError, Initialised, init, init_sealed};
+pub use init::{InitConfig, InitError, Initialised, RootSource, init, init_from, init_sealed};
 pub use ledger::{DEFAULT_RETENTION, LedgerConfig, Lines, MAX_RECORDS};
 #[cfg(feature = "kubernetes")]
 pub use replicas::Founding;
 pub use seal::{KekConfig, KekError, Sealer};
 #[cfg(feature = "kubernetes")]
 pub use serve::{InCluster, Pace, SecretState, start_in_cluster};
-pub use serve::{Running, ServeConfig, ServeError, rewrap_store, rotate_store, start};
+pub use serve::{
+    Running, ServeConfig, ServeError, import_issuer_into, request_issuer_from, rewrap_store, rotate_store, start,
+};
 
 pub(crate) use postern_telemetry::error_chain;

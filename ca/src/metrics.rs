@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     issuer_epoch: Gauge,
     issuer_not_after: Gauge<f64, AtomicU64>,
     root_not_after: Gauge<f64, AtomicU64>,
+    brought_refused: Gauge,
     root_replacement: Family<OfStage, Gauge>,
     pub(crate) tokens_outstanding: Gauge,
     pub(crate) watchers: Gauge,
@@ -84,6 +85,7 @@ impl Metrics {
             issuer_epoch: Gauge::default(),
             issuer_not_after: Gauge::default(),
             root_not_after: Gauge::default(),
+            brought_refused: Gauge::default(),
             root_replacement: Family::default(),
             tokens_outstanding: Gauge::default(),
             watchers: Gauge::default(),
@@ -158,6 +160,11 @@ impl Metrics {
             "root_not_after_timestamp_seconds",
             "Last instant of the root certificate",
             metrics.root_not_after.clone(),
+        );
+        registry.register(
+            "brought_issuer_refused",
+            "1 while what is in --issuer-dir is refused, and the issuer before goes on",
+            metrics.brought_refused.clone(),
         );
         registry.register(
             "root_replacement",
@@ -244,6 +251,9 @@ impl Metrics {
     #[cfg(feature = "kubernetes")]
     pub(crate) fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
+    }
+    pub(crate) fn brought_refused(&self, refused: bool) {
+        self.brought_refused.set(refused.into());
     }
     pub(crate) fn sealed(&self, sealed: bool) {
         self.sealed.set(sealed.into());

@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 
 use crate::args::{Output, StatusArgs, TokenCommand};
 
+pub(crate) mod issuer;
 pub(crate) mod root;
 
 /// `token create`, `list`, `revoke`.
@@ -100,6 +101,7 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), String> {
                 "svid_life_seconds": status.svid_life_seconds,
                 "root_sha256": status.root_sha256,
                 "root_rotation": status.root_rotation.as_ref().map(root::json),
+                "brought_issuer": status.brought_issuer.as_ref().map(issuer::json),
             })
         ),
         Output::Text => {
@@ -117,6 +119,9 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), String> {
             );
             if let Some(rotation) = &status.root_rotation {
                 println!("root rotation {}", root::line(rotation));
+            }
+            if let Some(brought) = &status.brought_issuer {
+                println!("issuers from  {}", issuer::line(brought));
             }
             println!("issued        {}", status.issued);
             println!("refused       {}", status.refused);

@@ -40,6 +40,13 @@ impl Validity {
     pub(crate) fn contains(&self, now: UnixTime) -> bool {
         (self.not_before.as_secs()..=self.not_after.as_secs()).contains(&now.as_secs())
     }
+    /// What both have.
+    pub(crate) fn within(self, other: Self) -> Self {
+        Self {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
 }
 
 /// Why a certificate could not be made: a fault of our own.
@@ -81,6 +88,20 @@ pub(crate) fn issuer(
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.use_authority_key_identifier_extension = true;
     Ok(params.signed_by(key, root)?.der().clone())
+}
+
+/// What is asked of whoever keeps an offline root, DER: the same as [`issuer`].
+pub(crate) fn issuer_request(trust_domain: &TrustDomain, epoch: u64, key: &KeyPair) -> Result<Vec<u8>, ProfileError> {
+    let nothing = UnixTime::since_unix_epoch(Duration::ZERO);
+    let validity = Validity {
+        not_before: nothing,
+        not_after: nothing,
+    };
+    let mut params = authority(trust_domain, &format!("{trust_domain} issuer {epoch}"), validity)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // A request has none of these, and rcgen would not write one with them.
+    params.serial_number = None;
+    Ok(params.serialize_request(key)?.der().to_vec())
 }
 
 /// An X.509-SVID for a workload, and its serial number.

@@ -17,7 +17,8 @@ use postern_identity::TrustDomain;
 use rustls_pki_types::UnixTime;
 use tokio::time::sleep;
 
-use crate::authority::{Authority, AuthorityError, AuthorityRecord, Root, RootRecord, Rotation};
+use crate::authority::{Authority, AuthorityError, AuthorityRecord, Brought, BroughtError, Root, RootRecord, Rotation};
+use crate::brought_files::IssuerDir;
 use crate::clock::Clock;
 use crate::issuance::{Ca, RootChange, RotationError, Why};
 use crate::ledger::chain::KeyRecord;
@@ -57,6 +58,13 @@ pub(crate) enum FoundingError {
     Secret(#[from] SecretError),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Brought(#[from] BroughtError),
+    #[error(
+        "Secret {0} has the root's key, so its CA makes its issuing certificates itself; take key root.json out of it, to a safe \
+         place, for those of --issuer-dir to follow its own"
+    )]
+    OwnRoot(String),
     #[error("the new CA cannot be written down")]
     Encoding(#[from] SealError),
     #[error("the published roots are not there yet: {0}")]
@@ -80,7 +88,9 @@ impl FoundingError {
         match self {
             Self::Secret(error) => error.is_outage(),
             Self::Roots(_) => true,
-            Self::Authority(_) | Self::Encoding(_) | Self::Emptied { .. } => false,
+            Self::Authority(_) | Self::Brought(_) | Self::OwnRoot(_) | Self::Encoding(_) | Self::Emptied { .. } => {
+                false
+            }
         }
     }
 }
@@ -89,12 +99,12 @@ impl FoundingError {
 pub(crate) async fn found_or_load(
     store: &SecretStore,
     roots: Option<&RootsMap>,
-    founding: &Founding,
+    (founding, mounted): (&Founding, Option<&IssuerDir>),
     clock: &Clock,
 ) -> Result<Authority, FoundingError> {
     let mut backoff = Backoff::up_to(LONGEST_WAIT);
     loop {
-        match attempt(store, roots, founding, clock()).await {
+        match attempt(store, roots, (founding, mounted), clock()).await {
             Err(error) if error.is_outage() => {
                 tracing::warn!("the CA's state is not there yet: {}", crate::error_chain(&error));
                 sleep(backoff.after_failure(rand_share())).await;
@@ -119,7 +129,7 @@ fn records_of(store: &SecretStore, authority: &Authority) -> Result<Vec<(Kind, V
 async fn attempt(
     store: &SecretStore,
     roots: Option<&RootsMap>,
-    founding: &Founding,
+    (founding, mounted): (&Founding, Option<&IssuerDir>),
     now: UnixTime,
 ) -> Result<Authority, FoundingError> {
     // Before the Secret, which is written first: what is published now is the root of a Secret that was filled before now.
@@ -129,6 +139,9 @@ async fn attempt(
     };
     let stored = store.read().await?;
     if let Some(authority) = stored.authority(now)? {
+        if mounted.is_some() && stored.root_of(&authority)?.is_some() {
+            return Err(FoundingError::OwnRoot(store.place()));
+        }
         return Ok(suits(store, founding, authority)?);
     }
     // Only now: a CA that is there needs no word of what is published.
@@ -139,10 +152,22 @@ async fn attempt(
             root_sha256,
         });
     }
-    let root = Root::create(&founding.trust_domain, founding.root_life, now)?;
-    let authority = Authority::found(&founding.trust_domain, &root, founding.issuer_life, now)?;
+    let (authority, root) = match mounted {
+        Some(dir) => {
+            let brought = dir.look(&founding.trust_domain, None, now)?;
+            let life = founding.issuer_life;
+            (Authority::found_by(&founding.trust_domain, &brought, life, now)?, None)
+        }
+        None => {
+            let root = Root::create(&founding.trust_domain, founding.root_life, now)?;
+            let authority = Authority::found(&founding.trust_domain, &root, founding.issuer_life, now)?;
+            (authority, Some(root))
+        }
+    };
     let mut records = records_of(store, &authority)?;
-    records.push(store.record(Kind::Root, &RootRecord::of(&root))?);
+    if let Some(root) = &root {
+        records.push(store.record(Kind::Root, &RootRecord::of(root))?);
+    }
     store.write(stored, records).await?;
     tracing::info!(
         secret = store.place(),
@@ -207,9 +232,7 @@ impl Shared {
             if why == Why::Due && now < current.rotation_due(ca.svid_life) {
                 return Ok(current);
             }
-            let root = stored
-                .root_of(&current)?
-                .ok_or_else(|| RotationError::RootOffline(format!("Secret {}", self.store.place())))?;
+            let root = stored.root_of(&current)?.ok_or_else(|| ca.root_is_elsewhere())?;
             let next = current.with_new_issuer(&root, now)?;
             let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
             match self.store.write(stored, records).await {
@@ -235,7 +258,7 @@ impl Shared {
                 return Ok(current);
             };
             let pending = next.pending_root_of_own()?;
-            let next = if pending.is_some() {
+            let next = if next.has_something_to_store() {
                 next.with_root_stored()
             } else {
                 next
@@ -247,6 +270,34 @@ impl Shared {
             }
             match self.store.write(stored, records).await {
                 Ok(()) => return Ok(ca.adopt(next)),
+                Err(SecretError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RotationError::Races)
+    }
+
+    /// An issuer that was brought follows the one that signs.
+    pub(crate) async fn bring(&self, ca: &Ca, brought: &Brought, place: &str) -> Result<Arc<Authority>, RotationError> {
+        for _ in 0..RACES {
+            let now = ca.now();
+            let (stored, current) = self.current(ca, now).await?;
+            if stored.root_of(&current)?.is_some() {
+                return Err(RotationError::OwnRoot(ca.root_place()));
+            }
+            let Some(next) = ca.brought(&current, brought, place, now)? else {
+                return Ok(current);
+            };
+            let signs = next.issuer_epoch() > current.issuer_epoch();
+            let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
+            match self.store.write(stored, records).await {
+                Ok(()) => {
+                    let made = Ok(ca.adopt(next));
+                    if signs {
+                        ca.rotated(&made);
+                    }
+                    return made;
+                }
                 Err(SecretError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -301,8 +352,13 @@ impl Shared {
                 "Secret {} was put back to an older issuer, which signs from now on",
                 self.store.place()
             );
-        } else {
+        } else if epoch > held.issuer_epoch() {
             tracing::info!(issuer_epoch = epoch, "another replica's new issuer signs from now on");
+        } else {
+            tracing::info!(
+                bundle = read.bundle().sequence(),
+                "another replica has gone on with the replacement of the root"
+            );
         }
         ca.adopt(read);
         Ok(())

@@ -19,11 +19,12 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::attest::renewal::GRACE;
-use crate::authority::RootPace;
+use crate::authority::{RootPace, Stage};
+use crate::brought_files::IssuerDir;
 use crate::clock::{Clock, until};
 use crate::connections;
 use crate::csr::MAX_CSR;
-use crate::issuance::{Ca, Why};
+use crate::issuance::{Ca, RotationError, Why, bringing};
 use crate::ledger::{LedgerConfig, MIN_RETENTION};
 use crate::metrics::Metrics;
 use crate::rewrap;
@@ -67,6 +68,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(crate) const ISSUER_LOOK: Duration = Duration::from_secs(30);
 /// A stage of the root's replacement is in whole seconds.
 const STAGE_LOOK: Duration = Duration::from_secs(1);
+/// The next issuer has to come from a person.
+const OFFLINE_REMINDER: Duration = Duration::from_secs(10 * 60);
 /// After a failed rotation.
 pub(crate) const ROTATION_RETRY: Duration = Duration::from_secs(10);
 
@@ -98,6 +101,8 @@ pub struct ServeConfig {
     /// The old root leaves the bundle this long after the new one signs; `None`: after the longest life that a leaf can have,
     /// and, where an SVID renews itself, how long it may do so past its end.
     pub root_retire: Option<Duration>,
+    /// Where issuers are mounted that are made elsewhere; it is watched.
+    pub issuer_dir: Option<PathBuf>,
 }
 
 /// Why the CA does not serve.
@@ -113,6 +118,9 @@ pub enum ServeError {
     /// The key that seals the state.
     #[error(transparent)]
     Kek(#[from] KekError),
+    /// What was to become of a new store.
+    #[error(transparent)]
+    Init(#[from] crate::init::InitError),
     /// The state in the cluster.
     #[error("{0}")]
     State(String),
@@ -168,8 +176,10 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let store = opened(&config, &front).await?;
     let lives = (config.svid_life, root_pace(&config, GRACE));
     let ca = Ca::load(store, lives, &config.ledger, clock, front.metrics.clone())?;
-    let ca = Arc::new(ca);
+    let ca = Arc::new(ca.with_mounted(config.issuer_dir.clone().map(IssuerDir::at)));
+    ca.makes_or_mounts()?;
     rewrap::at_start(&ca).await;
+    ca.look_at_mounted().await;
     renew_overdue_issuer(&ca).await?;
     let keepers: Vec<BoxFuture<'static, ()>> = vec![Box::pin(keep_issuer_fresh(Arc::clone(&ca)))];
     run(config, ca, front, keepers).await
@@ -234,20 +244,52 @@ async fn run(
 
 /// Puts a new issuer into the store of a CA that does not run; its number.
 pub async fn rotate_store(store: &Path, kek: Option<&KekConfig>, clock: Clock) -> Result<u64, ServeError> {
-    let metrics = Metrics::register(&mut Registry::default());
-    let store = stopped(store, kek, false).await?;
-    let ca = Arc::new(Ca::load(
-        store,
-        (MAX_SVID_LIFE, RootPace::PATIENT),
-        &LedgerConfig::default(),
-        clock,
-        metrics,
-    )?);
-    let next = ca
+    let next = loaded(stopped(store, kek, false).await?, clock)?
         .rotate(Why::Asked)
         .await
         .map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))?;
     Ok(next.issuer_epoch())
+}
+
+/// A request for the next issuer of a CA that does not run, or for its first; PEM.
+pub async fn request_issuer_from(store: &Path, kek: Option<&KekConfig>, clock: Clock) -> Result<String, ServeError> {
+    let store = stopped(store, kek, false).await?;
+    if let Some(csr) = crate::init::requested(&store)? {
+        return Ok(csr);
+    }
+    let csr = loaded(store, clock)?.request_issuer().await;
+    csr.map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))
+}
+
+/// Hands the certificate of a request in, to a CA that does not run; what became of it.
+pub async fn import_issuer_into(
+    store: &Path,
+    kek: Option<&KekConfig>,
+    (pem, place): (String, String),
+    clock: Clock,
+) -> Result<String, ServeError> {
+    let store = stopped(store, kek, false).await?;
+    if let Some(epoch) = crate::init::completed(&store, &pem, &place, clock())? {
+        return Ok(format!("issuer {epoch} signs"));
+    }
+    let next = loaded(store, clock)?.import_issuer(pem, place).await;
+    let next = next.map_err(|error| ServeError::CannotIssue(crate::error_chain(&error)))?;
+    Ok(match next.root_stage().filter(|(_, stage)| *stage == Stage::Prepared) {
+        Some(_) => "its root follows the one that signs, once the CA runs".to_owned(),
+        None => format!("issuer {} signs", next.issuer_epoch()),
+    })
+}
+
+fn loaded(store: Store, clock: Clock) -> Result<Arc<Ca>, ServeError> {
+    let metrics = Metrics::register(&mut Registry::default());
+    let lives = (MAX_SVID_LIFE, RootPace::PATIENT);
+    Ok(Arc::new(Ca::load(
+        store,
+        lives,
+        &LedgerConfig::default(),
+        clock,
+        metrics,
+    )?))
 }
 
 /// Seals the records of a CA that does not run under the key that wraps now; which ones were not. `migrate`: also those that
@@ -328,9 +370,20 @@ fn check_life(config: &ServeConfig) -> Result<(), ServeError> {
 
 /// An issuer that ran out (or nearly) while nobody served is replaced before the first caller.
 async fn renew_overdue_issuer(ca: &Arc<Ca>) -> Result<(), ServeError> {
+    if ca.authority().is_followed(ca.now()) {
+        // A failure is logged, and what is left says why nothing is issued.
+        ca.advance_root().await;
+        ca.look_at_mounted().await;
+    }
     let (authority, now) = (ca.authority(), ca.now());
     if now < authority.rotation_due(ca.svid_life) || !authority.can_outlive_itself() {
         return Ok(());
+    }
+    if ca.mounted.is_some() {
+        let why = ca.authority().ready(now).err();
+        return why.map_or(Ok(()), |why| {
+            Err(ServeError::CannotIssue(format!("{why}; {}", ca.root_is_elsewhere())))
+        });
     }
     match ca.rotate(Why::Due).await {
         Ok(_) => Ok(()),
@@ -386,19 +439,27 @@ async fn keep_issuer_fresh(ca: Arc<Ca>) {
     loop {
         changes.mark_unchanged();
         reports.mark_unchanged();
+        ca.look_at_mounted().await;
         let root = ca.advance_root().await.unwrap_or(ISSUER_LOOK);
         let authority = ca.authority();
         let due = authority.rotation_due(ca.svid_life);
         let now = ca.now();
         let wait = if now < due {
             until(due, now).min(ISSUER_LOOK)
-        } else if !authority.can_outlive_itself() {
+        } else if ca.mounted.is_some() || !authority.can_outlive_itself() {
             // The root ends with it; only a new root helps, and the metric and readiness say so.
             ISSUER_LOOK
-        } else if ca.rotate(Why::Due).await.is_err() {
-            ROTATION_RETRY
         } else {
-            continue;
+            match ca.rotate(Why::Due).await {
+                Ok(_) => continue,
+                Err(RotationError::RootOffline(_)) => OFFLINE_REMINDER,
+                Err(_) => ROTATION_RETRY,
+            }
+        };
+        let wait = if ca.mounted.is_some() {
+            wait.min(bringing::LOOK)
+        } else {
+            wait
         };
         tokio::select! {
             () = tokio::time::sleep(wait.min(root.max(STAGE_LOOK))) => {}

@@ -5,6 +5,7 @@
 //!            authority.json    root certificate, issuing key, bundle chain      } 0600, each one sealed record,
 //!            root.json         root certificate and key; may be kept elsewhere  } written to a temporary file,
 //!            rotation.json     the last replacement of the root, and its stage  }
+//!            request.json      an issuing key whose certificate is waited for   }
 //!            jwt.json          keys of JWT-SVIDs                                }
 //!            tokens.json       join tokens (the SHA-256 of their secrets)       } synced, renamed, directory synced
 //!            quarantine.json   who is cut off, why, by whom and since when      }
@@ -49,6 +50,8 @@ pub enum Kind {
     Root,
     /// The last replacement of the root.
     Rotation,
+    /// A key whose certificate is waited for.
+    Request,
     /// The keys of JWT-SVIDs.
     JwtKeys,
     /// Join tokens.
@@ -60,9 +63,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Authority,
         Self::Rotation,
+        Self::Request,
         Self::JwtKeys,
         Self::Root,
         Self::Tokens,
@@ -76,6 +80,7 @@ impl Kind {
             Self::Authority => "authority",
             Self::Root => "root",
             Self::Rotation => "rotation",
+            Self::Request => "request",
             Self::JwtKeys => "jwt",
             Self::Tokens => "tokens",
             Self::Quarantine => "quarantine",
@@ -89,6 +94,7 @@ impl Kind {
             Self::Authority => "authority.json",
             Self::Root => "root.json",
             Self::Rotation => "rotation.json",
+            Self::Request => "request.json",
             Self::JwtKeys => "jwt.json",
             Self::Tokens => "tokens.json",
             Self::Quarantine => "quarantine.json",
@@ -109,6 +115,10 @@ impl Kind {
             Self::Rotation => {
                 "put this one file back from a backup; without a backup, move it away together with ledger.json and ledger.redb: a \
                  replacement of the root that is under way stays where it is until the next one (`postern-ca rotate --root`)"
+            }
+            Self::Request => {
+                "move this one file away and ask anew (`postern-ca issuer request`): what was signed for the request before is of no \
+                 use; a store that has no issuer yet is made anew with `postern-ca init`"
             }
             Self::Tokens => {
                 "move this one file away and start again: outstanding join tokens are void, make new ones; \
@@ -147,6 +157,15 @@ pub enum StoreError {
         /// What exists.
         dir: PathBuf,
     },
+    /// It has a root, and no issuer yet.
+    #[error("the CA in {} has no issuing certificate yet: have the request of `postern-ca issuer request --store {}` signed under its root, and hand the certificate in with `postern-ca issuer import`", dir.display(), dir.display())]
+    NoIssuer {
+        /// The store.
+        dir: PathBuf,
+    },
+    /// It makes its issuers itself.
+    #[error("{} is the root's key, so this CA makes its issuing certificates itself; take that file away, to a safe place, for those of --issuer-dir to follow its own", .0.display())]
+    OwnRoot(PathBuf),
     /// Another process owns it.
     #[error("the store {} is owned by another postern-ca process; stop that one first", dir.display())]
     Locked {
@@ -253,7 +272,11 @@ pub struct Store {
 impl Store {
     /// Is there a store? Said before anybody is asked for a key.
     pub fn exists(dir: &Path) -> Result<(), StoreError> {
-        if !dir.join(Kind::Authority.file()).exists() && !dir.join(LOCK).exists() {
+        let has = |name: &str| dir.join(name).exists();
+        if ![Kind::Authority.file(), Kind::Request.file(), LOCK]
+            .into_iter()
+            .any(has)
+        {
             return Err(StoreError::Missing { dir: dir.to_owned() });
         }
         Ok(())
@@ -327,6 +350,17 @@ impl Store {
         write_in(&self.dir, &self.seals, kind, value)
     }
 
+    /// Takes a file away for good.
+    pub(crate) fn remove(&self, kind: Kind) -> Result<(), StoreError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path(kind);
+        match fs::remove_file(&path) {
+            Ok(()) => sync_dir(&self.dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(io_error("remove", &path)(source)),
+        }
+    }
+
     /// The public root certificates, as they stand there.
     pub(crate) fn root_pem(&self) -> Option<String> {
         fs::read_to_string(self.dir.join(ROOT_PEM)).ok()
@@ -392,6 +426,11 @@ impl Store {
     /// Where something lies that is not one small record.
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// For messages: where a file lies.

@@ -27,6 +27,8 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use world::{domain, init_config, serve_config};
 
+use world::pki::{Mount, Party, authority, p256, tls};
+
 mod world;
 
 const SECRET: &str = "/api/v1/namespaces/postern-system/secrets/postern-ca";
@@ -741,4 +743,139 @@ async fn a_replica_whose_lines_are_not_taken_issues_nothing_until_they_are() {
     full.store(false, std::sync::atomic::Ordering::SeqCst);
     issue(&running, &pins, &SharedTrust::default()).await.unwrap();
     running.stop().await;
+}
+
+#[tokio::test]
+async fn replicas_found_a_ca_by_a_mounted_issuer_and_a_swap_that_the_leader_sees_signs_in_all_of_them() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    let root = Party::root(&authority("root", None), p256());
+    let of = |name: &str| tls(&[&root.sign(&authority(name, Some(0)))], &root);
+    let mut mount = Mount::new(dir.path().join("issuer"), &of("one"));
+    let mounted = |name: &str| ServeConfig {
+        issuer_dir: Some(mount.dir.clone()),
+        root_acknowledge: Duration::ZERO,
+        ..config(&dir, name)
+    };
+    let configs = [mounted("a"), mounted("b")];
+    let [a, b] = configs.clone();
+    let (one, two) = tokio::join!(run(a, cluster(&server)), run(b, cluster(&server)));
+    let pins_of_now = pins(&server).await;
+    let secret = server.object(SECRET).unwrap();
+    assert!(secret["data"]["authority.json"].is_string() && secret["data"]["root.json"].is_null());
+    let reaches = async |replica: &Running, pins: &RootPins, epoch: u64| {
+        let reached = async {
+            loop {
+                let issued = issue(replica, pins, &SharedTrust::default()).await;
+                if issued.is_ok_and(|issued| issued.issuer_epoch == epoch) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        reached.unwrap_or_else(|_| panic!("not {epoch}"));
+    };
+    for replica in [&one, &two] {
+        reaches(replica, &pins_of_now, 1).await;
+    }
+    mount.swap(&of("two"));
+    for replica in [&one, &two] {
+        reaches(replica, &pins_of_now, 2).await;
+    }
+    // Another root: both are published, then the new one signs, in every replica, and after a restart.
+    let other = Party::root(&authority("other root", None), p256());
+    mount.swap(&tls(&[&other.sign(&authority("three", Some(0)))], &other));
+    let published = async {
+        while server.object(ROOTS).unwrap()["data"]["roots.sha256"]
+            .as_str()
+            .is_none_or(|sums| !sums.contains(','))
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, published)
+        .await
+        .expect("both roots are published");
+    let both = pins(&server).await;
+    for replica in [&one, &two] {
+        reaches(replica, &both, 3).await;
+    }
+    one.stop().await;
+    two.stop().await;
+    let [a, _] = configs;
+    let again = run(a.clone(), cluster(&server)).await;
+    reaches(&again, &both, 3).await;
+    // By hand nothing is brought to what replicas share.
+    let mut by_hand = admin(&dir, "a").await;
+    let error = by_hand.request_issuer(pb::RequestIssuerRequest {}).await.unwrap_err();
+    assert!(error.message().contains("--issuer-dir"), "{error}");
+    again.stop().await;
+    let without = ServeConfig { issuer_dir: None, ..a };
+    let again = run(without, cluster(&server)).await;
+    let mut by_hand = admin(&dir, "a").await;
+    let error = by_hand.request_issuer(pb::RequestIssuerRequest {}).await.unwrap_err();
+    assert!(
+        error.message().contains("over a Secret") && error.message().contains("ca.broughtIssuer"),
+        "{error}"
+    );
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_with_its_own_roots_key_takes_no_mounted_issuer_until_that_is_taken_out() {
+    let (server, dir) = (api_server().await, tempfile::tempdir().unwrap());
+    run(config(&dir, "a"), cluster(&server)).await.stop().await;
+    let root = Party::root(&authority("root", None), p256());
+    let files = tls(&[&root.sign(&authority("one", Some(0)))], &root);
+    let mount = Mount::new(dir.path().join("issuer"), &files);
+    let mounted = ServeConfig {
+        issuer_dir: Some(mount.dir.clone()),
+        root_acknowledge: Duration::ZERO,
+        ..config(&dir, "a")
+    };
+    let started = start_in_cluster(mounted.clone(), cluster(&server), postern_ca::clock::system()).await;
+    let error = started.err().unwrap().to_string();
+    assert!(
+        error.contains("Secret postern-system/postern-ca has the root's key"),
+        "{error}"
+    );
+    let mut secret = server.object(SECRET).unwrap();
+    secret["data"].as_object_mut().unwrap().remove("root.json");
+    server.put(SECRET, secret);
+    let ca = run(mounted, cluster(&server)).await;
+    let both = async {
+        loop {
+            let sums = server.object(ROOTS).unwrap()["data"]["roots.sha256"].clone();
+            if sums.as_str().is_some_and(|sums| sums.contains(',')) {
+                return RootPins::parse(sums.as_str().unwrap()).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let both = tokio::time::timeout(PATIENCE, both)
+        .await
+        .expect("the root that was brought is published");
+    let follows = async {
+        while issue(&ca, &both, &SharedTrust::default())
+            .await
+            .map_or(0, |issued| issued.issuer_epoch)
+            != 2
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, follows)
+        .await
+        .expect("it follows the own one");
+    // A mount that is bad founds nothing, and says why.
+    let (empty, other) = (api_server().await, tempfile::tempdir().unwrap());
+    let bad = ServeConfig {
+        issuer_dir: Some(other.path().to_owned()),
+        ..config(&other, "a")
+    };
+    let started = start_in_cluster(bad, cluster(&empty), postern_ca::clock::system()).await;
+    let error = started.err().unwrap().to_string();
+    assert!(error.contains("tls.crt: it cannot be read"), "{error}");
+    assert!(empty.object(SECRET).unwrap()["data"]["authority.json"].is_null());
+    ca.stop().await;
 }

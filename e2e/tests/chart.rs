@@ -159,16 +159,51 @@ fn another_namespace_is_refused_with_the_command_that_is_right() {
 }
 
 #[test]
-fn a_brought_issuer_is_refused_until_the_ca_reads_one() {
+fn a_brought_issuer_is_one_secret_mounted_whole_and_the_ca_is_told_where() {
     if !requires(&["helm"], false) {
         return;
     }
-    let refused = try_render("defaults", &["--set", "ca.broughtIssuer.enabled=true"]).unwrap_err();
-    assert!(refused.contains("does not read a brought issuer yet"), "{refused}");
+    let external = "ca.broughtIssuer.externalSecret.enabled=true";
+    let refused = try_render("defaults", &["--set", external]).unwrap_err();
+    assert!(
+        refused.contains("externalSecret.storeName: name the SecretStore"),
+        "{refused}"
+    );
+    let two = format!("{external},ca.broughtIssuer.externalSecret.storeName=x,ca.broughtIssuer.secretName=y");
+    let refused = try_render("defaults", &["--set", &two]).unwrap_err();
+    assert!(
+        refused.contains("set secretName, or externalSecret.enabled, not both"),
+        "{refused}"
+    );
+    let issuer = |objects: &[Value]| -> Option<String> {
+        let mut deployments = of_kind(objects, "Deployment");
+        let ca = deployments.find(|it| it["metadata"]["name"] == "postern-ca").unwrap();
+        let pod = &ca["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|it| it["name"] == "issuer").map(|it| &it["secret"]);
+        let container = &pod["containers"][0];
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let told = strings(&container["args"]).contains(&"--issuer-dir=/etc/postern/issuer");
+        let mount = json!({"name": "issuer", "mountPath": "/etc/postern/issuer", "readOnly": true});
+        assert_eq!((told, mounts.contains(&mount)), (volume.is_some(), volume.is_some()));
+        let volume = volume?;
+        // Whole: with `items` or `subPath` a swap would not be one of all files.
+        assert_eq!(
+            volume,
+            &json!({"secretName": volume["secretName"], "defaultMode": 0o440})
+        );
+        Some(volume["secretName"].as_str().unwrap().to_owned())
+    };
+    let named = try_render("defaults", &["--set", "ca.broughtIssuer.secretName=mesh-issuer"]).unwrap();
+    assert_eq!(issuer(&named).as_deref(), Some("mesh-issuer"));
+    assert_eq!(of_kind(&named, "ExternalSecret").count(), 0);
     let all = render("everything");
     assert_eq!(of_kind(&all, "ExternalSecret").count(), 1);
+    assert_eq!(issuer(&all).as_deref(), Some("postern-ca-issuer"));
     for set in ["defaults", "minimal", "ha"] {
-        assert_eq!(of_kind(&render(set), "ExternalSecret").count(), 0, "{set}");
+        let objects = render(set);
+        assert_eq!(of_kind(&objects, "ExternalSecret").count(), 0, "{set}");
+        assert_eq!(issuer(&objects), None, "{set}");
     }
 }
 

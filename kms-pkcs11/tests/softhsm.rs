@@ -255,6 +255,7 @@ fn serve_config(dir: &Path, socket: &Path) -> ServeConfig {
         },
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     }
 }
 

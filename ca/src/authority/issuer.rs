@@ -1,4 +1,4 @@
-//! The issuing intermediate: made under the root, signs leaves and bundles.
+//! The issuing intermediate: made under the root, or brought along; signs leaves and bundles.
 
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::profile::{self, BACKDATE, ProfileError, Validity};
 pub(super) struct Issuer {
     pub(super) epoch: u64,
     pub(super) cert: CertificateDer<'static>,
+    /// Between it and the root, the lowest first: nothing above an issuer of our own.
+    pub(super) above: Vec<CertificateDer<'static>>,
     pub(super) signer: rcgen::Issuer<'static, KeyPair>,
     pub(super) validity: Validity,
 }
@@ -43,7 +45,7 @@ impl Issuer {
         let key = new_key()?;
         let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).map_err(ProfileError::from)?;
         let cert = profile::issuer(trust_domain, epoch, &key, validity, &above)?;
-        Self::assemble(epoch, cert, key, validity)
+        Self::assemble(epoch, cert, Vec::new(), key, validity)
     }
 
     /// The same issuer (name and key) certified by another root, no longer than by its own.
@@ -69,6 +71,7 @@ impl Issuer {
     pub(super) fn assemble(
         epoch: u64,
         cert: CertificateDer<'static>,
+        above: Vec<CertificateDer<'static>>,
         key: KeyPair,
         validity: Validity,
     ) -> Result<Self, AuthorityError> {
@@ -76,9 +79,15 @@ impl Issuer {
         Ok(Self {
             epoch,
             cert,
+            above,
             signer,
             validity,
         })
+    }
+
+    /// It, and what is above it, without the root.
+    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.cert).chain(&self.above).cloned().collect()
     }
 
     pub(super) fn sign_bundle(
@@ -91,7 +100,7 @@ impl Issuer {
         Ok(SignedBundle {
             document,
             signature,
-            signer_chain: vec![self.cert.clone()],
+            signer_chain: self.chain(),
         })
     }
 
@@ -105,7 +114,7 @@ impl Issuer {
         Ok(SignedQuarantine {
             document,
             signature,
-            signer_chain: vec![self.cert.clone()],
+            signer_chain: self.chain(),
         })
     }
 }

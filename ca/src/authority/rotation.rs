@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use postern_identity::bundle::SignedBundle;
 use postern_identity::{Trust, TrustBundle, bundle, verify};
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::record::LinkRecord;
-use super::{Authority, AuthorityError, Issuer, JwtKeys, Root, matching, sha256};
+use super::record::{self, IssuerRecord, LinkRecord};
+use super::{Authority, AuthorityError, Brought, Issuer, JwtKeys, Root, matching, sha256, validity_of};
 use crate::base64_bytes::Base64;
 use crate::clock::later;
-use crate::profile::BACKDATE;
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use crate::profile::{BACKDATE, Validity};
 
 /// After a compromise proxies renew at once, spread over 30 s: the old root leaves only after that, or they could not.
 const RENEWALS: Duration = Duration::from_secs(60);
@@ -79,7 +79,7 @@ pub(crate) enum Stage {
 pub(crate) enum Step {
     Publish,
     Activate,
-    /// The new root's key takes the place of the old one's.
+    /// The new root's key takes the place of the old one's; a brought issuer is where the one before it was.
     StoreRoot,
     Retire,
     /// Until then, at the latest.
@@ -104,6 +104,9 @@ pub(crate) struct Rotation {
     new_root: Base64,
     /// PKCS#8; until it is in `root.json`.
     new_root_key: Option<Base64>,
+    /// Of a root whose key is elsewhere: the issuer under it, until it signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_issuer: Option<IssuerRecord>,
     tainted: bool,
     prepared_unix: u64,
     published: Option<Mark>,
@@ -137,18 +140,81 @@ impl Rotation {
         let root = Root::succeeding(&authority.trust_domain, life, now)?;
         Authority::found(&authority.trust_domain, &root, authority.issuer_life, now)?;
         Ok(Self {
-            founding_root_sha256: Base64::of(&authority.founding_root_sha256()),
-            old_root: Base64::of(&authority.root),
-            new_root: Base64::of(&root.cert),
             new_root_key: Some(Base64::of(root.key.serialized_der())),
             tainted,
+            ..Self::begun(authority, &root.cert, now)
+        })
+    }
+
+    /// An issuer under another root stands ready, which was checked.
+    pub(super) fn prepare_brought(authority: &Authority, brought: &Brought, now: UnixTime) -> Self {
+        Self {
+            new_issuer: Some(brought.record.clone()),
+            ..Self::begun(authority, &brought.root, now)
+        }
+    }
+
+    fn begun(authority: &Authority, new_root: &CertificateDer<'_>, now: UnixTime) -> Self {
+        Self {
+            founding_root_sha256: Base64::of(&authority.founding_root_sha256()),
+            old_root: Base64::of(&authority.root),
+            new_root: Base64::of(new_root),
+            new_root_key: None,
+            new_issuer: None,
+            tainted: false,
             prepared_unix: now.as_secs(),
             published: None,
             activated: None,
             retired_unix: None,
             cross: None,
             bridge: None,
-        })
+        }
+    }
+
+    /// What the next root needs to sign is here.
+    fn is_pending(&self) -> bool {
+        self.new_root_key.is_some() || self.new_issuer.is_some()
+    }
+
+    /// The issuer that was brought with the new root, as long as it is here; number `epoch`.
+    fn pending_issuer(&self, epoch: u64) -> Result<Option<(Issuer, Validity)>, AuthorityError> {
+        let Some(record) = &self.new_issuer else {
+            return Ok(None);
+        };
+        let unusable = |why: &str| AuthorityError::Unusable(format!("the next root {why}"));
+        let root = self.new_root();
+        let (_, parsed) = X509Certificate::from_der(&root).map_err(|_| unusable("cannot be read"))?;
+        let validity = validity_of(&parsed).ok_or_else(|| unusable("has a validity before 1970"))?;
+        Ok(Some((record.clone().numbered(epoch).load(validity)?, validity)))
+    }
+
+    /// The same with another issuer under the new root.
+    pub(super) fn with_issuer(&self, brought: &Brought) -> Self {
+        Self {
+            new_issuer: Some(brought.record.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// The issuer that waits ended before it signed: it never will.
+    pub(super) fn is_spent(&self, now: UnixTime) -> bool {
+        let waits = self.pending_issuer(0).ok().flatten();
+        waits.is_some_and(|(issuer, _)| now > issuer.validity.not_after)
+    }
+
+    /// The issuer that signs has ended, and its leaves with it: it can publish nothing, and nobody is left to be told first.
+    fn is_all_there_is(&self, authority: &Authority, now: UnixTime) -> bool {
+        self.new_issuer.is_some() && authority.has_ended(now) && !self.is_spent(now)
+    }
+
+    /// The certificate of the issuer that waits.
+    pub(super) fn pending_issuer_cert(&self) -> Option<CertificateDer<'static>> {
+        self.new_issuer.as_ref().map(IssuerRecord::cert)
+    }
+
+    /// The issuer that waited was let go before it signed: what is left is the name of the founding root.
+    fn is_let_go(&self, authority: &Authority) -> bool {
+        self.old_root() == authority.root && self.activated.is_none() && !self.is_pending()
     }
 
     /// The new root with its key, as long as that is here.
@@ -156,12 +222,18 @@ impl Rotation {
         let Some(key) = &self.new_root_key else {
             return Ok(None);
         };
-        let key =
-            KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key.bytes()), &PKCS_ECDSA_P256_SHA256)
-                .map_err(|error| AuthorityError::Unusable(format!("the next root's key cannot be read: {error}")))?;
+        let key = record::key(key, "next root's")?;
         let cert = self.new_root();
         let validity = matching(&cert, &key, "next root")?;
         Ok(Some(Root { cert, key, validity }))
+    }
+
+    /// The same, in a hurry.
+    pub(super) fn tainting(&self) -> Self {
+        Self {
+            tainted: true,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn old_root(&self) -> CertificateDer<'static> {
@@ -201,7 +273,7 @@ impl Rotation {
             });
         }
         // Without its key it leads nowhere.
-        (authority.root == old && self.new_root_key.is_some()).then(|| {
+        (authority.root == old && self.is_pending()).then(|| {
             if published(&new) {
                 Stage::Published
             } else {
@@ -225,6 +297,7 @@ impl Rotation {
         let quiet = |mark: Option<Mark>| mark.and_then(|mark| acknowledged(mark.sequence));
         let known = |mark: Option<Mark>| quiet(mark).is_some_and(|quiet| quiet >= pace.settle);
         let step = match self.stage(authority)? {
+            Stage::Prepared | Stage::Published if self.is_all_there_is(authority, now) => Step::Activate,
             Stage::Prepared => Step::Publish,
             Stage::Published if self.tainted => {
                 let latest = later(served(self.published), NOTICE.min(pace.acknowledge));
@@ -242,7 +315,7 @@ impl Rotation {
                     Step::Wait(latest)
                 }
             }
-            Stage::Activated if self.new_root_key.is_some() => Step::StoreRoot,
+            Stage::Activated if self.is_pending() => Step::StoreRoot,
             Stage::Activated if self.tainted => {
                 let begun = served(self.activated);
                 let latest = later(begun, pace.acknowledge);
@@ -266,7 +339,7 @@ impl Rotation {
                     Step::Wait(latest)
                 }
             }
-            Stage::Retired if self.new_root_key.is_some() => Step::StoreRoot,
+            Stage::Retired if self.is_pending() => Step::StoreRoot,
             Stage::Retired => return None,
         };
         Some(step)
@@ -293,6 +366,12 @@ impl Authority {
         let rotation = self.rotation.as_ref()?;
         Some((rotation, rotation.stage(self)?))
     }
+    /// Its issuer has ended, and one under another root takes its place.
+    pub(crate) fn is_followed(&self, now: UnixTime) -> bool {
+        self.root_stage().is_some_and(|(rotation, stage)| {
+            matches!(stage, Stage::Prepared | Stage::Published) && rotation.is_all_there_is(self, now)
+        })
+    }
     /// Of the root that this CA was founded with.
     pub(crate) fn founding_root_sha256(&self) -> [u8; 32] {
         let recorded = self.rotation.as_ref().and_then(Rotation::founding_root_sha256);
@@ -315,12 +394,13 @@ impl Authority {
         };
         // A damaged key is known today, and not when it is to sign.
         rotation.pending_root()?;
-        if rotation.stage(&self).is_none() {
+        rotation.pending_issuer(0)?;
+        if rotation.stage(&self).is_none() && !rotation.is_let_go(&self) {
             tracing::warn!(
                 reason = "root_rotation",
                 "rotation.json is not about the root that signs: it counts for nothing"
             );
-            rotation.new_root_key = None;
+            (rotation.new_root_key, rotation.new_issuer) = (None, None);
             (rotation.cross, rotation.bridge) = (None, None);
         }
         self.mark_what_is_reached(&mut rotation);
@@ -382,13 +462,19 @@ impl Authority {
     /// Activated: the next root's issuer signs. `old`: the root that did, if its key is here and is to vouch for the new issuer.
     pub(crate) fn under_next_root(&self, old: Option<&Root>, now: UnixTime) -> Result<Self, AuthorityError> {
         let mut rotation = self.pending()?.clone();
-        let root = rotation.pending_root()?.ok_or_else(nothing_pending)?;
         let epoch = self.issuer.epoch + 1;
-        let issuer = Issuer::create(&self.trust_domain, epoch, &root, self.issuer_life, now)?;
+        let (issuer, root_validity, brought) = match rotation.pending_issuer(epoch)? {
+            Some((issuer, validity)) => (issuer, validity, true),
+            None => {
+                let root = rotation.pending_root()?.ok_or_else(nothing_pending)?;
+                let issuer = Issuer::create(&self.trust_domain, epoch, &root, self.issuer_life, now)?;
+                (issuer, root.validity, false)
+            }
+        };
         let bridge = self.links.last().ok_or_else(nothing_pending)?;
         rotation.bridge = Some(LinkRecord::of(bridge));
         rotation.cross = None;
-        if let Some(old) = old.filter(|_| !rotation.tainted) {
+        if let Some(old) = old.filter(|_| !rotation.tainted && !brought) {
             let cross = issuer.under_another(&self.trust_domain, old)?;
             // As long as that holds, whatever becomes of the issuer before.
             let mut bridge = issuer.sign_bundle(&self.trust_domain, bridge.document.clone())?;
@@ -401,18 +487,31 @@ impl Authority {
             (Some(keys), false) => keys.rotated(now)?,
             (_, _) => JwtKeys::create()?,
         };
+        let mut roots = self.bundle.roots().to_vec();
+        if !roots.contains(&rotation.new_root()) {
+            // It takes the place of one that ended.
+            roots.push(rotation.new_root());
+        }
+        let replaced = if brought {
+            self.replaced_by(&issuer.cert)
+        } else {
+            self.replaced.clone()
+        };
         let mut next = Self {
-            root: root.cert.clone(),
-            root_validity: root.validity,
+            root: rotation.new_root(),
+            root_validity,
             issuer: Arc::new(issuer),
             jwt: Some(jwt),
+            replaced,
             ..self.clone()
         }
-        .with_roots(self.bundle.roots().to_vec(), now)?;
-        rotation.activated = Some(Mark {
+        .with_roots(roots, now)?;
+        let mark = Mark {
             unix: now.as_secs(),
             sequence: next.bundle.sequence(),
-        });
+        };
+        rotation.published.get_or_insert(mark);
+        rotation.activated = Some(mark);
         next.rotation = Some(rotation);
         next.tested(now)
     }
@@ -422,6 +521,31 @@ impl Authority {
         let mut next = self.with_roots(vec![self.root.clone()], now)?;
         if let Some(rotation) = &mut next.rotation {
             rotation.retired_unix = Some(now.as_secs());
+        }
+        next.tested(now)
+    }
+
+    /// Is another root on its way, by a brought issuer that signed nothing? Or published still, after a kill at the wrong moment.
+    pub(super) fn lets_next_root_go(&self) -> bool {
+        self.rotation
+            .as_ref()
+            .is_some_and(|rotation| match rotation.stage(self) {
+                Some(Stage::Prepared | Stage::Published) => rotation.new_issuer.is_some(),
+                Some(Stage::Activated | Stage::Retired) => false,
+                None => rotation.is_let_go(self) && self.bundle.roots().contains(&rotation.new_root()),
+            })
+    }
+
+    /// Another root is on its way no more. (Of the record there remains what founded the CA; a kill before the bundle is stored is
+    /// made good when the issuer is looked at again.)
+    pub(super) fn without_next_root(&self, now: UnixTime) -> Result<Self, AuthorityError> {
+        let mut next = if self.bundle.roots() == [self.root.clone()] {
+            self.clone()
+        } else {
+            self.with_roots(vec![self.root.clone()], now)?
+        };
+        if let Some(rotation) = &mut next.rotation {
+            rotation.new_issuer = None;
         }
         next.tested(now)
     }
@@ -440,10 +564,7 @@ impl Authority {
     }
 
     fn pending(&self) -> Result<&Rotation, AuthorityError> {
-        let pending = self
-            .rotation
-            .as_ref()
-            .filter(|rotation| rotation.new_root_key.is_some());
+        let pending = self.rotation.as_ref().filter(|rotation| rotation.is_pending());
         pending.ok_or_else(nothing_pending)
     }
 
@@ -551,11 +672,15 @@ impl Authority {
             Some(_) | None => Ok(None),
         }
     }
+    /// Is something in the record of the replacement that has its own place now?
+    pub(crate) fn has_something_to_store(&self) -> bool {
+        (self.rotation.as_ref()).is_some_and(|rotation| rotation.new_root() == self.root && rotation.is_pending())
+    }
     /// Now it is there.
     pub(crate) fn with_root_stored(&self) -> Self {
         let mut next = self.clone();
         if let Some(rotation) = &mut next.rotation {
-            rotation.new_root_key = None;
+            (rotation.new_root_key, rotation.new_issuer) = (None, None);
         }
         next
     }

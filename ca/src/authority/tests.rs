@@ -487,3 +487,218 @@ fn an_older_record_beside_a_newer_authority_goes_on_to_the_end() {
         assert!(restored.rotation().unwrap().awaited(Stage::Published).is_some());
     }
 }
+
+/// A root whose key is elsewhere.
+struct Elsewhere {
+    cert: CertificateDer<'static>,
+    key: KeyPair,
+}
+
+impl Elsewhere {
+    fn new(name: &str) -> Self {
+        let (key, validity) = (new_key().unwrap(), lasting(1000));
+        let cert = profile::root(&domain(), name, &key, validity).unwrap();
+        Self { cert, key }
+    }
+
+    fn issuer(&self, hours: u32) -> Brought {
+        let key = new_key().unwrap();
+        let der = self.certified(&key, lasting(hours));
+        self.brought(&[&der], key)
+    }
+
+    fn certified(&self, key: &KeyPair, validity: Validity) -> CertificateDer<'static> {
+        let above = rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key).unwrap();
+        profile::issuer(&domain(), 1, key, validity, &above).unwrap()
+    }
+
+    /// The issuer and what is above it.
+    fn brought(&self, chain: &[&CertificateDer<'static>], key: KeyPair) -> Brought {
+        let found = |der: &CertificateDer<'static>| Found {
+            place: "issuer".to_owned(),
+            der: der.clone(),
+        };
+        let parts = Parts {
+            chain: chain.iter().map(|der| found(der)).collect(),
+            key,
+            key_place: "key".to_owned(),
+            roots: vec![found(&self.cert)],
+            roots_place: "root".to_owned(),
+        };
+        Brought::check(&domain(), &parts, None, now()).unwrap()
+    }
+}
+
+fn lasting(hours: u32) -> Validity {
+    Validity {
+        not_before: earlier(now(), BACKDATE),
+        not_after: later(now(), hours * HOUR),
+    }
+}
+
+fn next(taken: Taken) -> Authority {
+    match taken {
+        Taken::Next(next) => *next,
+        Taken::Already | Taken::Later(_) | Taken::Replaced | Taken::Older => panic!("nothing follows"),
+    }
+}
+
+#[test]
+fn an_issuer_that_ended_before_it_signed_makes_way_for_one_under_any_root() {
+    let [first, second, third] = ["first", "second", "third"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let short = second.issuer(1);
+    let prepared = next(founded.bringing(&short, now()).unwrap());
+    let published = prepared.publishing_next_root(now()).unwrap();
+    assert_eq!(published.bundle().roots(), [first.cert.clone(), second.cert.clone()]);
+    let other = third.issuer(100);
+    let waits = |at| matches!(published.bringing(&other, at).unwrap(), Taken::Later(Stage::Published));
+    assert!(waits(now()) && waits(later(now(), HOUR / 2)));
+    let then = later(now(), 2 * HOUR);
+    assert!(published.under_next_root(None, then).is_err());
+    let prepared = next(published.bringing(&other, then).unwrap());
+    assert_eq!(stage(&prepared), Some(Stage::Prepared));
+    let published = prepared.publishing_next_root(then).unwrap();
+    assert_eq!(published.bundle().roots(), [first.cert, third.cert.clone()]);
+    let activated = published.under_next_root(None, then).unwrap();
+    assert_eq!(*activated.root(), third.cert);
+}
+
+#[test]
+fn sixteen_issuers_that_were_replaced_do_not_come_back_and_the_one_before_those_is_forgotten() {
+    let root = Elsewhere::new("root");
+    let issuers: Vec<Brought> = (0..18).map(|_| root.issuer(100)).collect();
+    let mut authority = Authority::found_by(&domain(), &issuers[0], HOUR, now()).unwrap();
+    for issuer in &issuers[1..] {
+        authority = next(authority.bringing(issuer, now()).unwrap());
+    }
+    // As it is read back.
+    let authority = AuthorityRecord::of(&authority).load(now()).unwrap();
+    let replaced = |n: usize| matches!(authority.bringing(&issuers[n], now()).unwrap(), Taken::Replaced);
+    assert!((1..17).all(replaced));
+    assert!(matches!(
+        authority.bringing(&issuers[17], now()).unwrap(),
+        Taken::Already
+    ));
+    assert!(!replaced(0));
+}
+
+#[test]
+fn an_issuer_that_is_read_back_ends_with_its_root_and_one_that_was_never_valid_with_it_is_refused() {
+    let root = Elsewhere::new("root");
+    let brought = root.issuer(2000);
+    let end = lasting(1000).not_after;
+    let founded = Authority::found_by(&domain(), &brought, HOUR, now()).unwrap();
+    let read = AuthorityRecord::of(&founded).load(now()).unwrap();
+    for at in [brought.ends(), founded.issuer_not_after(), read.issuer_not_after()] {
+        assert!(at <= end && later(at, HOUR) > end, "{at:?}");
+    }
+    let long_ago = Validity {
+        not_before: earlier(now(), 3 * HOUR),
+        not_after: earlier(now(), 2 * HOUR),
+    };
+    assert!(brought.record.clone().load(long_ago).is_err());
+}
+
+#[test]
+fn a_next_root_that_is_let_go_leaves_the_bundle_and_the_founding_root_stays_known_even_after_a_kill_between_the_records()
+ {
+    let [first, second, third] = ["first", "second", "third"].map(Elsewhere::new);
+    let (one, two) = (first.issuer(100), second.issuer(100));
+    let founded = Authority::found_by(&domain(), &one, HOUR, now()).unwrap();
+    let moved = next(founded.bringing(&two, now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let moved = moved.under_next_root(None, now()).unwrap().with_root_stored();
+    let moved = moved.without_old_root(now()).unwrap();
+    let published = next(moved.bringing(&third.issuer(1), now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let back = next(published.bringing(&two, now()).unwrap());
+    assert_eq!(
+        (stage(&back), back.bundle().roots()),
+        (None, std::slice::from_ref(&second.cert))
+    );
+    assert!(matches!(back.bringing(&two, now()).unwrap(), Taken::Already));
+    assert_eq!(back.founding_root_sha256(), sha256(&first.cert));
+    // Killed when only the replacement's record was written.
+    let halfway = reloaded(&published, back.rotation());
+    assert_eq!((stage(&halfway), halfway.bundle().roots().len()), (None, 2));
+    let mended = next(halfway.bringing(&two, now()).unwrap());
+    assert_eq!(mended.bundle().roots(), std::slice::from_ref(&second.cert));
+    assert!(matches!(mended.bringing(&two, now()).unwrap(), Taken::Already));
+    // The one that waited was spent: another under the root that signs lets it go, too.
+    let then = later(now(), 2 * HOUR);
+    let after = next(published.bringing(&second.issuer(100), then).unwrap());
+    assert_eq!(
+        (stage(&after), after.bundle().roots()),
+        (None, std::slice::from_ref(&second.cert))
+    );
+    assert_eq!(after.founding_root_sha256(), sha256(&first.cert));
+}
+
+#[test]
+fn the_same_issuer_under_a_renewed_intermediate_goes_on_and_comes_back() {
+    let mut root = Elsewhere::new("root");
+    // Ours have room for an issuer alone.
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "roomy root");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(1);
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(1000);
+    root.cert = params.self_signed(&root.key).unwrap().der().clone();
+    let (between, key) = (new_key().unwrap(), new_key().unwrap());
+    let above = rcgen::Issuer::from_ca_cert_der(&root.cert, &root.key).unwrap();
+    let [first, renewed] = [90, 100].map(|hours| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(1));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(1);
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(hours);
+        params.signed_by(&between, &above).unwrap().der().clone()
+    });
+    let between = rcgen::Issuer::from_ca_cert_der(&first, &between).unwrap();
+    let cert = profile::issuer(&domain(), 1, &key, lasting(80), &between).unwrap();
+    let under = |above: &CertificateDer<'static>| {
+        root.brought(&[&cert, above], KeyPair::try_from(key.serialized_der()).unwrap())
+    };
+    let mut authority = Authority::found_by(&domain(), &under(&first), HOUR, now()).unwrap();
+    for above in [&renewed, &first, &renewed] {
+        authority = next(authority.bringing(&under(above), now()).unwrap());
+    }
+    // Another follows: now it is one of those.
+    let after = next(authority.bringing(&root.issuer(100), now()).unwrap());
+    assert!(matches!(
+        after.bringing(&under(&first), now()).unwrap(),
+        Taken::Replaced
+    ));
+}
+
+#[test]
+fn an_issuer_that_was_made_before_the_one_that_signs_is_refused_also_if_it_never_signed_and_harms_no_later_one() {
+    let root = Elsewhere::new("root");
+    let made = |minutes: u32| {
+        let key = new_key().unwrap();
+        let validity = Validity {
+            not_before: earlier(now(), HOUR - Duration::from_secs(60) * minutes),
+            not_after: later(now(), 10 * HOUR),
+        };
+        root.brought(&[&root.certified(&key, validity)], key)
+    };
+    let [before, first, never, second] = [1, 2, 3, 4].map(made);
+    let founded = Authority::found_by(&domain(), &first, HOUR, now()).unwrap();
+    assert!(matches!(founded.bringing(&before, now()).unwrap(), Taken::Older));
+    let authority = next(founded.bringing(&second, now()).unwrap());
+    assert!(matches!(authority.bringing(&never, now()).unwrap(), Taken::Older));
+    assert!(matches!(authority.bringing(&first, now()).unwrap(), Taken::Replaced));
+    assert!(matches!(authority.bringing(&second, now()).unwrap(), Taken::Already));
+    // Once it has ended, whatever is left is taken.
+    let then = later(now(), HOUR * 2);
+    let short = root.issuer(1);
+    let ended = next(authority.bringing(&short, now()).unwrap());
+    assert!(matches!(ended.bringing(&never, now()).unwrap(), Taken::Older));
+    assert_eq!(next(ended.bringing(&never, then).unwrap()).issuer_epoch(), 4);
+}

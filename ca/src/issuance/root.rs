@@ -41,10 +41,15 @@ impl RootChange {
         match (self, stage) {
             (Self::Begin, None | Some(Stage::Retired)) => {
                 // Whoever keeps it elsewhere wants no root to be made here.
-                root.ok_or_else(|| RotationError::RootOffline(ca.root_place()))?;
+                root.ok_or_else(|| ca.root_is_elsewhere())?;
                 Ok(Some(current.rotating(Rotation::prepare(current, false, now)?)))
             }
             (Self::Begin, Some(stage)) => Err(RotationError::RootUnderWay(stage.as_str())),
+            // A root of our own would be none of theirs who bring issuers, or have brought the one that waits.
+            (Self::Taint, _) if root.is_none() && (ca.mounted.is_some() || current.brings_next_root()) => {
+                let hurried = current.hurried().map(Some);
+                hurried.ok_or_else(|| RotationError::NothingToHurry(ca.mounted_at()))
+            }
             // Whatever is under way: whoever has the store has the root that was to follow as well, and the one that signs. Published
             // first: killed between that and its first signature, the CA would be a stranger to whoever has not heard.
             (Self::Taint, _) => {
@@ -89,7 +94,23 @@ impl Ca {
         self.root_pace
     }
 
-    fn root_place(&self) -> String {
+    /// Why no issuer and no root is made here.
+    pub(crate) fn root_is_elsewhere(&self) -> RotationError {
+        match self.mounted {
+            Some(_) => RotationError::Mounted(self.mounted_at()),
+            None => RotationError::RootOffline(self.root_place()),
+        }
+    }
+
+    fn mounted_at(&self) -> String {
+        let dir = self
+            .mounted
+            .as_ref()
+            .map(|mounted| mounted.dir.path().display().to_string());
+        dir.unwrap_or_default()
+    }
+
+    pub(crate) fn root_place(&self) -> String {
         match &self.keeping {
             Keeping::Directory(store) => store.path(Kind::Root).display().to_string(),
             #[cfg(feature = "kubernetes")]
@@ -175,8 +196,8 @@ impl Ca {
     fn change_root_in(&self, store: &Store, change: RootChange) -> Result<Arc<Authority>, RotationError> {
         let mut current = self.authority();
         // Before another record takes the place of the one that it is in.
-        if let Some(root) = current.pending_root_of_own()? {
-            current = self.adopt(root_stored(store, &current, &root)?);
+        if current.has_something_to_store() {
+            current = self.adopt(finished(store, Authority::clone(&current))?);
         }
         let root = root_of(store, &current)?;
         let Some(next) = change.made(self, &current, root.as_ref(), self.now())? else {
@@ -196,14 +217,13 @@ impl Ca {
             store.write(Kind::JwtKeys, &keys)?;
         }
         store.write(Kind::Authority, &AuthorityRecord::of(&next))?;
-        let pending = next.pending_root_of_own()?;
         // Now: what is stored is what signs, whatever becomes of the rest.
         let next = self.adopt(next);
         show_roots(store, &next);
-        match pending {
-            Some(root) => Ok(self.adopt(root_stored(store, &next, &root)?)),
-            None => Ok(next),
+        if next.has_something_to_store() {
+            return Ok(self.adopt(finished(store, Authority::clone(&next))?));
         }
+        Ok(next)
     }
 }
 
@@ -227,9 +247,11 @@ pub(super) fn show_roots(store: &Store, authority: &Authority) {
     }
 }
 
-/// The next root's key in the place of the old one's, which is gone for good.
-fn root_stored(store: &Store, authority: &Authority, root: &Root) -> Result<Authority, StoreError> {
-    store.write(Kind::Root, &RootRecord::of(root))?;
+/// The next root's key in the place of the old one's, which is gone for good. (Of a brought issuer the key is in the authority.)
+fn root_stored(store: &Store, authority: &Authority, root: Option<&Root>) -> Result<Authority, StoreError> {
+    if let Some(root) = root {
+        store.write(Kind::Root, &RootRecord::of(root))?;
+    }
     let done = authority.with_root_stored();
     if let Some(rotation) = done.rotation() {
         store.write(Kind::Rotation, rotation)?;
@@ -261,8 +283,9 @@ pub(super) fn finished(store: &Store, authority: Authority) -> Result<Authority,
     let pending = authority
         .pending_root_of_own()
         .map_err(|error| store.damaged(Kind::Rotation, error.to_string()))?;
-    match pending {
-        Some(root) => root_stored(store, &authority, &root),
-        None => Ok(authority),
+    if authority.has_something_to_store() {
+        root_stored(store, &authority, pending.as_ref())
+    } else {
+        Ok(authority)
     }
 }

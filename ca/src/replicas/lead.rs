@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::authority::{Authority, sha256};
 use crate::clock::until;
-use crate::issuance::{Ca, Why};
+use crate::issuance::{Ca, Why, bringing};
 use crate::pem;
 use crate::serve::{ISSUER_LOOK, ROTATION_RETRY};
 use crate::tokens::hex;
@@ -104,13 +104,18 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
     let mut told: Option<String> = None;
     loop {
         ca.metrics.leading(false);
+        ca.leave_mounted();
         if leadership.wait_for(Option::is_some).await.is_err() {
             return;
         }
         ca.metrics.leading(true);
         while leadership.borrow().is_some() {
             changes.mark_unchanged();
+            ca.look_at_mounted().await;
             let mut wait = rotate_if_due(&ca).await;
+            if ca.mounted.is_some() {
+                wait = wait.min(bringing::LOOK);
+            }
             if let Some(next) = ca.advance_root().await {
                 wait = wait.min(next.max(Duration::from_secs(1)));
             }
@@ -142,7 +147,7 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
 async fn rotate_if_due(ca: &Arc<Ca>) -> Duration {
     let authority = ca.authority();
     let (due, now) = (authority.rotation_due(ca.svid_life), ca.now());
-    if now >= due && authority.can_outlive_itself() {
+    if now >= due && authority.can_outlive_itself() && ca.mounted.is_none() {
         return match ca.rotate(Why::Due).await {
             Ok(_) => Duration::ZERO,
             Err(_) => ROTATION_RETRY,

@@ -42,7 +42,7 @@ fn shared(server: &ApiServer) -> Shared {
 
 async fn found(shared: &Shared) -> Authority {
     crate::csr::prepare();
-    found_or_load(&shared.store, None, &shared.founding, &crate::clock::system())
+    found_or_load(&shared.store, None, (&shared.founding, None), &crate::clock::system())
         .await
         .unwrap()
 }
@@ -130,7 +130,7 @@ async fn c_06_an_emptied_secret_founds_no_other_ca_while_the_roots_of_the_first_
     let shared = shared(&server);
     let clock = crate::clock::system();
     crate::csr::prepare();
-    let attempted = || attempt(&shared.store, Some(&roots), &shared.founding, clock());
+    let attempted = || attempt(&shared.store, Some(&roots), (&shared.founding, None), clock());
     // Nobody knows yet whether a CA was here: waited for.
     assert!(attempted().await.unwrap_err().is_outage());
     server.put(
@@ -156,7 +156,7 @@ async fn c_06_an_emptied_secret_founds_no_other_ca_while_the_roots_of_the_first_
     assert!(attempted().await.unwrap().is(&authority));
     // And without the ConfigMap, which a CA that is there does not need.
     let elsewhere = RootsMap::new(server.client(), "x", "gone");
-    let again = attempt(&shared.store, Some(&elsewhere), &shared.founding, clock()).await;
+    let again = attempt(&shared.store, Some(&elsewhere), (&shared.founding, None), clock()).await;
     assert!(again.unwrap().is(&authority));
 }
 
@@ -200,7 +200,7 @@ async fn a_secret_of_another_trust_domain_is_refused() {
     found(&shared(&server)).await;
     let mut other = shared(&server);
     other.founding.trust_domain = TrustDomain::parse("example.org").unwrap();
-    let error = found_or_load(&other.store, None, &other.founding, &crate::clock::system())
+    let error = found_or_load(&other.store, None, (&other.founding, None), &crate::clock::system())
         .await
         .unwrap_err();
     assert!(
@@ -245,7 +245,7 @@ async fn c_06_a_damaged_secret_is_refused_at_the_start_with_its_remedy_and_never
         tamper(&server, change);
         let before = server.object(SECRET);
         let shared = shared(&server);
-        let error = found_or_load(&shared.store, None, &shared.founding, &crate::clock::system())
+        let error = found_or_load(&shared.store, None, (&shared.founding, None), &crate::clock::system())
             .await
             .unwrap_err();
         let text = error.to_string();

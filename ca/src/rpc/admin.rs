@@ -16,7 +16,8 @@ use super::quarantine;
 use crate::acknowledged::Report;
 use crate::authority::{Authority, Stage, sha256};
 use crate::clock::unix;
-use crate::issuance::{Ca, RootChange, Why};
+use crate::issuance::bringing::{Mounted, Told};
+use crate::issuance::{Ca, RootChange, RotationError, Why};
 use crate::refusal::Refusal;
 use crate::tokens::{DEFAULT_LIFE, MAX_LIFE, TokenBook, hex, is_token_id};
 
@@ -163,6 +164,30 @@ impl Admin for Operating {
         }))
     }
 
+    async fn request_issuer(
+        &self,
+        _request: Request<pb::RequestIssuerRequest>,
+    ) -> Result<Response<pb::RequestIssuerResponse>, Status> {
+        let csr = self.ca.request_issuer().await.map_err(|error| not_brought(&error))?;
+        Ok(Response::new(pb::RequestIssuerResponse { csr }))
+    }
+
+    async fn import_issuer(
+        &self,
+        request: Request<pb::ImportIssuerRequest>,
+    ) -> Result<Response<pb::ImportIssuerResponse>, Status> {
+        let pb::ImportIssuerRequest { pem, name } = request.into_inner();
+        let next = self.ca.import_issuer(pem, name).await;
+        let next = next.map_err(|error| not_brought(&error))?;
+        let waiting = next
+            .root_stage()
+            .is_some_and(|(_, stage)| matches!(stage, Stage::Prepared | Stage::Published));
+        Ok(Response::new(pb::ImportIssuerResponse {
+            issuer_epoch: next.issuer_epoch(),
+            rotation: rotation_of(&self.ca, &next).filter(|_| waiting),
+        }))
+    }
+
     type ReadLedgerStream = Pin<Box<dyn Stream<Item = Result<pb::LedgerRecord, Status>> + Send>>;
 
     async fn read_ledger(
@@ -195,6 +220,7 @@ impl Admin for Operating {
             root_sha256: hex(&authority.root_sha256()),
             root_acknowledge_seconds: seconds(self.ca.root_pace().acknowledge),
             root_retire_seconds: seconds(self.ca.root_pace().retire),
+            brought_issuer: self.ca.mounted.as_ref().map(brought_of),
         }))
     }
 
@@ -219,6 +245,38 @@ impl Admin for Operating {
         _request: Request<pb::ListQuarantineRequest>,
     ) -> Result<Response<pb::QuarantineState>, Status> {
         Ok(Response::new(self.ca.quarantine().state(false)))
+    }
+}
+
+/// A fault of what was handed in, or of the state that it met.
+fn not_brought(error: &RotationError) -> Status {
+    let text = crate::error_chain(error);
+    match error {
+        RotationError::Brought(_) | RotationError::Older(_) => Status::invalid_argument(text),
+        RotationError::Mounted(_)
+        | RotationError::OwnRoot(_)
+        | RotationError::NothingRequested
+        | RotationError::Waits(_) => Status::failed_precondition(text),
+        #[cfg(feature = "kubernetes")]
+        RotationError::Shared => Status::failed_precondition(text),
+        _ => Status::from(Refusal::new(RefusalReason::Store, text)),
+    }
+}
+
+fn brought_of(mounted: &Mounted) -> pb::BroughtIssuer {
+    let (state, why) = match mounted.told() {
+        None => ("", String::new()),
+        Some(Told::InForce) => ("in_force", String::new()),
+        Some(Told::Waiting(stage)) => (
+            "waiting",
+            format!("the root is being replaced, and that is {}", stage.as_str()),
+        ),
+        Some(Told::Refused(why, _)) => ("refused", why),
+    };
+    pb::BroughtIssuer {
+        directory: mounted.dir.path().display().to_string(),
+        state: state.to_owned(),
+        why,
     }
 }
 

@@ -14,6 +14,7 @@ use super::front::Front;
 use super::{Running, ServeConfig, ServeError, check_life, renew_overdue_issuer, root_pace, run};
 use crate::attest::pod::{ByApi, ByPod};
 use crate::authority::Authority;
+use crate::brought_files::IssuerDir;
 use crate::clock::Clock;
 use crate::issuance::{Attesting, Ca, Keeping, load_authority};
 use crate::ledger::{Ledger, LedgerConfig};
@@ -94,7 +95,9 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
     let keeping = (keeping, ledger);
     // A pod renews by its token: an SVID that has expired is of no use to it.
     let lives = (config.svid_life, root_pace(&config, Duration::ZERO));
-    let ca = Arc::new(Ca::new(authority, keeping, attesting, lives, clock, metrics));
+    let ca = Ca::new(authority, keeping, attesting, lives, clock, metrics);
+    let ca = Arc::new(ca.with_mounted(config.issuer_dir.clone().map(IssuerDir::at)));
+    ca.makes_or_mounts()?;
     match &shared {
         Some(shared) => shared
             .load_quarantine(&ca)
@@ -103,6 +106,10 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
         None => ca.load_own_quarantine()?,
     }
     rewrap::at_start(&ca).await;
+    if shared.is_none() || ca.authority().ready(ca.now()).is_err() {
+        // Else the leader looks.
+        ca.look_at_mounted().await;
+    }
     renew_overdue_issuer(&ca).await?;
     let keepers = keepers(&ca, &cluster, roots, shared);
     run(config, ca, front, keepers).await
@@ -125,8 +132,9 @@ async fn opened(
         Some(kek) => front.seals(kek, config.migrate).await?,
         None => Seals::Clear,
     };
+    let mounted = config.issuer_dir.clone().map(IssuerDir::at);
     let store = SecretStore::new(cluster.client.clone(), &state.namespace, &state.name, seals);
-    let authority = replicas::found_or_load(&store, roots, &state.founding, clock)
+    let authority = replicas::found_or_load(&store, roots, (&state.founding, mounted.as_ref()), clock)
         .await
         .map_err(|error| ServeError::State(crate::error_chain(&error)))?;
     let founding = state.founding.clone();

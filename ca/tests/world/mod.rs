@@ -16,14 +16,16 @@ use postern_api::ca_client::{self, ALPN, Issued, JoinToken, RENEWAL_CONTEXT, ca_
 use postern_api::transport;
 use postern_ca::clock::Clock;
 use postern_ca::store::{Kind, Seals, Store, StoreError};
-use postern_ca::{InitConfig, KekConfig, LedgerConfig, Lines, Running, Sealer, ServeConfig, init, start};
+use postern_ca::{InitConfig, KekConfig, LedgerConfig, Lines, Running, Sealer, ServeConfig, ServeError, init, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Trust, TrustBundle, TrustDomain, tls};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey as _};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
 
+pub mod pki;
 pub mod program;
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -68,6 +70,7 @@ pub fn serve_config(dir: &Path) -> ServeConfig {
         },
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     }
 }
 
@@ -97,10 +100,24 @@ impl World {
     }
 
     pub async fn over(dir: tempfile::TempDir, shift: Arc<AtomicI64>, config: ServeConfig) -> Self {
-        let running = start(config.clone(), shifted(&shift)).await.unwrap();
+        let running = loop {
+            match start(config.clone(), shifted(&shift)).await {
+                // A write that was on its way when the one before stopped; or a process that another test is starting: see `opened`.
+                Err(ServeError::Store(StoreError::Locked { .. })) => tokio::time::sleep(Duration::from_millis(1)).await,
+                started => break started.unwrap(),
+            }
+        };
         let address = running.listen.to_string();
-        let pinned = tls::pinned_client_config(root_of(&config.store), ca_id(&domain()).unwrap(), ALPN).unwrap();
-        let stream = transport::dial(&address, pinned).await.unwrap();
+        // The old root first; of one whose key is elsewhere only the new one leads to the CA.
+        let dial = async |root| {
+            let pinned = tls::pinned_client_config(root, ca_id(&domain()).unwrap(), ALPN).unwrap();
+            transport::dial(&address, pinned).await
+        };
+        let roots = roots_of(&config.store);
+        let stream = match (dial(roots[0]).await, roots.get(1)) {
+            (Err(_), Some(other)) => dial(*other).await.unwrap(),
+            (dialled, _) => dialled.unwrap(),
+        };
         let client = CertificateAuthorityClient::new(transport::channel_over(&address, stream).await.unwrap());
         Self {
             dir,
@@ -222,12 +239,15 @@ pub fn stored(dir: &Path, kind: Kind) -> Value {
 
 /// SHA-256 of the root of a store.
 pub fn root_of(store: &Path) -> [u8; 32] {
-    let pem = std::fs::read_to_string(store.join("root.pem")).unwrap();
-    // While it is replaced there are two, and the old one first.
-    let first = pem.lines().skip(1).take_while(|line| !line.starts_with("-----"));
-    let text: String = first.collect();
-    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).unwrap();
-    postern_identity::bundle::fingerprint(&der.into())
+    roots_of(store)[0]
+}
+
+/// While it is replaced there are two, and the old one first.
+pub fn roots_of(store: &Path) -> Vec<[u8; 32]> {
+    let roots = CertificateDer::pem_file_iter(store.join("root.pem")).unwrap();
+    roots
+        .map(|root| postern_identity::bundle::fingerprint(&root.unwrap()))
+        .collect()
 }
 
 pub fn new_key() -> KeyPair {

@@ -4,12 +4,19 @@
 {{- fail (printf "\n\nPostern lives in the namespace postern-system, and this release is for %q: the identities of its CA, control and injector (spiffe://%s/ns/postern-system/sa/postern-ca, ...) are bound to that namespace.\nInstall it with: helm install postern <chart> --namespace postern-system --create-namespace\n" .Release.Namespace .Values.trustDomain) -}}
 {{- end -}}
 {{- with .Values.ca.broughtIssuer -}}
-{{- if and .enabled (not .renderOnly) -}}
-{{- fail "\n\nca.broughtIssuer: the CA of this version founds its own root and does not read a brought issuer yet.\nSet ca.broughtIssuer.renderOnly=true to create the ExternalSecret alone (nothing uses its Secret), or leave ca.broughtIssuer.enabled=false.\n" -}}
+{{- if and .secretName .externalSecret.enabled -}}
+{{- fail "\n\nca.broughtIssuer: the issuer comes from one Secret: set secretName, or externalSecret.enabled, not both.\n" -}}
 {{- end -}}
-{{- if and .enabled (not .storeName) -}}
-{{- fail "\n\nca.broughtIssuer.storeName: name the SecretStore or ClusterSecretStore that holds the issuer.\n" -}}
+{{- if and .externalSecret.enabled (not .externalSecret.storeName) -}}
+{{- fail "\n\nca.broughtIssuer.externalSecret.storeName: name the SecretStore or ClusterSecretStore that holds the issuer.\n" -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret of a brought issuer; empty: the CA makes its own. */}}
+{{- define "postern.issuer" -}}
+{{- with .Values.ca.broughtIssuer -}}
+{{- if .externalSecret.enabled }}postern-ca-issuer{{ else }}{{ .secretName }}{{ end -}}
 {{- end -}}
 {{- end -}}
 

@@ -39,6 +39,7 @@ async fn run_ca(dir: &Path) -> postern_ca::Running {
         ledger: postern_ca::LedgerConfig::default(),
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     };
     postern_ca::start(config, Arc::new(UnixTime::now)).await.unwrap()
 }

@@ -62,6 +62,7 @@ async fn run_ca(server: &ApiServer, dir: &Path) -> postern_ca::Running {
         ledger: postern_ca::LedgerConfig::default(),
         root_acknowledge: postern_ca::RootPace::ACKNOWLEDGE,
         root_retire: None,
+        issuer_dir: None,
     };
     let cluster = postern_ca::InCluster {
         client: server.client(),

@@ -51,7 +51,8 @@ pub struct BundleSet {
 pub struct SignedBundle {
     /// The SPIFFE bundle document, JSON, byte for byte as signed.
     pub document: Vec<u8>,
-    /// ECDSA P-256 SHA-256 (ASN.1) over [`signing_input`].
+    /// Over [`signing_input`], by the signer's key: ECDSA (ASN.1) with P-256 and SHA-256 or P-384 and SHA-384; of an issuer that
+    /// was brought also RSA PKCS#1 1.5 with SHA-256.
     pub signature: Vec<u8>,
     /// The signing intermediate first, up to but without the root.
     pub signer_chain: Vec<CertificateDer<'static>>,

@@ -289,7 +289,7 @@ fn check_extended_key_usage(value: &[u8]) -> Result<(), LeafError> {
     }
 }
 
-fn check_key(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
+pub(crate) fn check_key(certificate: &X509Certificate<'_>) -> Result<(), LeafError> {
     let key = certificate.public_key();
     if key.algorithm.algorithm == oid::OID_SIG_ED25519 {
         return Ok(());

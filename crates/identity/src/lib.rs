@@ -16,7 +16,7 @@
 //! `tests/spec_verify/`; the walk from bundle to bundle in `tests/bundle_chain.rs`. What the CA issues is tested in
 //! `ca/tests/spec_*.rs`.
 
-mod authority;
+pub mod authority;
 pub mod bundle;
 mod der;
 pub mod federation;

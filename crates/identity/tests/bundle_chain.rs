@@ -225,21 +225,24 @@ fn spec_045_an_expired_root_vouches_for_no_link() {
 }
 
 #[test]
-fn signers_of_both_curves_are_understood_and_no_others() {
-    for (algorithm, good) in [
-        (&rcgen::PKCS_ECDSA_P256_SHA256, true),
-        (&rcgen::PKCS_ECDSA_P384_SHA384, true),
-        (&rcgen::PKCS_ED25519, false),
+fn signers_of_both_curves_and_of_rsa_are_understood_and_no_others() {
+    let of = |algorithm| KeyPair::generate_for(algorithm).unwrap();
+    let rsa = || KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    for (key, good) in [
+        (of(&rcgen::PKCS_ECDSA_P256_SHA256), true),
+        (of(&rcgen::PKCS_ECDSA_P384_SHA384), true),
+        (rsa(), true),
+        (of(&rcgen::PKCS_ED25519), false),
     ] {
         // A root that signs links itself, as its own intermediate.
-        let root = mint::root_with(&authority("root", None), KeyPair::generate_for(algorithm).unwrap());
+        let root = mint::root_with(&authority("root", None), key);
         let ca = Ca::new("other");
         let link = ca.link_by(&[&root], 2, &[&root]);
         let outcome = advance(&mint::bundle(DOMAIN, 1, &[&root]), &[link], mint::now());
         if good {
             outcome.unwrap();
         } else {
-            assert_eq!(unsigned(outcome), "the signer's key is neither P-256 nor P-384");
+            assert_eq!(unsigned(outcome), "the signer's key is neither P-256, P-384 nor RSA");
         }
     }
 }

@@ -277,6 +277,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "control's own certificate has life left",
         certificates::control,
     ),
+    error(
+        "PC-046",
+        Mesh,
+        "the CA takes the issuer that is mounted for it",
+        certificates::brought,
+    ),
     error("PC-050", Mesh, "every policy is accepted", policies::accepted),
     warning(
         "PC-051",

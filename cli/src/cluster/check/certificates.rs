@@ -196,6 +196,21 @@ pub(super) fn issuer(facts: &Facts) -> Verdict {
     Ok(found.collect())
 }
 
+pub(super) fn brought(facts: &Facts) -> Verdict {
+    let metrics = known(&facts.ca_metrics)?.iter();
+    let refused = metrics.filter(|metrics| metrics.brought_refused).map(|metrics| {
+        finding(
+            format!("Pod {SYSTEM}/{}", metrics.pod),
+            "it refuses the issuer that is mounted for it, and goes on with the one before, which will end",
+            format!(
+                "kubectl -n {SYSTEM} exec {} -- postern-ca status --admin-socket /run/postern/admin.sock  (says why)",
+                metrics.pod
+            ),
+        )
+    });
+    Ok(refused.collect())
+}
+
 pub(super) fn control(facts: &Facts) -> Verdict {
     let replicas = known(&facts.replicas)?.iter();
     let found = replicas.filter_map(|replica| {

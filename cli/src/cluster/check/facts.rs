@@ -104,6 +104,8 @@ pub(crate) struct CaMetrics {
     pub(crate) pod: String,
     /// Seconds since 1970.
     pub(crate) issuer_not_after: i64,
+    /// What is mounted for it as issuer is not taken.
+    pub(crate) brought_refused: bool,
 }
 
 /// An AuthorizationPolicy's head and status; its spec is the webhook's and control's to judge.

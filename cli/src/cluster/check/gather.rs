@@ -275,6 +275,8 @@ async fn ca_metrics(client: &Client, pods: &[Pod]) -> Known<Vec<CaMetrics>> {
             found.push(CaMetrics {
                 pod: pod.to_owned(),
                 issuer_not_after,
+                // An older version has none.
+                brought_refused: value("postern_ca_brought_issuer_refused") == Some(1),
             });
         }
     }

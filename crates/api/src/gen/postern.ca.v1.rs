@@ -279,6 +279,43 @@ pub struct RotateRootResponse {
     #[prost(message, optional, tag = "1")]
     pub rotation: ::core::option::Option<RootRotation>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestIssuerRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestIssuerResponse {
+    /// PEM.
+    #[prost(string, tag = "1")]
+    pub csr: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportIssuerRequest {
+    /// The issuer, then what stands above it and, perhaps, its root.
+    #[prost(string, tag = "1")]
+    pub pem: ::prost::alloc::string::String,
+    /// What messages call it: the file's name.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportIssuerResponse {
+    #[prost(uint64, tag = "1")]
+    pub issuer_epoch: u64,
+    /// Present while its root is on its way.
+    #[prost(message, optional, tag = "2")]
+    pub rotation: ::core::option::Option<RootRotation>,
+}
+/// What was last made of the mounted directory that issuers come from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BroughtIssuer {
+    #[prost(string, tag = "1")]
+    pub directory: ::prost::alloc::string::String,
+    /// in_force, waiting or refused; empty: this replica has not looked, since another one leads.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// Why it waits or is refused.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+}
 /// The last replacement of the root, and where it stands.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RootRotation {
@@ -354,6 +391,9 @@ pub struct StatusResponse {
     pub root_acknowledge_seconds: u32,
     #[prost(uint32, tag = "13")]
     pub root_retire_seconds: u32,
+    /// Absent: issuers do not come from a directory.
+    #[prost(message, optional, tag = "14")]
+    pub brought_issuer: ::core::option::Option<BroughtIssuer>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadLedgerRequest {
@@ -1208,6 +1248,56 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("postern.ca.v1.Admin", "RotateRoot"));
             self.inner.unary(req, path, codec).await
         }
+        /// A request (PKCS#10) for the next issuing certificate, where the root's key is kept elsewhere: the same until it is imported.
+        pub async fn request_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RequestIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RequestIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/RequestIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "RequestIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The certificate that was asked for. Under the root that signs it signs at once; another root is published first.
+        pub async fn import_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ImportIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.ca.v1.Admin/ImportIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.ca.v1.Admin", "ImportIssuer"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -1378,6 +1468,22 @@ pub mod admin_server {
             request: tonic::Request<super::RotateRootRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RotateRootResponse>,
+            tonic::Status,
+        >;
+        /// A request (PKCS#10) for the next issuing certificate, where the root's key is kept elsewhere: the same until it is imported.
+        async fn request_issuer(
+            &self,
+            request: tonic::Request<super::RequestIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RequestIssuerResponse>,
+            tonic::Status,
+        >;
+        /// The certificate that was asked for. Under the root that signs it signs at once; another root is published first.
+        async fn import_issuer(
+            &self,
+            request: tonic::Request<super::ImportIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportIssuerResponse>,
             tonic::Status,
         >;
         async fn status(
@@ -1695,6 +1801,96 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RotateRootSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/RequestIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct RequestIssuerSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::RequestIssuerRequest>
+                    for RequestIssuerSvc<T> {
+                        type Response = super::RequestIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RequestIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::request_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RequestIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.ca.v1.Admin/ImportIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportIssuerSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::UnaryService<super::ImportIssuerRequest>
+                    for ImportIssuerSvc<T> {
+                        type Response = super::ImportIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ImportIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::import_issuer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportIssuerSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

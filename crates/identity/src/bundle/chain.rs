@@ -1,13 +1,16 @@
 //! Walking the chain of bundles: each link signed under a root of the one before it.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::FromDer;
 
 use super::{BundleError, SignedBundle, TrustBundle, document, signing_input};
-use crate::authority;
+use crate::authority::{self, Unfit};
 
 /// The issuing intermediate, and room for one above it that stays offline.
 const MAX_SIGNER_CHAIN: usize = 3;
@@ -57,7 +60,7 @@ pub(crate) fn verify_signed(
     let roots: Vec<X509Certificate<'_>> = valid.map(|(_, der)| parse(der)).collect::<Result<_, _>>()?;
     let signer = chain.first().ok_or("the signer's chain is empty")?;
     for der in signer_chain {
-        if !authority::inspect(der)?.valid_at(now) {
+        if !authority::inspect(der).map_err(Unfit::as_str)?.valid_at(now) {
             return Err("a certificate of the signer's chain is not valid now");
         }
     }
@@ -83,6 +86,7 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'stati
         .map_err(|_| "a certificate is malformed")
 }
 
+/// By the one algorithm of the signer's key; RSA is that of issuers that were brought.
 fn verify_signature(signer: &X509Certificate<'_>, message: &[u8], signature: &[u8]) -> Result<(), &'static str> {
     let key = signer.public_key();
     let curve = key
@@ -90,10 +94,12 @@ fn verify_signature(signer: &X509Certificate<'_>, message: &[u8], signature: &[u
         .parameters
         .as_ref()
         .and_then(|parameters| parameters.as_oid().ok());
-    let algorithm = match curve {
+    let kind = &key.algorithm.algorithm;
+    let algorithm: &'static dyn VerificationAlgorithm = match curve {
+        _ if *kind == oid::OID_PKCS1_RSAENCRYPTION => &RSA_PKCS1_2048_8192_SHA256,
         Some(curve) if curve == oid::OID_EC_P256 => &ECDSA_P256_SHA256_ASN1,
         Some(curve) if curve == oid::OID_NIST_EC_P384 => &ECDSA_P384_SHA384_ASN1,
-        _ => return Err("the signer's key is neither P-256 nor P-384"),
+        _ => return Err("the signer's key is neither P-256, P-384 nor RSA"),
     };
     UnparsedPublicKey::new(algorithm, &key.subject_public_key.data)
         .verify(message, signature)

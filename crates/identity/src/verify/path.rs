@@ -97,7 +97,7 @@ fn check_under(anchor: &Anchor, path: &VerifiedPath<'_>, now: UnixTime) -> Resul
     // From the leaf's issuer upwards: `below` intermediates stand between it and the leaf.
     let mut below = 0;
     for certificate in path.intermediate_certificates() {
-        let facts = authority::inspect(&certificate.der()).map_err(VerifyError::Authority)?;
+        let facts = authority::inspect(&certificate.der()).map_err(|unfit| VerifyError::Authority(unfit.as_str()))?;
         if facts.path_len.is_some_and(|allowed| below > allowed) {
             return Err(VerifyError::PathLength);
         }
@@ -136,7 +136,7 @@ fn explain(error: webpki::Error, bundle: &TrustBundle, now: UnixTime) -> VerifyE
         | Error::MaximumPathDepthExceeded
         | Error::MaximumSignatureChecksExceeded
         | Error::MaximumNameConstraintComparisonsExceeded => VerifyError::TooMuchWork,
-        Error::EndEntityUsedAsCa => VerifyError::Authority("is not a CA certificate"),
+        Error::EndEntityUsedAsCa => VerifyError::Authority(authority::Unfit::NotCa.as_str()),
         other => VerifyError::Chain(other),
     }
 }

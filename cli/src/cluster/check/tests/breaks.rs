@@ -133,6 +133,9 @@ breaks! {
         let end = k8s_openapi::jiff::Timestamp::from_second(facts.now + 30).unwrap();
         facts.replicas.as_mut().unwrap()[0].body.not_after = Some(end.to_string());
     };
+    "PC-046", pc_046: "it refuses the issuer that is mounted for it", |facts| {
+        facts.ca_metrics.as_mut().unwrap()[0].brought_refused = true;
+    };
     "PC-050", pc_050: "it is not accepted (Invalid): spec.rules[0]: unknown field", |facts| {
         let condition = &mut facts.policies.as_mut().unwrap()[0].status.conditions[0];
         condition.status = "False".to_owned();

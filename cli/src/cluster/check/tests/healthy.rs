@@ -177,6 +177,7 @@ pub(super) fn healthy() -> Facts {
         ca_metrics: Ok(vec![CaMetrics {
             pod: "postern-ca-1".to_owned(),
             issuer_not_after: now + 20 * 24 * 60 * 60,
+            brought_refused: false,
         }]),
         pods: Ok(typed(json!([
             component("ca", now),
