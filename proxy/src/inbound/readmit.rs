@@ -19,6 +19,9 @@ use crate::stream::Transport;
 use crate::supervise::Control;
 use crate::worker::Worker;
 
+#[cfg(test)]
+mod tests;
+
 /// Serves a connection of ALPN `postern/renew`: a name comes in, a byte goes out, and that is all.
 pub(super) async fn serve(worker: &Worker, mut transport: Transport, caller: &Caller) {
     let Some(peer) = caller.peer() else { return };
@@ -80,6 +83,9 @@ fn decide(worker: &Rc<Worker>, connection: &Control, peer: VerifiedPeer) -> Resu
     if !held.is_same_as(&peer) {
         return Err(Refusal::WrongPeer);
     }
+    let (trust, at) = (worker.shared.trust.load(), UnixTime::since_unix_epoch(now));
+    // Whoever is cut off by the certificate that the connection was admitted on stays so, though nobody has looked yet.
+    held.still_holds(&trust, at).map_err(|_| Refusal::Ending)?;
     let is_over = now >= Duration::from_secs(held.not_after().as_secs());
     if is_over || connection.is_lost() || worker.shared.not_cut_off().is_err() {
         return Err(Refusal::Ending);
@@ -89,9 +95,7 @@ fn decide(worker: &Rc<Worker>, connection: &Control, peer: VerifiedPeer) -> Resu
         return Err(Refusal::Older);
     }
     // It was verified under the trust of a moment ago.
-    let trust = worker.shared.trust.load();
-    peer.still_holds(&trust, UnixTime::since_unix_epoch(now))
-        .map_err(|_| Refusal::NotBelieved)?;
+    peer.still_holds(&trust, at).map_err(|_| Refusal::NotBelieved)?;
     let (mut any, mut allowed) = (false, false);
     for exchange in connection.live() {
         // Without a permit it has not begun.

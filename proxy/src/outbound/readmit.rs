@@ -240,6 +240,10 @@ async fn ask(worker: &Rc<Worker>, riding: &Riding, identity: &Arc<Identity>) -> 
         Answer::Readmitted => {}
         Answer::Refused(reason) => return Err(Unheard::Refused(reason)),
     }
+    // What both have agreed on may have ended meanwhile, though nobody has looked yet.
+    riding
+        .still_holds(&worker.shared.trust.load(), originate::clock())
+        .map_err(|failure| Unheard::Failed(failure.facts().reason))?;
     let (end, peer) = (secured.end(identity), secured.peer);
     if end <= riding.end() && peer.anchor() == held.anchor() {
         return Err(Unheard::Unchanged);
