@@ -8,10 +8,11 @@ use postern_identity::tls::NAME_BYTES;
 use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::authenticate::Caller;
-use crate::limits::READMIT_DEADLINE;
+use crate::limits::{LONG_LIVED, READMIT_DEADLINE};
 use crate::metrics::Direction;
 use crate::outbound::originate;
 use crate::readmission::{Answer, Name, Offer, Refusal};
@@ -43,9 +44,9 @@ pub(super) async fn serve(worker: &Worker, mut transport: Transport, caller: &Ca
 pub(crate) const READMITTED: &str = "readmitted";
 
 async fn answer(worker: &Worker, transport: &mut Transport, peer: &VerifiedPeer) -> Result<(), Refusal> {
-    let mut name = [0; NAME_BYTES];
-    let result = match transport.read_exact(&mut name).await {
-        Ok(_) => ask(worker, Name::from_bytes(name), peer.clone()).await,
+    let mut name = Zeroizing::new([0; NAME_BYTES]);
+    let result = match transport.read_exact(&mut *name).await {
+        Ok(_) => ask(worker, Name::from_bytes(&name), peer.clone()).await,
         Err(_) => return Err(Refusal::Malformed),
     };
     // Whoever does not hear it asks again, or ends at its time.
@@ -102,9 +103,11 @@ fn decide(worker: &Rc<Worker>, connection: &Control, peer: VerifiedPeer) -> Resu
         let Some(permit) = exchange.permit().filter(|_| exchange.cut().is_none()) else {
             continue;
         };
-        any = true;
+        // What is short is over before it matters: it is decided on, and is no reason to go on.
+        let is_long = exchange.age(Instant::now()) >= LONG_LIVED;
+        any |= is_long;
         match permit.holds_anew(worker, &exchange) {
-            Ok(()) => allowed = true,
+            Ok(()) => allowed |= is_long,
             Err(failure) => exchange.cut_short(failure),
         }
     }

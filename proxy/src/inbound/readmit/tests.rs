@@ -14,18 +14,14 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::authority::{Authority, in_seconds};
 use crate::drain::Phase;
 use crate::exchange::Exchange;
 use crate::inbound::{Connection, authorize};
-use crate::limits::LONG_LIVED;
+use crate::limits::SUPERVISE_TICK;
 use crate::outcome::Failure;
 use crate::snapshot::{PolicyState, Port, Protocol, Shared, Workload};
 use crate::supervise::{Speaks, Supervisor};
-
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../tests/world/authority.rs"]
-mod authority;
-use authority::{Authority, in_seconds};
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const ALLOWED: &str = "
@@ -53,7 +49,7 @@ impl World {
         shared.publish_identity(own).unwrap();
         let (worker, phase) = Worker::standalone(shared);
         let held = web(&authority, "web-1", life);
-        let caller = Caller::verified(held.clone(), held.id(), [0; 32]);
+        let caller = Caller::verified(held.clone(), held.id(), [0; 32]).on(Some(name()));
         let address = "127.0.0.1:80".parse().unwrap();
         let connection = Connection {
             worker,
@@ -152,6 +148,10 @@ impl World {
     }
 }
 
+fn name() -> Name {
+    Name::from_bytes(&Zeroizing::new([7; NAME_BYTES]))
+}
+
 /// As a handshake of the time when it was good would have it.
 fn web(authority: &Authority, instance: &str, life: i64) -> VerifiedPeer {
     let svid = authority.svid_for(WEB, Some(instance), life);
@@ -224,7 +224,10 @@ fn a_connection_that_is_over_or_being_cut_is_refused() {
         let newer = web(&world.authority, "web-1", 900);
         world.shared().cut_off.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(world.decided(newer.clone()), Err(Refusal::Ending), "we are cut off");
-        world.shared().cut_off.store(false, std::sync::atomic::Ordering::Relaxed);
+        world
+            .shared()
+            .cut_off
+            .store(false, std::sync::atomic::Ordering::Relaxed);
         world.control.close(Failure::PeerWithdrawn);
         assert_eq!(world.decided(newer), Err(Refusal::Ending), "it is lost");
     });
@@ -265,5 +268,60 @@ fn of_which_policy_allows_nothing_now_is_denied_and_ends() {
         assert_eq!(world.decided(newer), Err(Refusal::Denied));
         assert!(stream.cut().is_some());
         assert_eq!(world.control.peer(), Some(world.held.clone()));
+    });
+}
+
+#[test]
+fn what_has_gone_on_for_less_than_a_second_is_decided_on_and_is_no_reason_to_go_on() {
+    run(async {
+        let world = World::new(600);
+        let newer = web(&world.authority, "web-1", 900);
+        let _stream = world.carries();
+        let short = LONG_LIVED - Duration::from_millis(1);
+        tokio::time::advance(short).await;
+        assert_eq!(world.decided(newer.clone()), Err(Refusal::Idle));
+        assert!(!world.control.is_readmitted());
+        tokio::time::advance(LONG_LIVED - short).await;
+        assert_eq!(world.decided(newer), Ok(()));
+        assert!(world.control.is_readmitted());
+
+        let world = World::new(600);
+        let newer = web(&world.authority, "web-1", 900);
+        let short = world.carries();
+        world.policy("");
+        assert_eq!(world.decided(newer), Err(Refusal::Idle));
+        assert!(short.cut().is_some());
+    });
+}
+
+#[test]
+fn a_connection_has_a_name_from_the_second_on_that_something_goes_on_for_until_that_is_over() {
+    run(async {
+        let world = World::new(600);
+        // So that it need not wait for half of its time.
+        world.believe(&[&world.authority, &Authority::new("cluster.local")]);
+        let is_known = || world.shared().readmissions.find(&name()).is_some();
+        let stream = world.carries();
+        tokio::time::sleep(LONG_LIVED - SUPERVISE_TICK).await;
+        assert!(!is_known());
+        tokio::time::sleep(SUPERVISE_TICK * 3).await;
+        assert!(is_known());
+        drop(stream);
+        tokio::time::sleep(SUPERVISE_TICK * 2).await;
+        assert!(!is_known(), "the connection is still there, and at rest");
+        let _other = world.carries();
+        tokio::time::sleep(LONG_LIVED + SUPERVISE_TICK * 2).await;
+        assert!(is_known());
+    });
+}
+
+#[test]
+fn half_of_its_time_goes_by_before_a_connection_has_a_name() {
+    run(async {
+        // The supervisor sees the system's clock, which nobody moves here.
+        let world = World::new(600);
+        let _stream = world.carries();
+        tokio::time::sleep(LONG_LIVED * 5).await;
+        assert!(world.shared().readmissions.find(&name()).is_none());
     });
 }
