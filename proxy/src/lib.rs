@@ -16,6 +16,11 @@
 //! never rides a connection admitted for someone else; every queue, buffer and wait has a named bound in `limits`.
 //! Shared nothing: N workers, each one thread with its own pools; what they share is read through [`snapshot`].
 
+#[cfg(test)]
+#[allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#[path = "../tests/world/authority.rs"]
+mod authority;
+
 pub mod access_log;
 mod admin;
 mod app_client;

@@ -77,6 +77,11 @@ pub const READMISSIBLE_FROM: f64 = 0.50;
 pub const READMIT_PAUSE: f64 = 0.25;
 /// When our own root is another, within which time we ask: a root that was given away leaves a minute later.
 pub const READMIT_HURRY: Duration = Duration::from_secs(5);
+/// And between two tries, as long as the peer is likely to renew under the new root any moment.
+pub const READMIT_HURRY_MOST: Duration = Duration::from_secs(10);
+/// For so long: the minute in which everybody renews, and that in which the old root leaves. Whoever has not renewed then may
+/// not for long, and is asked ever more seldom.
+pub const READMIT_HURRY_FOR: Duration = Duration::from_secs(120);
 /// One readmission, from the connect to the answer, and how long a server waits for the name.
 pub const READMIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Readmissions of one worker under way: each is a handshake. With a tick's worth of them at a time, ten thousand streams move to
@@ -105,6 +110,12 @@ pub const RESERVED_FDS: usize = 256;
 /// A new peer connection needs this much life left in both SVIDs, and a resting one is not used past it: more than
 /// [`EXPIRY_MARGIN`] and a [`SUPERVISE_TICK`], so that the other side never closes under a request.
 pub const USE_MARGIN: Duration = Duration::from_millis(1_000);
+/// A resting connection that can be readmitted is not used past this: what begins on it may live long, and must find the time
+/// to be readmitted. That takes [`LONG_LIVED`], and [`EXPIRY_MARGIN`] at the end; the two ends look once each in a
+/// [`SUPERVISE_TICK`], the one that is asked perhaps after the other, and a try in vain costs one more.
+pub const RIDE_MARGIN: Duration = LONG_LIVED
+    .saturating_add(EXPIRY_MARGIN)
+    .saturating_add(SUPERVISE_TICK.saturating_mul(4));
 /// Connections of one worker to one endpoint; past it requests wait for nobody and are refused.
 pub const MAX_PEER_CONNECTIONS: usize = 1_024;
 /// Connections of one worker to one port of our app for HTTP; past it requests are refused. HTTP/2 peers bring a hundred

@@ -3,8 +3,8 @@
 //! ```text
 //! captured   original_dst ------------------> resolve -> detect -> http  -> balance -> pool -> originate -> forward -> peer
 //! explicit   HTTP proxy request, or CONNECT -^                  \> opaque -> balance -> originate -> relay ------^
-//! ```
 //! in time    readmit: a long stream's connection, before what it was admitted on ends
+//! ```
 //!
 //! Outbound is no enforcement point against our own app (THREAT_MODEL); it sees to it that what goes to the mesh goes
 //! under our identity, encrypted, to whoever should answer and nobody else.

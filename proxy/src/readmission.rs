@@ -21,25 +21,27 @@ use postern_identity::VerifiedPeer;
 use postern_identity::tls::{self, NAME_BYTES};
 use rustls::ConnectionCommon;
 use tokio::sync::{mpsc, oneshot};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::limits::MAX_READMISSIBLE;
 
 /// What the two ends of a connection call it, and nobody else can.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Name([u8; NAME_BYTES]);
+pub struct Name(Box<[u8; NAME_BYTES]>);
 
 impl Name {
     pub(crate) fn of<Side>(connection: &ConnectionCommon<Side>) -> Option<Self> {
-        tls::name_of(connection).map(Self)
+        let bytes = Zeroizing::new(tls::name_of(connection)?);
+        Some(Self::from_bytes(&bytes))
     }
 
-    pub(crate) fn from_bytes(bytes: [u8; NAME_BYTES]) -> Self {
-        Self(bytes)
+    pub(crate) fn from_bytes(bytes: &Zeroizing<[u8; NAME_BYTES]>) -> Self {
+        // Boxed: it is moved about, and leaves nothing where it was.
+        Self(Box::new(**bytes))
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &*self.0
     }
 }
 
@@ -189,9 +191,9 @@ mod tests {
     use super::*;
 
     fn name(n: usize) -> Name {
-        let mut bytes = [0; NAME_BYTES];
+        let mut bytes = Zeroizing::new([0; NAME_BYTES]);
         bytes[..8].copy_from_slice(&n.to_be_bytes());
-        Name::from_bytes(bytes)
+        Name::from_bytes(&bytes)
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub struct Control {
     /// Whom it was admitted for, or readmitted last.
     peer: RefCell<Option<VerifiedPeer>>,
     readmissible: Option<Readmissible>,
+    readmitted: Cell<bool>,
     /// The port that took it in clear.
     in_clear_on: Cell<Option<u16>>,
     trust_revision: Cell<u64>,
@@ -121,6 +122,7 @@ impl Supervisor {
             speaks: Cell::new(speaks),
             peer: RefCell::new(caller.and_then(Caller::peer).cloned()),
             readmissible: caller.and_then(|caller| Readmissible::of(worker, caller)),
+            readmitted: Cell::new(false),
             in_clear_on: Cell::new(None),
             // Looked at once at the first pass: trust may have moved since the handshake.
             trust_revision: Cell::new(u64::MAX),
@@ -457,4 +459,19 @@ fn is_no_longer_believed(failure: Failure) -> bool {
         failure,
         Failure::PeerWithdrawn | Failure::PeerQuarantined | Failure::SelfQuarantined
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_readmissions_are_under_way_and_not_one_more() {
+        let supervisor = Supervisor::default();
+        let mut held: Vec<_> = (0..MAX_READMISSIONS).map(|_| supervisor.readmission()).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(supervisor.readmission().is_none());
+        held.pop();
+        assert!(supervisor.readmission().is_some());
+    }
 }

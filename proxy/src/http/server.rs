@@ -30,8 +30,16 @@ use crate::supervise::{Control, Signal};
 
 /// A service's way of ending a connection (h1) or resetting a stream (h2) without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("refused without an answer: {}", .0.facts().reason)]
-pub struct Abort(pub Failure);
+#[error("refused without an answer")]
+pub struct Abort(#[source] h2::Error);
+
+impl Abort {
+    /// Nothing was done with it: it may be sent again elsewhere (RFC 9113 section 8.7).
+    #[must_use]
+    pub fn unprocessed() -> Self {
+        Self(h2::Reason::REFUSED_STREAM.into())
+    }
+}
 
 /// What is left of an HTTP/1 connection whose last answer was 101.
 #[derive(Debug)]

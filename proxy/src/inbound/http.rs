@@ -129,6 +129,16 @@ async fn handle(serving: Rc<Serving>, request: Request<Incoming>) -> Result<Resp
     };
     let exchange = Exchange::begin(Rc::clone(serving.way()), Some(head));
     serving.control.carries(&exchange);
+    if serving.control.is_readmitted() {
+        // It would be told of as the old certificate's.
+        return match serving.version {
+            Version::H1 => Ok(serving.refuse(Failure::Draining, grpc, &exchange)),
+            Version::H2 => {
+                exchange.fail(Failure::Draining);
+                Err(Abort::unprocessed())
+            }
+        };
+    }
     let forwarded = async {
         let host = checked?;
         let looking = user::settled(&serving.connection, &parts);

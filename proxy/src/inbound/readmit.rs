@@ -8,16 +8,20 @@ use postern_identity::tls::NAME_BYTES;
 use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::authenticate::Caller;
-use crate::limits::READMIT_DEADLINE;
+use crate::limits::{LONG_LIVED, READMIT_DEADLINE};
 use crate::metrics::Direction;
 use crate::outbound::originate;
 use crate::readmission::{Answer, Name, Offer, Refusal};
 use crate::stream::Transport;
 use crate::supervise::Control;
 use crate::worker::Worker;
+
+#[cfg(test)]
+mod tests;
 
 /// Serves a connection of ALPN `postern/renew`: a name comes in, a byte goes out, and that is all.
 pub(super) async fn serve(worker: &Worker, mut transport: Transport, caller: &Caller) {
@@ -40,9 +44,9 @@ pub(super) async fn serve(worker: &Worker, mut transport: Transport, caller: &Ca
 pub(crate) const READMITTED: &str = "readmitted";
 
 async fn answer(worker: &Worker, transport: &mut Transport, peer: &VerifiedPeer) -> Result<(), Refusal> {
-    let mut name = [0; NAME_BYTES];
-    let result = match transport.read_exact(&mut name).await {
-        Ok(_) => ask(worker, Name::from_bytes(name), peer.clone()).await,
+    let mut name = Zeroizing::new([0; NAME_BYTES]);
+    let result = match transport.read_exact(&mut *name).await {
+        Ok(_) => ask(worker, Name::from_bytes(&name), peer.clone()).await,
         Err(_) => return Err(Refusal::Malformed),
     };
     // Whoever does not hear it asks again, or ends at its time.
@@ -80,6 +84,9 @@ fn decide(worker: &Rc<Worker>, connection: &Control, peer: VerifiedPeer) -> Resu
     if !held.is_same_as(&peer) {
         return Err(Refusal::WrongPeer);
     }
+    let (trust, at) = (worker.shared.trust.load(), UnixTime::since_unix_epoch(now));
+    // Whoever is cut off by the certificate that the connection was admitted on stays so, though nobody has looked yet.
+    held.still_holds(&trust, at).map_err(|_| Refusal::Ending)?;
     let is_over = now >= Duration::from_secs(held.not_after().as_secs());
     if is_over || connection.is_lost() || worker.shared.not_cut_off().is_err() {
         return Err(Refusal::Ending);
@@ -89,18 +96,18 @@ fn decide(worker: &Rc<Worker>, connection: &Control, peer: VerifiedPeer) -> Resu
         return Err(Refusal::Older);
     }
     // It was verified under the trust of a moment ago.
-    let trust = worker.shared.trust.load();
-    peer.still_holds(&trust, UnixTime::since_unix_epoch(now))
-        .map_err(|_| Refusal::NotBelieved)?;
+    peer.still_holds(&trust, at).map_err(|_| Refusal::NotBelieved)?;
     let (mut any, mut allowed) = (false, false);
     for exchange in connection.live() {
         // Without a permit it has not begun.
         let Some(permit) = exchange.permit().filter(|_| exchange.cut().is_none()) else {
             continue;
         };
-        any = true;
+        // What is short is over before it matters: it is decided on, and is no reason to go on.
+        let is_long = exchange.age(Instant::now()) >= LONG_LIVED;
+        any |= is_long;
         match permit.holds_anew(worker, &exchange) {
-            Ok(()) => allowed = true,
+            Ok(()) => allowed |= is_long,
             Err(failure) => exchange.cut_short(failure),
         }
     }

@@ -71,6 +71,10 @@ impl Service for Serving {
         let exchange = Exchange::begin(Rc::clone(self.way()), Some(told));
         self.control.carries(&exchange);
         let refused = |failure| Refused::of(failure, Some(Rc::clone(&exchange)));
+        if self.control.is_readmitted() {
+            // It would be told of as the old certificate's.
+            return Err(refused(Failure::Draining).into());
+        }
         let (host, path) = checked.map_err(refused)?;
         let asked = authorize::Asked {
             host: &host.canonical,

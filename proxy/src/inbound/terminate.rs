@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use postern_identity::Role;
-use postern_identity::tls;
+use postern_identity::tls::{self, alpn};
 use rustls_pki_types::UnixTime;
 use tokio_rustls::TlsAcceptor;
 
@@ -124,9 +124,14 @@ async fn shake_hands(
         .map_err(|error| Failure::Handshake(error.reason()))?;
     let leaf = tls::peer_fingerprint(session).ok_or(Failure::Handshake("no_certificate"))?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
+    // Only a proxy of ours asks for its connections to be readmitted.
+    let name = match alpn.as_deref() {
+        Some(alpn::POSTERN_H1 | alpn::POSTERN_H2 | alpn::POSTERN_TCP) => Name::of(session),
+        Some(_) | None => None,
+    };
     let caller = Caller::verified(peer, identity.svid.id(), leaf)
         .naming(session.server_name())
-        .on(Name::of(session));
+        .on(name);
     Ok((Transport::Tls(Box::new(accepted.into())), caller, alpn))
 }
 

@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::readmit::Readmission;
 use crate::http::Version;
 use crate::inbound;
-use crate::limits::{CONNECT_DEADLINE, HANDSHAKE_DEADLINE, IN_PROCESS_BUFFER, USE_MARGIN};
+use crate::limits::{CONNECT_DEADLINE, HANDSHAKE_DEADLINE, IN_PROCESS_BUFFER, RIDE_MARGIN, USE_MARGIN};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
 use crate::readmission::Name;
@@ -99,10 +99,19 @@ impl Riding {
         }
     }
 
-    /// A request may still begin on it: never once it was readmitted, which is for what is in flight.
+    /// A request may begin on it at its beginning.
+    fn takes_its_first(&self, trust: &Trust, clock: Duration) -> bool {
+        self.still_holds(trust, clock.saturating_add(USE_MARGIN)).is_ok()
+    }
+
+    /// A request may still begin on it: never once its readmission was asked for, which is for what is in flight.
     pub(crate) fn takes_requests(&self, trust: &Trust, clock: Duration) -> bool {
-        let as_admitted = self.readmission().is_none_or(|readmission| !readmission.has_been());
-        as_admitted && self.still_holds(trust, clock.saturating_add(USE_MARGIN)).is_ok()
+        let margin = match self.readmission() {
+            None => USE_MARGIN,
+            Some(readmission) if readmission.was_asked() => return false,
+            Some(_) => RIDE_MARGIN,
+        };
+        self.still_holds(trust, clock.saturating_add(margin)).is_ok()
     }
 }
 
@@ -136,7 +145,7 @@ pub(crate) async fn open(
         peer: RefCell::new(Some(secured.peer)),
         readmission: readmission.map(Box::new),
     };
-    if !riding.takes_requests(&secured.trust, clock()) {
+    if !riding.takes_its_first(&secured.trust, clock()) {
         // The upstream's fault, not a caller's.
         worker.metrics.handshake(Direction::Outbound, Some(EXPIRED));
         return Err(Failure::UpstreamHandshake(EXPIRED));
@@ -342,4 +351,58 @@ pub(crate) fn is_alert(error: &(dyn std::error::Error + 'static)) -> bool {
 pub(crate) fn first_id(endpoints: &[Arc<Endpoint>]) -> Arc<str> {
     let first = endpoints.iter().find_map(|endpoint| endpoint.expected.ids.first());
     first.map_or_else(|| Arc::from(""), |id| Arc::from(id.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use postern_identity::{Expected, verify};
+
+    use super::*;
+    use crate::authority::Authority;
+
+    fn riding(authority: &Authority, readmits: bool) -> Riding {
+        let trust = authority.shared_trust();
+        let own = authority.svid("spiffe://cluster.local/ns/shop/sa/web", Some("web-1"));
+        let identity = Identity::new(1, own, &trust).unwrap();
+        let svid = authority.svid("spiffe://cluster.local/ns/shop/sa/cart", Some("cart-1"));
+        let peer = verify::verify_peer(svid.chain(), Role::Server, &trust.load(), UnixTime::now()).unwrap();
+        let endpoint = Endpoint {
+            address: "127.0.0.1:1".parse().unwrap(),
+            workload_port: 80,
+            expected: Expected {
+                ids: vec![peer.id().clone()],
+                instance: None,
+            },
+            protocol: Protocol::Tcp,
+            door: Door::Sidecar,
+            readmits,
+            workload: "cart-1".into(),
+        };
+        let end = Duration::from_secs(peer.not_after().as_secs());
+        let name = Name::from_bytes(&zeroize::Zeroizing::new([7; tls::NAME_BYTES]));
+        let readmission = readmits.then(|| Readmission::new(name, &Arc::new(endpoint), &identity, &peer, end));
+        Riding {
+            peer: RefCell::new(Some(peer)),
+            end: Cell::new(end),
+            trust_revision: Cell::new(0),
+            readmission: readmission.map(Box::new),
+        }
+    }
+
+    #[test]
+    fn what_begins_on_a_resting_connection_finds_the_time_to_be_readmitted() {
+        let authority = Authority::new("cluster.local");
+        let trust = authority.trust();
+        let moment = Duration::from_millis(1);
+        for (readmits, margin) in [(true, RIDE_MARGIN), (false, USE_MARGIN)] {
+            let riding = riding(&authority, readmits);
+            let last = riding.end() - margin;
+            assert!(riding.takes_requests(&trust, last - moment), "readmits: {readmits}");
+            assert!(!riding.takes_requests(&trust, last), "readmits: {readmits}");
+            // A new one is the best that there is.
+            assert!(riding.takes_its_first(&trust, riding.end() - USE_MARGIN - moment));
+            assert!(!riding.takes_its_first(&trust, riding.end() - USE_MARGIN));
+        }
+    }
 }

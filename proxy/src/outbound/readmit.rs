@@ -1,6 +1,8 @@
 //! Asks a peer that a connection with a long stream may go on past the SVIDs that it was admitted on: see
 //! [`crate::readmission`].
 
+mod schedule;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,11 +12,11 @@ use postern_identity::VerifiedPeer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use self::schedule::Schedule;
 use super::originate::{self, Riding};
+use crate::drain::Phase;
 use crate::inbound::readmit::READMITTED;
-use crate::limits::{
-    EXPIRY_MARGIN, READMIT_BY, READMIT_DEADLINE, READMIT_FROM, READMIT_HURRY, READMIT_PAUSE, SUPERVISE_TICK,
-};
+use crate::limits::{EXPIRY_MARGIN, READMIT_DEADLINE};
 use crate::metrics::Direction;
 use crate::outcome::Failure;
 use crate::readmission::{Answer, Name};
@@ -26,20 +28,12 @@ use crate::worker::Worker;
 pub(super) struct Readmission {
     name: Name,
     endpoint: Arc<Endpoint>,
-    /// When to ask next; [`NEVER`] once the peer has shown that it does not know how.
-    next: Cell<Duration>,
+    schedule: Schedule,
     /// Of our identity that it was admitted under.
     root: Cell<Option<[u8; 32]>>,
-    has_been: Cell<bool>,
+    was_asked: Cell<bool>,
     is_under_way: Cell<bool>,
-    /// A root is being replaced: what was admitted under the old one ends with it, however long its certificate would last.
-    is_urgent: Cell<bool>,
-    /// Between two tries while it is; doubles.
-    patience: Cell<Duration>,
 }
-
-/// Nobody's clock says that.
-const NEVER: Duration = Duration::MAX;
 
 /// Why there was no readmission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,56 +70,26 @@ impl Readmission {
         peer: &VerifiedPeer,
         end: Duration,
     ) -> Self {
-        let made = Self {
+        Self {
             name,
             endpoint: Arc::clone(endpoint),
-            next: Cell::new(NEVER),
+            schedule: Schedule::new(is_under_another_root(own, peer), end, originate::clock()),
             root: Cell::new(own.root),
-            has_been: Cell::new(false),
+            was_asked: Cell::new(false),
             is_under_way: Cell::new(false),
-            is_urgent: Cell::new(is_under_another_root(own, peer)),
-            patience: Cell::new(READMIT_HURRY),
-        };
-        made.schedule(first_try(end));
-        made
+        }
     }
 
-    /// Has it been readmitted?
-    pub(super) fn has_been(&self) -> bool {
-        self.has_been.get()
+    /// Was the peer asked about it? It may have agreed, also where we have not heard it: it takes no new requests then.
+    pub(super) fn was_asked(&self) -> bool {
+        self.was_asked.get()
     }
 
     /// Our root is another than it was, so the connection is asked about soon.
     fn look_at_root(&self, own: &Identity, clock: Duration) {
         if own.root.is_some() && self.root.replace(own.root) != own.root {
-            self.is_urgent.set(true);
-            self.patience.set(READMIT_HURRY);
-            self.try_by(clock + READMIT_HURRY.mul_f64(between(0.0, 1.0)));
+            self.schedule.root_changed(clock);
         }
-    }
-
-    /// It holds until `end` now. While the peer's root is not ours, it has not renewed yet.
-    fn succeeded(&self, own: &Identity, peer: &VerifiedPeer, end: Duration) {
-        self.has_been.set(true);
-        self.is_urgent.set(is_under_another_root(own, peer));
-        self.schedule(first_try(end));
-    }
-
-    fn failed(&self, end: Duration) {
-        self.schedule(next_try(end));
-    }
-
-    fn schedule(&self, at: Duration) {
-        self.next.set(at);
-        if self.is_urgent.get() {
-            let patience = self.patience.get();
-            self.patience.set(patience.saturating_mul(2));
-            self.try_by(originate::clock() + patience.mul_f64(between(0.5, 1.0)));
-        }
-    }
-
-    fn try_by(&self, at: Duration) {
-        self.next.set(self.next.get().min(at));
     }
 }
 
@@ -135,46 +99,34 @@ fn is_under_another_root(own: &Identity, peer: &VerifiedPeer) -> bool {
     is_of_ours && own.root.is_some_and(|root| root != *peer.anchor())
 }
 
-/// Within which a connection that holds until `end` is asked about.
-fn first_try(end: Duration) -> Duration {
-    let now = originate::clock();
-    now + end.saturating_sub(now).mul_f64(between(READMIT_FROM, READMIT_BY))
-}
-
-fn next_try(end: Duration) -> Duration {
-    let now = originate::clock();
-    let pause = end.saturating_sub(now).mul_f64(READMIT_PAUSE * between(0.5, 1.5));
-    now + pause.max(SUPERVISE_TICK)
-}
-
-fn between(least: f64, most: f64) -> f64 {
-    least + fastrand::f64() * (most - least)
-}
-
 /// Called while a stream that lives long rides on the connection.
 pub(crate) fn ask_if_due(worker: &Rc<Worker>, riding: &Rc<Riding>, clock: Duration) {
     let Some(readmission) = riding.readmission() else {
         return;
     };
-    if readmission.is_under_way.get() || readmission.next.get() == NEVER {
+    let schedule = &readmission.schedule;
+    let is_running = worker.drain.phase() == Phase::Running;
+    if !is_running || readmission.is_under_way.get() || schedule.is_never() {
         return;
     }
     let Some(identity) = worker.shared.identity.load_full() else {
         return;
     };
     readmission.look_at_root(&identity, clock);
-    if clock < readmission.next.get() || clock + EXPIRY_MARGIN >= riding.end() {
+    if !schedule.is_due(clock) || clock + EXPIRY_MARGIN >= riding.end() {
         return;
     }
-    if !readmission.is_urgent.get() && identity.svid.not_after().as_secs() <= riding.end().as_secs() {
+    if !schedule.hurries() && identity.svid.not_after().as_secs() <= riding.end().as_secs() {
         // Nothing is won before our own renewal.
-        readmission.failed(riding.end());
+        schedule.failed(riding.end(), clock);
         return;
     }
     let Some(slot) = worker.supervisor.readmission() else {
         return;
     };
     readmission.is_under_way.set(true);
+    // What begins while we ask might come after the answer.
+    readmission.was_asked.set(true);
     let (worker, riding) = (Rc::clone(worker), Rc::clone(riding));
     // Bounded by its deadline; nobody waits for it.
     tokio::task::spawn_local(async move {
@@ -195,16 +147,23 @@ fn note(worker: &Worker, riding: &Riding, result: Result<(), Unheard>) {
     worker.metrics.readmission(Direction::Outbound, reason);
     let endpoint = &readmission.endpoint;
     let told = (&*endpoint.workload, endpoint.address);
+    let now = originate::clock();
     match result {
         Ok(()) => {
+            readmission.schedule.succeeded(riding.end(), now);
             tracing::debug!(dst.workload = told.0, dst.address = %told.1, "connection readmitted");
         }
         Err(Unheard::Unsupported) => {
-            readmission.next.set(NEVER);
+            readmission.schedule.never();
             tracing::info!(dst.workload = told.0, dst.address = %told.1, reason, "connection not readmitted");
         }
-        Err(Unheard::Failed(_) | Unheard::WrongPeer | Unheard::Refused(_) | Unheard::Unchanged) => {
-            readmission.failed(riding.end());
+        // Nothing is wrong: its turn to renew comes.
+        Err(Unheard::Unchanged) => {
+            readmission.schedule.failed(riding.end(), now);
+            tracing::debug!(dst.workload = told.0, dst.address = %told.1, reason, "connection not readmitted");
+        }
+        Err(Unheard::Failed(_) | Unheard::WrongPeer | Unheard::Refused(_)) => {
+            readmission.schedule.failed(riding.end(), now);
             tracing::info!(dst.workload = told.0, dst.address = %told.1, reason, "connection not readmitted");
         }
     }
@@ -240,11 +199,16 @@ async fn ask(worker: &Rc<Worker>, riding: &Riding, identity: &Arc<Identity>) -> 
         Answer::Readmitted => {}
         Answer::Refused(reason) => return Err(Unheard::Refused(reason)),
     }
+    // What both have agreed on may have ended meanwhile, though nobody has looked yet.
+    let now = originate::clock();
+    riding
+        .still_holds(&worker.shared.trust.load(), now)
+        .map_err(|failure| Unheard::Failed(failure.facts().reason))?;
     let (end, peer) = (secured.end(identity), secured.peer);
+    readmission.schedule.agreed(is_under_another_root(identity, &peer), now);
     if end <= riding.end() && peer.anchor() == held.anchor() {
         return Err(Unheard::Unchanged);
     }
-    readmission.succeeded(identity, &peer, end);
     riding.readmit(peer, end);
     Ok(())
 }

@@ -70,12 +70,18 @@ impl Control {
     /// be told of as the old certificate's.
     pub(crate) fn readmit(&self, peer: VerifiedPeer) {
         self.peer.replace(Some(peer));
+        self.readmitted.set(true);
         // It was verified under the trust of a moment ago.
         self.trust_revision.set(u64::MAX);
         if let Some((Failure::PeerExpired, _)) = self.ending.get() {
             self.ending.set(None);
         }
         self.tell(Signal::Graceful);
+    }
+
+    /// It takes no new requests, whether its client has heard so or not.
+    pub(crate) fn is_readmitted(&self) -> bool {
+        self.readmitted.get()
     }
 
     /// There is another root than its peer's: that one may be about to leave.
@@ -88,9 +94,15 @@ impl Control {
         bundle.is_some_and(|bundle| bundle.roots().len() > 1)
     }
 
-    /// So that it can be readmitted.
+    /// So that it can be readmitted, as long as something long-lived is in flight.
     pub(super) fn register_if_long_lived(self: &Rc<Self>, pass: &Pass<'_>) {
         let Some(readmissible) = &self.readmissible else { return };
+        let is_long_lived = |exchange: Rc<Exchange>| exchange.cut().is_none() && exchange.age(pass.now) >= LONG_LIVED;
+        if !self.live.borrow().iter().filter_map(Weak::upgrade).any(is_long_lived) {
+            // Its place is for others.
+            readmissible.registered.take();
+            return;
+        }
         if readmissible.registered.borrow().is_some() || self.is_lost() {
             return;
         }
@@ -98,15 +110,11 @@ impl Control {
         if !is_time || pass.clock < readmissible.again.get() {
             return;
         }
-        let is_long_lived = |exchange: Rc<Exchange>| exchange.cut().is_none() && exchange.age(pass.now) >= LONG_LIVED;
-        if !self.live.borrow().iter().filter_map(Weak::upgrade).any(is_long_lived) {
-            return;
-        }
         match pass.worker.shared.readmissions.register(&readmissible.name) {
             Some((registered, offered)) => {
                 readmissible.registered.replace(Some(registered));
                 let answering = readmit::answer_for(Rc::clone(pass.worker), Rc::downgrade(self), offered);
-                // Ends with the connection.
+                // Ends with the connection, or its place in the table.
                 tokio::task::spawn_local(answering);
             }
             None => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use postern_identity::Instance;
 use postern_identity::tls::{self, alpn, client_config};
-use postern_proxy::limits::{READMISSIBLE_FROM, READMIT_DEADLINE};
+use postern_proxy::limits::{LONG_LIVED, READMISSIBLE_FROM, READMIT_DEADLINE, SUPERVISE_TICK};
 use postern_proxy::snapshot::Protocol;
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +18,9 @@ use tokio_rustls::client::TlsStream;
 use crate::world::authorizer::{Authorizer, no, ok};
 use crate::world::canary::Canary;
 use crate::world::client::handshake_name;
+use crate::world::h2::{
+    END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, block, frame, grpc_app, pseudo, read_frame,
+};
 use crate::world::{MALLORY, Shop, WEB, WEB_ONLY, pass, run, soon, until};
 
 /// Of the client's SVID.
@@ -91,8 +94,8 @@ async fn shop() -> Shop {
 }
 
 /// Until the server has learnt the name.
-async fn past_half() {
-    tokio::time::sleep(Duration::from_secs(LIFE as u64).mul_f64(READMISSIBLE_FROM + 0.1)).await;
+fn past_half() -> tokio::time::Sleep {
+    tokio::time::sleep(Duration::from_secs(LIFE as u64).mul_f64(READMISSIBLE_FROM + 0.1))
 }
 
 fn answered(shop: &Shop, reason: &str) -> u64 {
@@ -106,9 +109,12 @@ fn the_name_and_a_new_svid_of_the_same_instance_extend_a_stream() {
     run(async {
         let shop = shop().await;
         let (mut stream, name) = Caller::web(&shop).stream().await;
-        // Not before it has lived long.
+        let half = past_half();
+        // Not before it has lived long, nor then before half of its time is over.
         assert_eq!(Caller::web(&shop).asks(&name).await.unwrap(), [UNKNOWN]);
-        past_half().await;
+        tokio::time::sleep(LONG_LIVED + SUPERVISE_TICK * 2).await;
+        assert_eq!(Caller::web(&shop).asks(&name).await.unwrap(), [UNKNOWN]);
+        half.await;
         let newer = Caller {
             life: 30,
             ..Caller::web(&shop)
@@ -245,5 +251,35 @@ fn whoever_is_cut_off_meanwhile_cannot_even_ask() {
         assert!(newer.asks(&name).await.is_err());
         assert!(!echoes(&mut stream).await);
         assert_eq!(shop.cart.metric("postern_proxy_readmissions_total", &[]), 0);
+    });
+}
+
+#[test]
+fn a_client_that_goes_on_with_new_requests_on_a_readmitted_connection_is_refused_them_unprocessed() {
+    run(async {
+        let shop = Shop::before(grpc_app().await, Protocol::Http2, WEB_ONLY).await;
+        let web = Caller::web(&shop);
+        let mut stream = dial(shop.door, web.config(alpn::POSTERN_H2)).await.unwrap();
+        let name = tls::name_of(stream.get_ref().1).unwrap();
+        let get = |id| frame(HEADERS, END_HEADERS, id, &block(&pseudo("/a")));
+        let greeting = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &get(1)].concat();
+        stream.write_all(&greeting).await.unwrap();
+        stream.flush().await.unwrap();
+        past_half().await;
+        let newer = Caller { life: 30, ..web };
+        assert_eq!(newer.asks(&name).await.unwrap(), [READMITTED]);
+        let handled = shop.app.connections();
+        // It has not read that the connection is going away.
+        stream.write_all(&get(3)).await.unwrap();
+        stream.flush().await.unwrap();
+        let reset = loop {
+            let frame = soon("a frame", read_frame(&mut stream)).await.unwrap();
+            if frame.kind == RST_STREAM {
+                break frame;
+            }
+        };
+        let refused = h2::Reason::REFUSED_STREAM;
+        assert_eq!((reset.stream, reset.error_code()), (3, u32::from(refused)));
+        assert_eq!(shop.app.connections(), handled);
     });
 }

@@ -6,5 +6,6 @@
 mod world;
 
 mod asked;
+mod asks;
 mod lives;
 mod roots;
