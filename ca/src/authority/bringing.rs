@@ -25,19 +25,25 @@ pub(crate) enum Taken {
 impl Authority {
     /// What is to be done about this issuer, which was checked.
     pub(crate) fn bringing(&self, brought: &Brought, now: UnixTime) -> Result<Taken, AuthorityError> {
+        let stage = self.root_stage().filter(|(rotation, _)| !rotation.is_spent(now));
+        let is_hurried = stage.is_some_and(|(rotation, _)| rotation.is_tainted());
         if self.signs_by(brought)? {
-            // Whoever has it back wants no other.
-            return Ok(if self.lets_next_root_go() {
-                Taken::Next(Box::new(self.without_next_root(now)?))
-            } else {
-                Taken::Already
+            return Ok(match stage {
+                // Somebody said that its root is in wrong hands: a mount that is late does not take that back.
+                Some((_, stage)) if is_hurried && self.lets_next_root_go() => Taken::Later(stage),
+                // Whoever has it back wants no other.
+                _ if self.lets_next_root_go() => Taken::Next(Box::new(self.without_next_root(now)?)),
+                _ => Taken::Already,
             });
         }
         let cert = brought.cert();
-        let stage = self.root_stage().filter(|(rotation, _)| !rotation.is_spent(now));
+        let is_ours = brought.root == self.root;
         // Nothing signs: nothing is waited for.
-        let at_once = brought.root == self.root && self.has_ended(now);
-        if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = stage.filter(|_| !at_once) {
+        let at_once = is_ours && self.has_ended(now);
+        // As well as the very same one, another under this root says that no other root is wanted.
+        let brings_back = is_ours && !is_hurried && self.lets_next_root_go();
+        let waited_for = stage.filter(|_| !at_once && !brings_back);
+        if let Some((rotation, stage @ (Stage::Prepared | Stage::Published))) = waited_for {
             let waits = rotation.pending_issuer_cert();
             return Ok(if waits.as_ref() == Some(&cert) {
                 Taken::Already
@@ -51,7 +57,7 @@ impl Authority {
         if self.replaced.contains(&sha256(&cert)) {
             return Ok(Taken::Replaced);
         }
-        if brought.root == self.root {
+        if is_ours {
             // Whoever mounts late may show one that nobody has seen here.
             if begins(&cert) < begins(&self.issuer.cert) && !at_once {
                 return Ok(Taken::Older);
@@ -65,7 +71,8 @@ impl Authority {
             return Ok(Taken::Next(Box::new(next)));
         }
         match stage {
-            Some((_, stage @ Stage::Activated)) => Ok(Taken::Later(stage)),
+            // The root before goes on being published as long as its leaves live, whatever signs.
+            Some((_, stage @ Stage::Activated)) if !self.has_ended(now) => Ok(Taken::Later(stage)),
             _ => Ok(Taken::Next(Box::new(
                 self.rotating(Rotation::prepare_brought(self, brought, now)),
             ))),
@@ -106,15 +113,15 @@ impl Authority {
         replaced
     }
 
-    /// Is another root on its way whose issuer was brought?
-    pub(crate) fn brings_next_root(&self) -> bool {
-        let waits = self.rotation.as_ref().and_then(Rotation::pending_issuer_cert);
-        waits.is_some()
+    /// Is another root on its way whose issuer was brought, and can sign?
+    pub(crate) fn brings_next_root(&self, now: UnixTime) -> bool {
+        let rotation = self.rotation.as_ref().filter(|rotation| !rotation.is_spent(now));
+        rotation.and_then(Rotation::pending_issuer_cert).is_some()
     }
 
     /// The root before is in wrong hands: the replacement by a brought issuer is hurried. `None`: none is under way.
-    pub(crate) fn hurried(&self) -> Option<Self> {
-        let (rotation, stage) = self.root_stage()?;
+    pub(crate) fn hurried(&self, now: UnixTime) -> Option<Self> {
+        let (rotation, stage) = self.root_stage().filter(|(rotation, _)| !rotation.is_spent(now))?;
         (stage != Stage::Retired).then(|| self.rotating(rotation.tainting()))
     }
 }

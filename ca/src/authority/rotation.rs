@@ -299,6 +299,8 @@ impl Rotation {
         let step = match self.stage(authority)? {
             Stage::Prepared | Stage::Published if self.is_all_there_is(authority, now) => Step::Activate,
             Stage::Prepared => Step::Publish,
+            // Its root was published for another issuer, so nobody counts since when.
+            Stage::Published if self.published.is_none() => Step::Publish,
             Stage::Published if self.tainted => {
                 let latest = later(served(self.published), NOTICE.min(pace.acknowledge));
                 if quiet(self.published).is_some() || now >= latest {

@@ -638,6 +638,80 @@ fn a_next_root_that_is_let_go_leaves_the_bundle_and_the_founding_root_stays_know
 }
 
 #[test]
+fn an_issuer_that_ends_while_the_root_before_it_is_published_is_followed_under_any_root() {
+    let [first, second, third] = ["first", "second", "third"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let moved = next(founded.bringing(&second.issuer(2), now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let moved = moved.under_next_root(None, now()).unwrap().with_root_stored();
+    assert_eq!(stage(&moved), Some(Stage::Activated));
+    let other = third.issuer(100);
+    assert!(matches!(
+        moved.bringing(&other, now()).unwrap(),
+        Taken::Later(Stage::Activated)
+    ));
+    let then = later(now(), 3 * HOUR);
+    let follows = next(moved.bringing(&other, then).unwrap());
+    let due = follows
+        .rotation()
+        .unwrap()
+        .step(&follows, &PACE, LONG_AGO, |_| None, then);
+    assert_eq!(due, Some(Step::Activate));
+    let activated = follows.under_next_root(None, then).unwrap();
+    assert_eq!(*activated.root(), third.cert);
+    // What the first one signed may live longer.
+    assert_eq!(activated.bundle().roots(), [first.cert, second.cert, third.cert]);
+}
+
+#[test]
+fn a_late_mount_does_not_take_back_a_replacement_that_is_hurried_and_another_issuer_does_one_that_is_not() {
+    let [first, second] = ["first", "second"].map(Elsewhere::new);
+    let one = first.issuer(100);
+    let founded = Authority::found_by(&domain(), &one, HOUR, now()).unwrap();
+    let published = next(founded.bringing(&second.issuer(1), now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let hurried = published.hurried(now()).unwrap();
+    for late in [&one, &first.issuer(100)] {
+        assert!(matches!(
+            hurried.bringing(late, now()).unwrap(),
+            Taken::Later(Stage::Published)
+        ));
+    }
+    let back = next(published.bringing(&first.issuer(100), now()).unwrap());
+    assert_eq!((stage(&back), back.bundle().roots()), (None, &[first.cert.clone()][..]));
+    // One that ended before it signed is none to hurry.
+    let then = later(now(), 2 * HOUR);
+    assert!(published.brings_next_root(now()) && !published.brings_next_root(then));
+    assert!(published.hurried(then).is_none());
+    assert_eq!(
+        next(hurried.bringing(&one, then).unwrap()).bundle().roots(),
+        [first.cert]
+    );
+}
+
+#[test]
+fn the_time_of_a_root_that_was_published_for_an_issuer_that_ended_counts_anew_for_the_next() {
+    let [first, second] = ["first", "second"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let published = next(founded.bringing(&second.issuer(1), now()).unwrap())
+        .publishing_next_root(now())
+        .unwrap();
+    let then = later(now(), 2 * HOUR);
+    let again = next(published.bringing(&second.issuer(100), then).unwrap());
+    let due = |authority: &Authority, at| {
+        let rotation = authority.rotation().unwrap();
+        rotation.step(authority, &PACE, LONG_AGO, |_| None, at)
+    };
+    assert_eq!(due(&again, then), Some(Step::Publish));
+    let again = again.publishing_next_root(then).unwrap();
+    assert_eq!(again.bundle().roots(), [first.cert, second.cert]);
+    assert!(matches!(due(&again, then), Some(Step::Wait(_))));
+    assert_eq!(due(&again, later(then, PACE.acknowledge)), Some(Step::Activate));
+}
+
+#[test]
 fn the_same_issuer_under_a_renewed_intermediate_goes_on_and_comes_back() {
     let mut root = Elsewhere::new("root");
     // Ours have room for an issuer alone.

@@ -46,8 +46,8 @@ impl RootChange {
             }
             (Self::Begin, Some(stage)) => Err(RotationError::RootUnderWay(stage.as_str())),
             // A root of our own would be none of theirs who bring issuers, or have brought the one that waits.
-            (Self::Taint, _) if root.is_none() && (ca.mounted.is_some() || current.brings_next_root()) => {
-                let hurried = current.hurried().map(Some);
+            (Self::Taint, _) if root.is_none() && (ca.mounted.is_some() || current.brings_next_root(now)) => {
+                let hurried = current.hurried(now).map(Some);
                 hurried.ok_or_else(|| RotationError::NothingToHurry(ca.mounted_at()))
             }
             // Whatever is under way: whoever has the store has the root that was to follow as well, and the one that signs. Published
