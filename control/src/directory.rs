@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use postern_identity::TrustDomain;
 use postern_policy::Action;
 use postern_policy::authentication::Content;
-use postern_policy::document::{DocumentError, Object, parse};
+use postern_policy::document::{DocumentError, parse};
 use postern_token::KeySet;
 
 use crate::documents::{
@@ -301,7 +301,6 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
             }
         }
     }
-    objects.into_iter().for_each(Object::free);
     read
 }
 

@@ -93,11 +93,11 @@ impl Compiled {
             needs: Needs::of(&policies),
             home: home.cloned(),
             custom: custom
-                .map(|(provider, clauses)| (provider, Index::new(clauses.clauses, Action::Custom)))
+                .map(|(provider, clauses)| (provider, clauses.indexed(Action::Custom)))
                 .collect(),
-            deny: Index::new(deny.clauses, Action::Deny),
-            allow: Index::new(allow.clauses, Action::Allow),
-            audit: Index::new(audit.clauses, Action::Audit),
+            deny: deny.indexed(Action::Deny),
+            allow: allow.indexed(Action::Allow),
+            audit: audit.indexed(Action::Audit),
             policies,
         }
     }
@@ -177,6 +177,11 @@ impl Clauses {
             seen: HashSet::with_capacity(count),
             home: None,
         }
+    }
+
+    fn indexed(self, action: Action) -> Index {
+        turns::free(self.seen);
+        Index::new(self.clauses, action)
     }
 
     fn add(&mut self, policy: usize, of: &AuthorizationPolicy) {

@@ -134,14 +134,12 @@ impl Node {
             value: std::mem::replace(&mut node.value, Value::Null),
         })
     }
+}
 
-    fn free(self) {
+/// Freeing what was read of thousands of rules gives way, wherever that is.
+impl Drop for Node {
+    fn drop(&mut self) {
         turns::next();
-        match self.value {
-            Value::List(nodes) => nodes.into_iter().for_each(Self::free),
-            Value::Map(entries) => entries.into_iter().for_each(|(_, _, node)| node.free()),
-            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
-        }
     }
 }
 
@@ -202,11 +200,6 @@ impl Object {
         top.take("status");
         top.finish(&mut errors);
         if errors.is_empty() { Ok(object) } else { Err(errors) }
-    }
-
-    /// Frees it piece by piece.
-    pub fn free(self) {
-        self.spec.into_iter().for_each(Node::free);
     }
 
     /// An error at the object's head.

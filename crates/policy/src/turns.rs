@@ -68,7 +68,7 @@ mod tests {
         assert!(turns(|| copy = policy.clone()) >= RULES);
         assert!(turns(|| drop(copy)) >= RULES, "whoever frees a rule does");
         let object = document::parse("p.yaml", &yaml).unwrap_or_default().remove(0);
-        assert!(turns(|| object.free()) >= RULES);
+        assert!(turns(|| drop(object)) >= RULES, "and whoever frees a document");
         let mut compiled = None;
         assert!(turns(|| compiled = policy.take().map(|policy| Compiled::new(vec![policy]))) >= RULES);
         assert!(turns(|| compiled.take().into_iter().for_each(Compiled::free)) >= RULES);

@@ -72,9 +72,15 @@ impl Index {
 
     /// A map that grows moves all that it has at once, milliseconds of it.
     fn make_room_for(&mut self, clauses: &[Clause]) {
+        // Those of one source, an operation each, follow each other.
+        let mut sources: Vec<&Source> = clauses.iter().map(|clause| &*clause.source).collect();
+        sources.dedup_by(|one, other| std::ptr::eq(*one, *other));
         let names = |of: fn(&Source) -> &[StringMatch]| {
-            let of_clause = |clause: &Clause| all_exact(of(&clause.source)).map_or(0, Iterator::count);
-            clauses.iter().map(of_clause).sum()
+            let of_source = |source: &&Source| {
+                turns::next();
+                all_exact(of(source)).map_or(0, Iterator::count)
+            };
+            sources.iter().map(of_source).sum()
         };
         self.by_principal.reserve(names(|source| &source.principals));
         self.by_account.reserve(names(|source| &source.service_accounts));
