@@ -240,8 +240,8 @@ impl Authority {
             .as_ref()
             .map_or_else(JwtKeys::create, |keys| keys.rotated(now))?;
         let roots = self.bundle.roots().to_vec();
-        let bundle = TrustBundle::new(self.trust_domain.clone(), self.bundle.sequence() + 1, roots, now)
-            .with_jwt_keys(jwt.published());
+        let number = self.next_number(now);
+        let bundle = TrustBundle::new(self.trust_domain.clone(), number, roots, now).with_jwt_keys(jwt.published());
         // Whoever holds a bundle of the same roots can take the new one at once.
         if previous.is_some_and(|last| last.roots() == bundle.roots()) {
             links.pop();
@@ -261,6 +261,21 @@ impl Authority {
             replaced: self.replaced.clone(),
         }
         .tested(now)
+    }
+
+    /// Of the next bundle. Holders take no lower number than they have: it is at least the time, so that after an older state was
+    /// put back it is past every number that they may have from what was lost.
+    fn next_number(&self, now: UnixTime) -> u64 {
+        self.bundle.sequence().saturating_add(1).max(now.as_secs())
+    }
+
+    /// The same roots and keys as a newer bundle, past this number too: what the one that is held says may have been said otherwise
+    /// since, by a state that was lost.
+    pub(crate) fn renumbered(&self, past: u64, now: UnixTime) -> Result<Self, AuthorityError> {
+        let number = self.next_number(now).max(past.saturating_add(1));
+        let same = TrustBundle::new(self.trust_domain.clone(), number, self.bundle.roots().to_vec(), now);
+        self.publishing(same.with_jwt_keys(self.bundle.jwt_keys().to_vec()))?
+            .tested(now)
     }
 
     /// Nothing becomes an authority before a leaf of it has passed the verifier that every peer runs.

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -48,6 +49,7 @@ use crate::tokens::{TokenBook, hex};
 
 pub(crate) mod bringing;
 mod jwt;
+mod numbers;
 mod quarantine;
 mod root;
 #[cfg(test)]
@@ -79,6 +81,8 @@ pub(crate) struct Ca {
     pub(crate) mounted: Option<Mounted>,
     /// Since when this process serves.
     began: UnixTime,
+    /// Of a bundle that signed here.
+    highest_number: AtomicU64,
     /// One rotation at a time; a rotation whose caller went away still holds it.
     rotating: Arc<tokio::sync::Mutex<()>>,
 }
@@ -274,6 +278,7 @@ impl Ca {
         metrics.authority(&authority);
         Self {
             began: clock(),
+            highest_number: AtomicU64::new(authority.bundle().sequence()),
             clock,
             svid_life,
             metrics,
@@ -540,6 +545,8 @@ impl Ca {
         let next = Arc::new(next);
         self.trust.store(Arc::new(trust_under(&next, &self.quarantine())));
         self.metrics.authority(&next);
+        self.highest_number
+            .fetch_max(next.bundle().sequence(), Ordering::Relaxed);
         self.authority.send_replace(Arc::clone(&next));
         self.resign_quarantine(&next);
         next

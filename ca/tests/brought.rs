@@ -816,10 +816,8 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_goes_on_under_another_root_wh
         running.stop().await;
         // What was stored is read back.
         let (running, again) = started(&config, &shift).await;
-        assert_eq!(
-            (stage(&again), &again.root_sha256, again.bundle_sequence),
-            (wanted, &status.root_sha256, status.bundle_sequence)
-        );
+        assert_eq!((stage(&again), &again.root_sha256), (wanted, &status.root_sha256));
+        assert!(again.bundle_sequence >= status.bundle_sequence);
         running.stop().await;
         drop(dir);
     }

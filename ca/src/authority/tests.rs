@@ -144,6 +144,69 @@ fn whoever_holds_any_bundle_or_either_root_walks_on_to_the_newest() {
 }
 
 #[test]
+fn a_bundles_number_is_no_lower_than_the_time_and_grows_whatever_the_clock_says() {
+    let all = stages();
+    let then = now();
+    let next = all.founded.with_new_issuer(&all.old, then).unwrap();
+    assert_eq!(next.bundle().sequence(), then.as_secs());
+    let at_once = next.with_new_issuer(&all.old, then).unwrap();
+    assert_eq!(at_once.bundle().sequence(), then.as_secs() + 1);
+    let behind = earlier(then, BACKDATE / 2);
+    let moved_back = at_once.with_new_issuer(&all.old, behind).unwrap();
+    assert_eq!(moved_back.bundle().sequence(), then.as_secs() + 2);
+    let published = all.prepared.publishing_next_root(then).unwrap();
+    assert_eq!(published.bundle().sequence(), then.as_secs());
+    assert_eq!(moved_back.renumbered(0, behind).unwrap().bundle().sequence(), then.as_secs() + 3);
+    let past = then.as_secs() + 1_000;
+    assert_eq!(moved_back.renumbered(past, then).unwrap().bundle().sequence(), past + 1);
+}
+
+#[test]
+fn an_authority_that_was_put_back_publishes_past_what_was_lost_and_what_was_lost_does_not_come_back() {
+    let all = stages();
+    let lost = (0..3).fold(all.founded.clone(), |authority, _| {
+        authority.with_new_issuer(&all.old, now()).unwrap()
+    });
+    let held = bundle::advance(&pinned(all.old.cert()), &lost.links_after(0), now()).unwrap();
+    let passed_over = bundle::advance(&held, &all.founded.links_after(0), now()).unwrap();
+    assert_eq!(passed_over.sequence(), held.sequence(), "it is older");
+    let soon = later(now(), Duration::from_secs(10));
+    let put_back = all.founded.renumbered(0, soon).unwrap();
+    let walked = bundle::advance(&held, &put_back.links_after(held.sequence()), now()).unwrap();
+    assert_eq!(walked.sequence(), put_back.bundle().sequence());
+    assert_eq!(walked.jwt_keys(), all.founded.bundle().jwt_keys());
+    let replayed = bundle::advance(&walked, &lost.links_after(0), now()).unwrap();
+    assert_eq!(replayed.sequence(), walked.sequence());
+}
+
+#[test]
+fn a_bundle_that_is_numbered_anew_says_the_same_at_every_stage_and_everybody_walks_on_to_it() {
+    let all = stages();
+    let authorities = [
+        &all.founded,
+        &all.prepared,
+        &all.published,
+        &all.activated,
+        &all.retired,
+    ];
+    for (n, authority) in authorities.iter().enumerate() {
+        let soon = later(now(), Duration::from_secs(10));
+        let again = authority.renumbered(0, soon).unwrap();
+        let same = |of: &Authority| (of.bundle().roots().to_vec(), of.bundle().jwt_keys().to_vec(), stage(of));
+        assert!(same(&again) == same(authority));
+        for earlier in authorities.iter().take(n + 1) {
+            let held = earlier.bundle();
+            let walked = bundle::advance(held, &again.links_after(held.sequence()), now()).unwrap();
+            assert_eq!(walked.sequence(), again.bundle().sequence());
+        }
+        let pin = again.likely_pin();
+        let root = [all.old.cert(), all.retired.root()].map(|root| (sha256(root) == pin).then_some(root));
+        let walked = bundle::advance(&pinned(root.into_iter().flatten().next().unwrap()), &again.links_from_root(&pin), now());
+        assert_eq!(walked.unwrap().sequence(), again.bundle().sequence());
+    }
+}
+
+#[test]
 fn the_new_issuer_is_believed_by_either_root_as_the_ca_shows_it_and_as_nobody_else_does() {
     let all = stages();
     let mut shown = leaf_of(&all.activated);
