@@ -177,7 +177,13 @@ fn in_clear(store: &Path) {
     }
     // Such a version knew no key, gave no JWT-SVIDs, and kept no ledger.
     std::fs::remove_file(store.with_extension("kek")).unwrap();
-    for file in ["jwt.json", "ledger.json", "ledger.redb"] {
+    for file in [
+        "jwt.json",
+        "ledger.json",
+        "ledger.redb",
+        "ledger-jwt.json",
+        "ledger-jwt.redb",
+    ] {
         let _ = std::fs::remove_file(store.join(file));
     }
 }
