@@ -148,7 +148,7 @@ pub(crate) enum RotationError {
     #[error(transparent)]
     Brought(#[from] BroughtError),
     #[error(
-        "{0}: this issuing certificate was made before the one that signs, so it is taken for one that was followed; bring the one \
+        "{0}: this issuing certificate was made before the one that signs, or waits to, so it is taken for one that was followed; bring the one \
          that follows; to go back to it on purpose, have its key certified anew (a restored or late mount mends itself)"
     )]
     Older(String),

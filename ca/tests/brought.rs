@@ -577,6 +577,55 @@ async fn c_09_renewals_go_on_while_mounted_issuers_and_roots_are_swapped() {
     }
 }
 
+/// A mount that is late and a hand that has the wrong file: one rule.
+#[test]
+fn an_issuer_that_is_handed_in_and_was_made_before_the_one_that_signs_is_refused_as_a_mounted_one_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| path(dir.path(), name);
+    let root = Party::root(&authority("root", None), p256());
+    fs::write(at("root.pem"), root.pem()).unwrap();
+    done(&["init", "--store", &at("ca"), "--root-cert", &at("root.pem")]);
+    // So many seconds before or after the usual beginning.
+    let certified = |request: &str, seconds: i64| {
+        let mut asked = rcgen::CertificateSigningRequestParams::from_pem(request).unwrap();
+        let usual = authority("issuer", Some(0));
+        asked.params.not_before = usual.not_before + time::Duration::seconds(seconds);
+        asked.params.not_after = usual.not_after;
+        asked.params.is_ca = usual.is_ca;
+        asked.params.key_usages = usual.key_usages;
+        asked.params.use_authority_key_identifier_extension = true;
+        let above = rcgen::Issuer::from_ca_cert_der(&root.der, &root.key).unwrap();
+        world::pki::pem("CERTIFICATE", asked.signed_by(&above).unwrap().der())
+    };
+    let hand_in = |by: &[&str], seconds: i64| {
+        let csr = at("issuer.csr");
+        done(&[&["issuer", "request", "--out", &csr][..], by].concat());
+        fs::write(at("issuer.pem"), certified(&fs::read_to_string(&csr).unwrap(), seconds)).unwrap();
+        world::program::postern_ca(&[&["issuer", "import", &at("issuer.pem")][..], by].concat())
+    };
+    let store = at("ca");
+    assert!(hand_in(&["--store", &store], 0).status.success());
+    let socket = at("admin.sock");
+    let mut serving = serve(dir.path(), "info");
+    for stopped in [false, true] {
+        let by = match stopped {
+            true => ["--store", &store],
+            false => ["--admin-socket", &socket],
+        };
+        let refused = hand_in(&by, -30);
+        let said = world::program::text(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("was made before the one that signs"), "{said}");
+        if !stopped {
+            serving.signal(rustix::process::Signal::TERM);
+            assert!(serving.child.wait().unwrap().success());
+        }
+    }
+    // The request still waits, and nothing else has changed.
+    assert!(hand_in(&["--store", &store], 30).status.success());
+    let _serving = serve(dir.path(), "info");
+    assert!(done(&["status", "--admin-socket", &socket]).contains("issuer        2 until"));
+}
+
 /// Each round another kill: while a request is made, while its certificate is handed in, and just after.
 #[test]
 fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_new_one() {

@@ -570,6 +570,16 @@ impl Elsewhere {
         self.brought(&[&der], key)
     }
 
+    /// So many minutes after an hour ago.
+    fn made(&self, minutes: u32) -> Brought {
+        let key = new_key().unwrap();
+        let validity = Validity {
+            not_before: earlier(now(), HOUR - Duration::from_secs(60) * minutes),
+            not_after: later(now(), 10 * HOUR),
+        };
+        self.brought(&[&self.certified(&key, validity)], key)
+    }
+
     fn certified(&self, key: &KeyPair, validity: Validity) -> CertificateDer<'static> {
         let above = rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key).unwrap();
         profile::issuer(&domain(), 1, key, validity, &above).unwrap()
@@ -817,15 +827,7 @@ fn the_same_issuer_under_a_renewed_intermediate_goes_on_and_comes_back() {
 #[test]
 fn an_issuer_that_was_made_before_the_one_that_signs_is_refused_also_if_it_never_signed_and_harms_no_later_one() {
     let root = Elsewhere::new("root");
-    let made = |minutes: u32| {
-        let key = new_key().unwrap();
-        let validity = Validity {
-            not_before: earlier(now(), HOUR - Duration::from_secs(60) * minutes),
-            not_after: later(now(), 10 * HOUR),
-        };
-        root.brought(&[&root.certified(&key, validity)], key)
-    };
-    let [before, first, never, second] = [1, 2, 3, 4].map(made);
+    let [before, first, never, second] = [1, 2, 3, 4].map(|minutes| root.made(minutes));
     let founded = Authority::found_by(&domain(), &first, HOUR, now()).unwrap();
     assert!(matches!(founded.bringing(&before, now()).unwrap(), Taken::Older));
     let authority = next(founded.bringing(&second, now()).unwrap());
@@ -838,4 +840,25 @@ fn an_issuer_that_was_made_before_the_one_that_signs_is_refused_also_if_it_never
     let ended = next(authority.bringing(&short, now()).unwrap());
     assert!(matches!(ended.bringing(&never, now()).unwrap(), Taken::Older));
     assert_eq!(next(ended.bringing(&never, then).unwrap()).issuer_epoch(), 4);
+}
+
+#[test]
+fn an_issuer_that_was_made_before_the_one_that_waits_does_not_take_its_place() {
+    let [first, second] = ["first", "second"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let [before, waits, after] = [1, 2, 3].map(|minutes| second.made(minutes));
+    let prepared = next(founded.bringing(&waits, now()).unwrap());
+    for authority in [&prepared, &prepared.publishing_next_root(now()).unwrap()] {
+        assert!(matches!(authority.bringing(&before, now()).unwrap(), Taken::Older));
+        assert!(matches!(authority.bringing(&waits, now()).unwrap(), Taken::Already));
+        let again = next(authority.bringing(&after, now()).unwrap());
+        assert_eq!(
+            again.rotation().unwrap().pending_issuer_cert(),
+            Some(after.cert())
+        );
+    }
+    // One that ended before it signed holds nobody back.
+    let then = later(now(), 11 * HOUR);
+    let late = second.issuer(100);
+    assert!(matches!(prepared.bringing(&late, then).unwrap(), Taken::Next(_)));
 }
