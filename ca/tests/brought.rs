@@ -12,7 +12,9 @@ use postern_api::ca::v1 as pb;
 use postern_api::ca_client;
 use postern_ca::{RootSource, init_from};
 use rustls_pki_types::UnixTime;
-use world::pki::{Files, Mount, Party, authority, cacerts, issues_under, openssl, openssl_root, openssl_signs, p256, tls};
+use world::pki::{
+    Files, Mount, Party, authority, cacerts, issues_under, openssl, openssl_root, openssl_signs, p256, tls,
+};
 use world::program::{done, failed, path, serve, serve_by};
 use world::{WEB, World, init_config, serve_config, trust_of};
 
@@ -589,7 +591,10 @@ fn an_issuer_that_is_handed_in_and_was_made_before_the_one_that_signs_is_refused
         };
         let refused = hand_in(&by, -30);
         let said = world::program::text(&refused.stderr);
-        assert!(!refused.status.success() && said.contains("was made before the one that signs"), "{said}");
+        assert!(
+            !refused.status.success() && said.contains("was made before the one that signs"),
+            "{said}"
+        );
         if !stopped {
             serving.signal(rustix::process::Signal::TERM);
             assert!(serving.child.wait().unwrap().success());

@@ -79,7 +79,8 @@ fn signs_by(serving: &Serving, dir: &Path, now: &InForce, serials: &mut BTreeSet
 
 fn epoch(dir: &Path) -> u64 {
     let socket = path(dir, "admin.sock");
-    let status: Value = serde_json::from_str(&done(&["status", "--admin-socket", &socket, "--output", "json"])).unwrap();
+    let status: Value =
+        serde_json::from_str(&done(&["status", "--admin-socket", &socket, "--output", "json"])).unwrap();
     status["issuer_epoch"].as_u64().unwrap()
 }
 
@@ -126,7 +127,14 @@ fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_
     let mut serving = serve(dir.path(), "info");
     let (mut serials, mut told, mut new_after_kill) = (BTreeSet::new(), 0, 0);
     for round in 0..ROUNDS {
-        let request = ["issuer", "request", "--admin-socket", &socket, "--out", &at("issuer.csr")];
+        let request = [
+            "issuer",
+            "request",
+            "--admin-socket",
+            &socket,
+            "--out",
+            &at("issuer.csr"),
+        ];
         done(&request);
         openssl_signs(dir.path());
         let next = InForce {

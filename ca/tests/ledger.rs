@@ -166,9 +166,17 @@ async fn many_jwt_svids_push_out_records_of_jwt_svids_and_of_nothing_else_and_al
     running.stop().await;
     let store = config.store.to_str().unwrap();
     let (code, said) = verify(&[store]);
-    assert!(code == 0 && said.matches("order and content hold").count() == 2, "{code}: {said}");
+    assert!(
+        code == 0 && said.matches("order and content hold").count() == 2,
+        "{code}: {said}"
+    );
     let records = listed(&[store]);
-    let of_web = |event: &str| of_event(&records, event).iter().filter(|record| record["identity"] == WEB).count();
+    let of_web = |event: &str| {
+        of_event(&records, event)
+            .iter()
+            .filter(|record| record["identity"] == WEB)
+            .count()
+    };
     assert_eq!(of_web("issued"), 1);
     let (kept, begun) = (of_web("issued_jwt"), of_event(&records, "begun").len());
     assert!((1..=MOST as usize).contains(&kept), "{kept} are left");
@@ -400,12 +408,19 @@ async fn c_06_a_damaged_ledger_refuses_to_start_is_named_by_verify_and_the_remed
     std::fs::write(&of_tokens, &whole[..whole.len() / 2]).unwrap();
     refuses_to_start(
         dir.path(),
-        &["ledger-jwt.redb", "damaged", "put ledger-jwt.json and ledger-jwt.redb back"],
+        &[
+            "ledger-jwt.redb",
+            "damaged",
+            "put ledger-jwt.json and ledger-jwt.redb back",
+        ],
     );
     assert_eq!(verify(&[shown]).0, 1);
     std::fs::write(&of_tokens, &whole).unwrap();
     std::fs::remove_file(store.join("ledger-jwt.json")).unwrap();
-    refuses_to_start(dir.path(), &["ledger-jwt.json", "it is missing, and ledger-jwt.redb is there"]);
+    refuses_to_start(
+        dir.path(),
+        &["ledger-jwt.json", "it is missing, and ledger-jwt.redb is there"],
+    );
     std::fs::remove_file(&of_tokens).unwrap();
     // So does a store begin of a version that had none.
     assert_eq!(verify(&[shown]).0, 0);

@@ -156,7 +156,10 @@ fn a_bundles_number_is_no_lower_than_the_time_and_grows_whatever_the_clock_says(
     assert_eq!(moved_back.bundle().sequence(), then.as_secs() + 2);
     let published = all.prepared.publishing_next_root(then).unwrap();
     assert_eq!(published.bundle().sequence(), then.as_secs());
-    assert_eq!(moved_back.renumbered(0, behind).unwrap().bundle().sequence(), then.as_secs() + 3);
+    assert_eq!(
+        moved_back.renumbered(0, behind).unwrap().bundle().sequence(),
+        then.as_secs() + 3
+    );
     let past = then.as_secs() + 1_000;
     assert_eq!(moved_back.renumbered(past, then).unwrap().bundle().sequence(), past + 1);
 }
@@ -201,7 +204,11 @@ fn a_bundle_that_is_numbered_anew_says_the_same_at_every_stage_and_everybody_wal
         }
         let pin = again.likely_pin();
         let root = [all.old.cert(), all.retired.root()].map(|root| (sha256(root) == pin).then_some(root));
-        let walked = bundle::advance(&pinned(root.into_iter().flatten().next().unwrap()), &again.links_from_root(&pin), now());
+        let walked = bundle::advance(
+            &pinned(root.into_iter().flatten().next().unwrap()),
+            &again.links_from_root(&pin),
+            now(),
+        );
         assert_eq!(walked.unwrap().sequence(), again.bundle().sequence());
     }
 }
@@ -852,10 +859,7 @@ fn an_issuer_that_was_made_before_the_one_that_waits_does_not_take_its_place() {
         assert!(matches!(authority.bringing(&before, now()).unwrap(), Taken::Older));
         assert!(matches!(authority.bringing(&waits, now()).unwrap(), Taken::Already));
         let again = next(authority.bringing(&after, now()).unwrap());
-        assert_eq!(
-            again.rotation().unwrap().pending_issuer_cert(),
-            Some(after.cert())
-        );
+        assert_eq!(again.rotation().unwrap().pending_issuer_cert(), Some(after.cert()));
     }
     // One that ended before it signed holds nobody back.
     let then = later(now(), 11 * HOUR);

@@ -194,7 +194,14 @@ impl Book {
         kept: Option<(Arc<Kept>, Key)>,
     ) -> Self {
         let (work, todo) = sync_channel(WAITING);
-        let writer = Writer::new(of, (chain, key, head), place, config, Arc::clone(&clock), metrics.clone());
+        let writer = Writer::new(
+            of,
+            (chain, key, head),
+            place,
+            config,
+            Arc::clone(&clock),
+            metrics.clone(),
+        );
         let thread = std::thread::Builder::new().name("ledger".to_owned());
         let thread = thread.spawn(move || writer.run(&todo));
         Self {

@@ -71,16 +71,11 @@ async fn list(args: ListArgs) -> Result<(), Broken> {
                 "its records are sealed: name its key with --key-record",
             ));
         }
-        look(
-            ledger,
-            &keys,
-            How { partial: true },
-            |chain, number, _, entry| {
-                if let Some(entry) = entry {
-                    show(&chain.to_string(), number, &entry);
-                }
-            },
-        )?;
+        look(ledger, &keys, How { partial: true }, |chain, number, _, entry| {
+            if let Some(entry) = entry {
+                show(&chain.to_string(), number, &entry);
+            }
+        })?;
     }
     if let Some(socket) = &sources.admin_socket {
         let request = pb::ReadLedgerRequest {
@@ -255,9 +250,7 @@ impl<'a> Keys<'a> {
         let store = store.map_err(|error| why(crate::error_chain(&error)))?;
         let mut keys = Vec::new();
         for of in Of::ALL {
-            let record: Option<KeyRecord> = store
-                .read(of.kind())
-                .map_err(|error| why(crate::error_chain(&error)))?;
+            let record: Option<KeyRecord> = store.read(of.kind()).map_err(|error| why(crate::error_chain(&error)))?;
             match record {
                 Some(record) => keys.push(record.key().map_err(|why| unreadable(ledger, why))?),
                 // Of a version that had one ledger for all.

@@ -382,7 +382,8 @@ async fn an_old_backup_or_another_ca_that_is_put_in_place_is_what_all_replicas_s
 }
 
 #[tokio::test]
-async fn c_06_of_a_secret_that_is_put_back_while_replicas_run_or_before_one_starts_the_bundle_is_numbered_past_what_was_lost() {
+async fn c_06_of_a_secret_that_is_put_back_while_replicas_run_or_before_one_starts_the_bundle_is_numbered_past_what_was_lost()
+ {
     let server = server().await;
     let (one, first) = replica(&server).await;
     let (two, second) = replica(&server).await;
@@ -407,7 +408,10 @@ async fn c_06_of_a_secret_that_is_put_back_while_replicas_run_or_before_one_star
     assert!(number > lost, "{number} is not past {lost}");
     one.keep_numbers_growing().await;
     two.keep_numbers_growing().await;
-    assert!((before + 1..=before + 2).contains(&writes(&server)), "one was written, and one may have been refused");
+    assert!(
+        (before + 1..=before + 2).contains(&writes(&server)),
+        "one was written, and one may have been refused"
+    );
     assert_eq!(one.authority().bundle().sequence(), number);
 
     // By a process that has not seen what was lost.
