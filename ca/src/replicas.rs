@@ -282,7 +282,7 @@ impl Shared {
         for _ in 0..RACES {
             let now = ca.now();
             let (stored, current) = self.current(ca, now).await?;
-            if !ca.may_repeat_numbers(&current) {
+            if !ca.wants_another_bundle(&current) {
                 return Ok(current);
             }
             let next = current.renumbered(ca.highest_number(), now)?;

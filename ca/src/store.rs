@@ -132,8 +132,7 @@ impl Kind {
                  certificates and renewals are not touched"
             }
             Self::JwtKeys => {
-                "move this one file away and start again: there are no JWT-SVIDs until the next issuer (`postern-ca rotate`); \
-                 certificates are not touched"
+                "move this one file away and start again: new keys sign JWT-SVIDs from then on; certificates are not touched"
             }
             Self::Quarantine => {
                 "put this one file back from a backup; without a backup, move it away and start again: who was cut off comes \

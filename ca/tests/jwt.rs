@@ -174,25 +174,42 @@ fn copied(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// A record that is not there, and one that a kill left ahead of what publishes it.
 #[tokio::test]
-async fn a_store_of_a_version_without_jwt_svids_issues_and_has_its_keys_with_the_next_issuer() {
-    let world = World::new().await;
-    std::fs::remove_file(world.store().join("jwt.json")).unwrap();
-    let world = world.restarted().await;
-    let web = world.first_issue(WEB, "web-1").await;
-    assert_eq!(
-        refusal(token(&world, &web, &["db"]).await),
-        RefusalReason::JwtUnavailable
-    );
-    world
-        .admin()
-        .await
-        .rotate_issuer(pb::RotateIssuerRequest {})
-        .await
-        .unwrap();
-    assert!(token(&world, &web, &["db"]).await.is_ok());
-    let world = world.restarted().await;
-    assert!(token(&world, &web, &["db"]).await.is_ok());
+async fn a_store_without_keys_of_jwt_svids_or_with_keys_that_its_bundle_has_not_gets_others_when_the_ca_starts() {
+    for ahead in [false, true] {
+        let world = World::new().await;
+        let before = world.first_issue(WEB, "web-1").await;
+        let World {
+            dir,
+            running,
+            shift,
+            config,
+            client,
+        } = world;
+        drop(client);
+        running.stop().await;
+        let keys = config.store.join("jwt.json");
+        if ahead {
+            let authority = std::fs::read(config.store.join("authority.json")).unwrap();
+            postern_ca::rotate_store(&config.store, None, postern_ca::clock::system())
+                .await
+                .unwrap();
+            std::fs::write(config.store.join("authority.json"), authority).unwrap();
+        } else {
+            std::fs::remove_file(&keys).unwrap();
+        }
+        let world = World::over(dir, shift, config).await;
+        let held = ca_client::renew(&world.address(), &before.svid, &trust_of(&before.bundle))
+            .await
+            .unwrap();
+        assert!(held.bundle.sequence() > before.bundle.sequence());
+        let (text, _) = token(&world, &held, &["db"]).await.unwrap();
+        assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());
+        let world = world.restarted().await;
+        let (text, _) = token(&world, &held, &["db"]).await.unwrap();
+        assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());
+    }
 }
 
 fn text_has_key(token: &str, id: &str) -> bool {

@@ -18,23 +18,24 @@ impl Ca {
         self.highest_number.load(Ordering::Relaxed)
     }
 
-    /// Is its bundle's number one that another may have had since?
-    pub(crate) fn may_repeat_numbers(&self, authority: &Authority) -> bool {
-        authority.bundle().sequence() < self.began.as_secs().max(self.highest_number())
+    /// Is its bundle's number one that another may have had since, or is it without keys of JWT-SVIDs?
+    pub(crate) fn wants_another_bundle(&self, authority: &Authority) -> bool {
+        let least = self.began.as_secs().max(self.highest_number());
+        authority.bundle().sequence() < least || !authority.has_jwt_keys()
     }
 
-    /// Publishes the bundle anew if its number may have been another's. A failure is logged, and what is due stays so.
+    /// Publishes the bundle anew if that is due. A failure is logged, and what is due stays so.
     pub(crate) async fn keep_numbers_growing(self: &Arc<Self>) {
         let authority = self.authority();
         // One whose issuer is void signs nothing; the bundle of the next one is numbered by the clock.
-        if !self.may_repeat_numbers(&authority) || authority.ready(self.now()).is_err() {
+        if !self.wants_another_bundle(&authority) || authority.ready(self.now()).is_err() {
             return;
         }
         match self.renumber().await {
-            Ok(next) => tracing::info!(bundle = next.bundle().sequence(), "the bundle is numbered anew"),
+            Ok(next) => tracing::info!(bundle = next.bundle().sequence(), "the bundle is published anew"),
             Err(error) => tracing::warn!(
                 reason = "bundle_number",
-                "the bundle has a number from before this start: if the state was put back, proxies pass it over: {}",
+                "the bundle is not published anew; if the state was put back, proxies pass over the one that is there: {}",
                 crate::error_chain(&error)
             ),
         }
@@ -66,7 +67,7 @@ impl Ca {
     /// Blocks; under `rotating`.
     fn renumber_in(&self, store: &Store) -> Result<Arc<Authority>, RotationError> {
         let current = self.authority();
-        if !self.may_repeat_numbers(&current) {
+        if !self.wants_another_bundle(&current) {
             return Ok(current);
         }
         self.commit(store, current.renumbered(self.highest_number(), self.now())?)
