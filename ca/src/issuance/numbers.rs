@@ -3,7 +3,7 @@
 //!
 //! A process cannot tell a state that it left from one that was put back. So a bundle from before it began is published anew, under the
 //! time for a number, and so is one that takes the place of a newer one while it runs. One that was signed before and is shown again stays
-//! what it is: old.
+//! what it is: old. A bundle without keys of JWT-SVIDs is published anew as well, with some.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
