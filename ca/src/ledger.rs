@@ -44,7 +44,7 @@ pub(crate) const MIN_RETENTION: Duration = Duration::from_secs(3600);
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// However long that is: 30 days of 10,000 workloads with certificates of 4 h. About 2.5 GB.
 pub const MAX_RECORDS: u64 = 4_000_000;
-/// Of JWT-SVIDs as many, in a ledger of their own. About 0.6 GB where each has one short audience.
+/// Of JWT-SVIDs, which have a ledger of their own. About 0.6 GB where each has one short audience.
 pub const MAX_JWT_RECORDS: u64 = 1_000_000;
 
 /// How the ledger is kept.

@@ -49,7 +49,7 @@ fn in_store(store: &Path) -> InForce {
     let authority = world::stored(store, Kind::Authority);
     let issuer = &authority["issuer"];
     let (cert, key) = (bytes(&issuer["certificate"]), bytes(&issuer["private_key"]));
-    assert_eq!(public(&KeyPair::try_from(key).unwrap()), public_of(&cert));
+    assert_eq!(public(&KeyPair::try_from(key.as_slice()).unwrap()), public_of(&cert));
     let newest = authority["bundles"].as_array().unwrap().last().unwrap();
     assert_eq!(bytes(&newest["signer_chain"][0]), cert, "another one signs the bundle");
     InForce {
@@ -61,7 +61,7 @@ fn in_store(store: &Path) -> InForce {
 /// The public key of the request that waits.
 fn requested(store: &Path) -> Option<Vec<u8>> {
     let request: Option<Value> = world::opened(store).read(Kind::Request).unwrap();
-    request.map(|request| public(&KeyPair::try_from(bytes(&request["private_key"])).unwrap()))
+    request.map(|request| public(&KeyPair::try_from(bytes(&request["private_key"]).as_slice()).unwrap()))
 }
 
 /// It is ready, and signs by this issuer and no other; `serials`: of all leaves so far.

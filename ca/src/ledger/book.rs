@@ -378,7 +378,7 @@ fn checked(kept: &Kept, key: &Key, mark: Option<&Mark>) -> Result<kept::Head, Ke
 }
 
 /// This process among its replicas: the pod, or the machine.
-pub(crate) fn replica() -> String {
+fn replica() -> String {
     std::env::var("POD_NAME").unwrap_or_else(|_| {
         let machine = rustix::system::uname();
         machine.nodename().to_string_lossy().into_owned()
