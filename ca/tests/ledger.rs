@@ -206,8 +206,10 @@ async fn many_jwt_svids_push_out_records_of_jwt_svids_and_of_nothing_else_and_al
 }
 
 async fn token_for(address: &str, who: &Issued, audience: &str) -> Result<(), ca_client::CaError> {
-    let asked = ca_client::issue_jwt(address, &who.svid, &trust_of(&who.bundle), &[audience.to_owned()]);
-    asked.await.map(drop)
+    let (trust, audience) = (trust_of(&who.bundle), [audience.to_owned()]);
+    ca_client::issue_jwt(address, &who.svid, &trust, &audience)
+        .await
+        .map(drop)
 }
 
 async fn metrics_of(world: &World) -> String {
