@@ -463,9 +463,11 @@ impl Ca {
         let work = match &self.keeping {
             Keeping::Directory(store) => {
                 let store = Arc::clone(store);
+                // A root that was put back since this process began may be sealed as nothing else here is.
+                let learned = store.learn().await.map_err(RotationError::from);
                 tokio::task::spawn_blocking(move || {
                     let _one = one;
-                    let made = ca.replace_issuer(&store);
+                    let made = learned.and_then(|()| ca.replace_issuer(&store));
                     ca.rotated(&made);
                     made
                 })

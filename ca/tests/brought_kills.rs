@@ -21,8 +21,10 @@ use world::program::{Serving, done, path, postern_ca, serve, serve_by, text};
 
 mod world;
 
-/// The longest time between the first step and the kill.
-const LONGEST: Duration = Duration::from_millis(60);
+/// The longest time between handing in and the kill.
+const HANDED_IN: Duration = Duration::from_millis(60);
+/// And between the start of a process and the kill: it opens its store first.
+const STARTED: Duration = Duration::from_millis(600);
 
 /// An issuer by its number and its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +106,10 @@ fn all_recorded(dir: &Path, serials: &BTreeSet<Vec<u8>>) {
     assert!(verified.status.success(), "{}", text(&verified.stderr));
 }
 
-fn wait(round: u64) {
-    std::thread::sleep(Duration::from_micros(
-        round * 7_919 % u64::try_from(LONGEST.as_micros()).unwrap(),
-    ));
+/// Another part of it each round.
+fn wait(round: u64, longest: Duration) {
+    let longest = u64::try_from(longest.as_micros()).unwrap();
+    std::thread::sleep(Duration::from_micros(round * (longest * 13 / 100) % longest));
 }
 
 /// Each round another kill: while the certificate of a request is handed in, and just after.
@@ -147,7 +149,7 @@ fn c_06_a_ca_that_is_killed_while_an_issuer_is_handed_in_has_the_old_one_or_the_
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        wait(round);
+        wait(round, HANDED_IN);
         serving.signal(Signal::KILL);
         drop(serving);
         let said = importing.wait_with_output().unwrap();
@@ -223,7 +225,7 @@ fn c_06_a_ca_that_is_killed_while_it_takes_a_mounted_issuer_has_the_old_one_or_t
             cert: next.der.to_vec(),
         };
         let mut killed = begins(dir.path(), &at);
-        wait(round);
+        wait(round, STARTED);
         killed.kill().unwrap();
         killed.wait().unwrap();
         let now = in_store(&store);

@@ -391,19 +391,6 @@ async fn c_06_a_damaged_ledger_refuses_to_start_is_named_by_verify_and_the_remed
     restore();
     assert_eq!(verify(&[shown]).0, 0);
 
-    std::fs::remove_file(&ledger).unwrap();
-    refuses_to_start(
-        dir.path(),
-        &["ledger.redb", "it is missing", "move both away and start again"],
-    );
-    restore();
-    std::fs::remove_file(&key).unwrap();
-    refuses_to_start(
-        dir.path(),
-        &["ledger.json", "it is missing", "move both away and start again"],
-    );
-    restore();
-
     // The one of JWT-SVIDs alike.
     let of_tokens = store.join("ledger-jwt.redb");
     let whole = std::fs::read(&of_tokens).unwrap();
@@ -428,6 +415,19 @@ async fn c_06_a_damaged_ledger_refuses_to_start_is_named_by_verify_and_the_remed
     assert_eq!(verify(&[shown]).0, 0);
     drop(serve(dir.path(), "warn"));
     assert!(of_tokens.exists() && verify(&[shown]).0 == 0);
+
+    std::fs::remove_file(&ledger).unwrap();
+    refuses_to_start(
+        dir.path(),
+        &["ledger.redb", "it is missing", "move both away and start again"],
+    );
+    restore();
+    std::fs::remove_file(&key).unwrap();
+    refuses_to_start(
+        dir.path(),
+        &["ledger.json", "it is missing", "move both away and start again"],
+    );
+    restore();
 
     // The remedy: a new chain, and what was whole of the old one can be read where it was put.
     let away = dir.path().join("away");
