@@ -123,7 +123,8 @@ fn request(csr: Vec<u8>, attestation: Attestation) -> pb::IssueRequest {
     pb::IssueRequest {
         csr,
         attestation: Some(attestation),
-        bundle_sequence: 1,
+        // As who has the newest: whatever its number is.
+        bundle_sequence: u64::MAX,
         ..pb::IssueRequest::default()
     }
 }

@@ -159,7 +159,8 @@ struct ServeArgs {
     /// Also read records that an older version left in clear, and seal them
     #[arg(long)]
     migrate: bool,
-    /// How long the ledger's records are kept in the store (at least 1h; at most 4,000,000 records, then the oldest go)
+    /// How long the ledger's records are kept in the store (at least 1h; at most 4,000,000 records, and 1,000,000 of
+    /// JWT-SVIDs, then the oldest go)
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = humantime::parse_duration)]
     ledger_retention: Duration,
     /// While the root is being replaced: the new one signs after this long, even if a proxy has not acknowledged it

@@ -84,7 +84,7 @@ pub(crate) struct Authority {
     issuer_life: Duration,
     links: Vec<SignedBundle>,
     bundle: TrustBundle,
-    /// `None`: founded by a version without them; the next issuer brings them.
+    /// `None`: a version without them wrote it, or a kill came between two records; the next bundle brings them.
     jwt: Option<JwtKeys>,
     /// The last replacement of the root.
     rotation: Option<Rotation>,
@@ -189,7 +189,7 @@ impl Authority {
         .tested(now)
     }
 
-    /// With its keys of JWT-SVIDs. Keys that its bundle does not publish are left out, until the next issuer brings others: a replica
+    /// With its keys of JWT-SVIDs. Keys that its bundle does not publish are left out, until the next bundle brings others: a replica
     /// of a version without them has replaced the issuer, or the process was killed between the two records.
     pub(crate) fn with_jwt_keys(mut self, record: Option<JwtKeysRecord>) -> Result<Self, AuthorityError> {
         let Some(keys) = record.map(JwtKeysRecord::load).transpose()? else {
@@ -197,7 +197,7 @@ impl Authority {
         };
         match keys.test(self.bundle.jwt_keys()) {
             Ok(()) => self.jwt = Some(keys),
-            Err(error) => tracing::warn!(reason = "jwt_keys", "no JWT-SVIDs until the next issuer: {error}"),
+            Err(error) => tracing::warn!(reason = "jwt_keys", "other keys of JWT-SVIDs are needed: {error}"),
         }
         Ok(self)
     }
@@ -240,8 +240,8 @@ impl Authority {
             .as_ref()
             .map_or_else(JwtKeys::create, |keys| keys.rotated(now))?;
         let roots = self.bundle.roots().to_vec();
-        let bundle = TrustBundle::new(self.trust_domain.clone(), self.bundle.sequence() + 1, roots, now)
-            .with_jwt_keys(jwt.published());
+        let number = self.next_number(now);
+        let bundle = TrustBundle::new(self.trust_domain.clone(), number, roots, now).with_jwt_keys(jwt.published());
         // Whoever holds a bundle of the same roots can take the new one at once.
         if previous.is_some_and(|last| last.roots() == bundle.roots()) {
             links.pop();
@@ -261,6 +261,32 @@ impl Authority {
             replaced: self.replaced.clone(),
         }
         .tested(now)
+    }
+
+    /// Of the next bundle. Holders take no lower number than they have: it is at least the time, so that after an older state was
+    /// put back it is past every number that they may have from what was lost.
+    fn next_number(&self, now: UnixTime) -> u64 {
+        self.bundle.sequence().saturating_add(1).max(now.as_secs())
+    }
+
+    /// The same roots and keys as a newer bundle, past this number too: what the one that is held says may have been said otherwise
+    /// since, by a state that was lost. Keys of JWT-SVIDs are made where there are none.
+    pub(crate) fn renumbered(&self, past: u64, now: UnixTime) -> Result<Self, AuthorityError> {
+        let jwt = self.jwt.clone().map_or_else(JwtKeys::create, Ok)?;
+        let number = self.next_number(now).max(past.saturating_add(1));
+        let same = TrustBundle::new(self.trust_domain.clone(), number, self.bundle.roots().to_vec(), now);
+        let same = same.with_jwt_keys(jwt.published());
+        Self {
+            jwt: Some(jwt),
+            ..self.clone()
+        }
+        .publishing(same)?
+        .tested(now)
+    }
+
+    /// Can it sign JWT-SVIDs?
+    pub(crate) fn has_jwt_keys(&self) -> bool {
+        self.jwt.is_some()
     }
 
     /// Nothing becomes an authority before a leaf of it has passed the verifier that every peer runs.

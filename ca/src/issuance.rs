@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -48,6 +49,7 @@ use crate::tokens::{TokenBook, hex};
 
 pub(crate) mod bringing;
 mod jwt;
+mod numbers;
 mod quarantine;
 mod root;
 #[cfg(test)]
@@ -79,6 +81,8 @@ pub(crate) struct Ca {
     pub(crate) mounted: Option<Mounted>,
     /// Since when this process serves.
     began: UnixTime,
+    /// Of a bundle that signed here.
+    highest_number: AtomicU64,
     /// One rotation at a time; a rotation whose caller went away still holds it.
     rotating: Arc<tokio::sync::Mutex<()>>,
 }
@@ -144,7 +148,7 @@ pub(crate) enum RotationError {
     #[error(transparent)]
     Brought(#[from] BroughtError),
     #[error(
-        "{0}: this issuing certificate was made before the one that signs, so it is taken for one that was followed; bring the one \
+        "{0}: this issuing certificate was made before the one that signs, or waits to, so it is taken for one that was followed; bring the one \
          that follows; to go back to it on purpose, have its key certified anew (a restored or late mount mends itself)"
     )]
     Older(String),
@@ -274,6 +278,7 @@ impl Ca {
         metrics.authority(&authority);
         Self {
             began: clock(),
+            highest_number: AtomicU64::new(authority.bundle().sequence()),
             clock,
             svid_life,
             metrics,
@@ -458,9 +463,11 @@ impl Ca {
         let work = match &self.keeping {
             Keeping::Directory(store) => {
                 let store = Arc::clone(store);
+                // A root that was put back since this process began may be sealed as nothing else here is.
+                let learned = store.learn().await.map_err(RotationError::from);
                 tokio::task::spawn_blocking(move || {
                     let _one = one;
-                    let made = ca.replace_issuer(&store);
+                    let made = learned.and_then(|()| ca.replace_issuer(&store));
                     ca.rotated(&made);
                     made
                 })
@@ -540,6 +547,8 @@ impl Ca {
         let next = Arc::new(next);
         self.trust.store(Arc::new(trust_under(&next, &self.quarantine())));
         self.metrics.authority(&next);
+        self.highest_number
+            .fetch_max(next.bundle().sequence(), Ordering::Relaxed);
         self.authority.send_replace(Arc::clone(&next));
         self.resign_quarantine(&next);
         next

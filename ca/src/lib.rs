@@ -54,7 +54,7 @@ pub use args::{Args, Cli, run};
 pub use authority::{BroughtError, Fault, RootPace};
 pub use csr::proven_key;
 pub use init::{InitConfig, InitError, Initialised, RootSource, init, init_from, init_sealed};
-pub use ledger::{DEFAULT_RETENTION, LedgerConfig, Lines, MAX_RECORDS};
+pub use ledger::{DEFAULT_RETENTION, LedgerConfig, Lines, MAX_JWT_RECORDS, MAX_RECORDS};
 #[cfg(feature = "kubernetes")]
 pub use replicas::Founding;
 pub use seal::{KekConfig, KekError, Sealer};

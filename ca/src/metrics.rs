@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::authority::{Authority, Stage};
 use crate::clock::unix;
+use crate::ledger::book::Of;
 use crate::ledger::entry::EVENTS;
 
 /// Seconds from request to answer: signing takes a tenth of a millisecond, syncing the token book some.
@@ -66,6 +67,7 @@ pub(crate) struct Metrics {
     quarantined: Gauge,
     ledger_records: Family<OfEvent, Counter>,
     ledger_head: Gauge,
+    ledger_jwt_head: Gauge,
     ledger_failures: Counter,
     ledger_lost: Counter,
 }
@@ -97,6 +99,7 @@ impl Metrics {
             quarantined: Gauge::default(),
             ledger_records: Family::default(),
             ledger_head: Gauge::default(),
+            ledger_jwt_head: Gauge::default(),
             ledger_failures: Counter::default(),
             ledger_lost: Counter::default(),
         };
@@ -213,6 +216,11 @@ impl Metrics {
             metrics.ledger_head.clone(),
         );
         registry.register(
+            "ledger_jwt_head",
+            "The same of the ledger of JWT-SVIDs; 0 where there is one ledger for all (over a Secret)",
+            metrics.ledger_jwt_head.clone(),
+        );
+        registry.register(
             "ledger_write_failures",
             "Times that the ledger could not be written; nothing is issued meanwhile",
             metrics.ledger_failures.clone(),
@@ -270,8 +278,12 @@ impl Metrics {
     pub(crate) fn ledger_record(&self, event: &'static str) {
         self.ledger_records.get_or_create(&OfEvent { event }).inc();
     }
-    pub(crate) fn ledger_head(&self, number: u64) {
-        self.ledger_head.set(i64::try_from(number).unwrap_or(i64::MAX));
+    pub(crate) fn ledger_head(&self, of: Of, number: u64) {
+        let head = match of {
+            Of::Certificates => &self.ledger_head,
+            Of::Tokens => &self.ledger_jwt_head,
+        };
+        head.set(i64::try_from(number).unwrap_or(i64::MAX));
     }
     pub(crate) fn ledger_failed(&self) {
         self.ledger_failures.inc();

@@ -277,6 +277,25 @@ impl Shared {
         Err(RotationError::Races)
     }
 
+    /// The bundle anew, unless another replica has seen to it.
+    pub(crate) async fn renumber(&self, ca: &Ca) -> Result<Arc<Authority>, RotationError> {
+        for _ in 0..RACES {
+            let now = ca.now();
+            let (stored, current) = self.current(ca, now).await?;
+            if !ca.wants_another_bundle(&current) {
+                return Ok(current);
+            }
+            let next = current.renumbered(ca.highest_number(), now)?;
+            let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
+            match self.store.write(stored, records).await {
+                Ok(()) => return Ok(ca.adopt(next)),
+                Err(SecretError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RotationError::Races)
+    }
+
     /// An issuer that was brought follows the one that signs.
     pub(crate) async fn bring(&self, ca: &Ca, brought: &Brought, place: &str) -> Result<Arc<Authority>, RotationError> {
         for _ in 0..RACES {
@@ -354,11 +373,13 @@ impl Shared {
             );
         } else if epoch > held.issuer_epoch() {
             tracing::info!(issuer_epoch = epoch, "another replica's new issuer signs from now on");
-        } else {
+        } else if read.rotation() != held.rotation() {
             tracing::info!(
                 bundle = read.bundle().sequence(),
                 "another replica has gone on with the replacement of the root"
             );
+        } else {
+            tracing::info!(bundle = read.bundle().sequence(), "the bundle has another number");
         }
         ca.adopt(read);
         Ok(())

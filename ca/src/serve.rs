@@ -181,6 +181,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     rewrap::at_start(&ca).await;
     ca.look_at_mounted().await;
     renew_overdue_issuer(&ca).await?;
+    ca.keep_numbers_growing().await;
     let keepers: Vec<BoxFuture<'static, ()>> = vec![Box::pin(keep_issuer_fresh(Arc::clone(&ca)))];
     run(config, ca, front, keepers).await
 }
@@ -441,6 +442,7 @@ async fn keep_issuer_fresh(ca: Arc<Ca>) {
         reports.mark_unchanged();
         ca.look_at_mounted().await;
         let root = ca.advance_root().await.unwrap_or(ISSUER_LOOK);
+        ca.keep_numbers_growing().await;
         let authority = ca.authority();
         let due = authority.rotation_due(ca.svid_life);
         let now = ca.now();

@@ -10,7 +10,9 @@
 //!            tokens.json       join tokens (the SHA-256 of their secrets)       } synced, renamed, directory synced
 //!            quarantine.json   who is cut off, why, by whom and since when      }
 //!            ledger.json       the ledger's key, and how far it had come        }
+//!            ledger-jwt.json   the same of the ledger of JWT-SVIDs              }
 //!            ledger.redb       what was issued and refused: `ledger.rs`
+//!            ledger-jwt.redb   the JWT-SVIDs that were issued
 //!            root.pem          the published root certificates, for people and foreign peers
 //! ```
 //!
@@ -60,10 +62,12 @@ pub enum Kind {
     Quarantine,
     /// The key of the ledger, and how far it had come.
     Ledger,
+    /// The same of the ledger of JWT-SVIDs.
+    JwtLedger,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Authority,
         Self::Rotation,
         Self::Request,
@@ -72,6 +76,7 @@ impl Kind {
         Self::Tokens,
         Self::Quarantine,
         Self::Ledger,
+        Self::JwtLedger,
     ];
 
     /// The word in the record's head.
@@ -85,6 +90,7 @@ impl Kind {
             Self::Tokens => "tokens",
             Self::Quarantine => "quarantine",
             Self::Ledger => "ledger",
+            Self::JwtLedger => "ledger-jwt",
         }
     }
     /// The file's name in the store.
@@ -99,6 +105,7 @@ impl Kind {
             Self::Tokens => "tokens.json",
             Self::Quarantine => "quarantine.json",
             Self::Ledger => "ledger.json",
+            Self::JwtLedger => "ledger-jwt.json",
         }
     }
     /// What an operator does about a damaged one.
@@ -113,7 +120,7 @@ impl Kind {
                  has, and cannot make another"
             }
             Self::Rotation => {
-                "put this one file back from a backup; without a backup, move it away together with ledger.json and ledger.redb: a \
+                "put this one file back from a backup; without a backup, move it away together with ledger.json, ledger.redb, ledger-jwt.json and ledger-jwt.redb: a \
                  replacement of the root that is under way stays where it is until the next one (`postern-ca rotate --root`)"
             }
             Self::Request => {
@@ -125,8 +132,7 @@ impl Kind {
                  certificates and renewals are not touched"
             }
             Self::JwtKeys => {
-                "move this one file away and start again: there are no JWT-SVIDs until the next issuer (`postern-ca rotate`); \
-                 certificates are not touched"
+                "move this one file away and start again: new keys sign JWT-SVIDs from then on; certificates are not touched"
             }
             Self::Quarantine => {
                 "put this one file back from a backup; without a backup, move it away and start again: who was cut off comes \
@@ -134,6 +140,11 @@ impl Kind {
             }
             Self::Ledger => {
                 "put ledger.json and ledger.redb back as they were last; or move both away and start again: a new chain \
+                 begins, certificates and tokens are not touched, and what is whole of the old one can still be read with \
+                 `postern-ca ledger`"
+            }
+            Self::JwtLedger => {
+                "put ledger-jwt.json and ledger-jwt.redb back as they were last; or move both away and start again: a new chain \
                  begins, certificates and tokens are not touched, and what is whole of the old one can still be read with \
                  `postern-ca ledger`"
             }

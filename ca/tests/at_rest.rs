@@ -177,7 +177,13 @@ fn in_clear(store: &Path) {
     }
     // Such a version knew no key, gave no JWT-SVIDs, and kept no ledger.
     std::fs::remove_file(store.with_extension("kek")).unwrap();
-    for file in ["jwt.json", "ledger.json", "ledger.redb"] {
+    for file in [
+        "jwt.json",
+        "ledger.json",
+        "ledger.redb",
+        "ledger-jwt.json",
+        "ledger-jwt.redb",
+    ] {
         let _ = std::fs::remove_file(store.join(file));
     }
 }
@@ -369,7 +375,16 @@ async fn a_ca_whose_kms_is_away_is_sealed_says_so_and_issues_once_it_is_back() {
     plugin.rotate("two");
     let store = dir.path().join("ca");
     let sealed = rewrap_store(&store, Some(&kek), false).await.unwrap();
-    assert_eq!(sealed, [Kind::Authority, Kind::JwtKeys, Kind::Root, Kind::Ledger]);
+    assert_eq!(
+        sealed,
+        [
+            Kind::Authority,
+            Kind::JwtKeys,
+            Kind::Root,
+            Kind::Ledger,
+            Kind::JwtLedger
+        ]
+    );
     plugin.keys.lock().unwrap().remove(0);
     assert_eq!(rewrap_store(&store, Some(&kek), false).await.unwrap(), []);
     // A key that is gone while something is sealed under it is named.

@@ -15,14 +15,7 @@ async fn a_token_gives_its_identity_and_instance_and_the_bundle() {
     let issued = world.first_issue(WEB, "web-1").await;
     assert_eq!(issued.svid.id().as_str(), WEB);
     assert_eq!(issued.svid.instance().unwrap().as_str(), "web-1");
-    assert_eq!(
-        (
-            issued.bundle.sequence(),
-            issued.bundle.roots().len(),
-            issued.issuer_epoch
-        ),
-        (1, 1, 1)
-    );
+    assert_eq!((issued.bundle.roots().len(), issued.issuer_epoch), (1, 1));
 }
 
 #[tokio::test]
@@ -204,7 +197,7 @@ async fn the_client_renews_with_a_fresh_key_and_keeps_its_identity() {
     assert_eq!(second.svid.instance(), first.svid.instance());
     assert_ne!(second.svid.leaf().serial, first.svid.leaf().serial);
     let third = ca_client::renew(&world.address(), &second.svid, &trust).await.unwrap();
-    assert_eq!(third.bundle.sequence(), 1);
+    assert_eq!(third.bundle.sequence(), first.bundle.sequence());
 }
 
 #[tokio::test]

@@ -108,7 +108,8 @@ async fn the_key_of_tokens_is_replaced_with_the_issuer_and_each_holder_of_an_old
     let renewed = ca_client::renew(&world.address(), &web.svid, &trust_of(&web.bundle))
         .await
         .unwrap();
-    assert_eq!((renewed.bundle.sequence(), renewed.bundle.jwt_keys().len()), (2, 3));
+    assert!(renewed.bundle.sequence() > web.bundle.sequence());
+    assert_eq!(renewed.bundle.jwt_keys().len(), 3);
     for text in [&before, &after] {
         assert!(svid::verify(text, "db", &bundles(&renewed), now()).is_ok());
     }
@@ -126,25 +127,89 @@ async fn the_key_of_tokens_is_replaced_with_the_issuer_and_each_holder_of_an_old
     assert!(svid::verify(&again, "db", &bundles(&web), now()).is_ok());
 }
 
+/// Ten rotations later no key of the backup is published any more.
 #[tokio::test]
-async fn a_store_of_a_version_without_jwt_svids_issues_and_has_its_keys_with_the_next_issuer() {
+async fn c_06_tokens_of_a_ca_that_was_put_back_verify_at_holders_of_bundles_that_it_has_forgotten() {
     let world = World::new().await;
-    std::fs::remove_file(world.store().join("jwt.json")).unwrap();
-    let world = world.restarted().await;
     let web = world.first_issue(WEB, "web-1").await;
-    assert_eq!(
-        refusal(token(&world, &web, &["db"]).await),
-        RefusalReason::JwtUnavailable
-    );
-    world
-        .admin()
-        .await
-        .rotate_issuer(pb::RotateIssuerRequest {})
+    let backup = world.dir.path().join("backup");
+    copied(&world.store(), &backup);
+    for _ in 0..10 {
+        let mut admin = world.admin().await;
+        admin.rotate_issuer(pb::RotateIssuerRequest {}).await.unwrap();
+    }
+    let held = ca_client::renew(&world.address(), &web.svid, &trust_of(&web.bundle))
         .await
         .unwrap();
-    assert!(token(&world, &web, &["db"]).await.is_ok());
-    let world = world.restarted().await;
-    assert!(token(&world, &web, &["db"]).await.is_ok());
+    let World {
+        dir,
+        running,
+        shift,
+        config,
+        client,
+    } = world;
+    drop(client);
+    running.stop().await;
+    copied(&backup, &config.store);
+    // More seconds than there were rotations.
+    shift.store(20, std::sync::atomic::Ordering::SeqCst);
+    let world = World::over(dir, shift, config).await;
+    let (text, _) = token(&world, &held, &["db"]).await.unwrap();
+    let later = now() + 20;
+    assert!(svid::verify(&text, "db", &bundles(&held), later).is_err());
+    let told = ca_client::renew(&world.address(), &held.svid, &trust_of(&held.bundle))
+        .await
+        .unwrap();
+    assert!(told.bundle.sequence() > held.bundle.sequence());
+    assert!(svid::verify(&text, "db", &bundles(&told), later).is_ok());
+    // What it had signed as newest before it was lost is older now.
+    assert_eq!(told.bundle.jwt_keys(), web.bundle.jwt_keys());
+}
+
+fn copied(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// A record that is not there, and one that a kill left ahead of what publishes it.
+#[tokio::test]
+async fn a_store_without_keys_of_jwt_svids_or_with_keys_that_its_bundle_has_not_gets_others_when_the_ca_starts() {
+    for ahead in [false, true] {
+        let world = World::new().await;
+        let before = world.first_issue(WEB, "web-1").await;
+        let World {
+            dir,
+            running,
+            shift,
+            config,
+            client,
+        } = world;
+        drop(client);
+        running.stop().await;
+        let keys = config.store.join("jwt.json");
+        if ahead {
+            let authority = std::fs::read(config.store.join("authority.json")).unwrap();
+            postern_ca::rotate_store(&config.store, None, postern_ca::clock::system())
+                .await
+                .unwrap();
+            std::fs::write(config.store.join("authority.json"), authority).unwrap();
+        } else {
+            std::fs::remove_file(&keys).unwrap();
+        }
+        let world = World::over(dir, shift, config).await;
+        let held = ca_client::renew(&world.address(), &before.svid, &trust_of(&before.bundle))
+            .await
+            .unwrap();
+        assert!(held.bundle.sequence() > before.bundle.sequence());
+        let (text, _) = token(&world, &held, &["db"]).await.unwrap();
+        assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());
+        let world = world.restarted().await;
+        let (text, _) = token(&world, &held, &["db"]).await.unwrap();
+        assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());
+    }
 }
 
 fn text_has_key(token: &str, id: &str) -> bool {

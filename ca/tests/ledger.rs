@@ -132,6 +132,147 @@ async fn every_issuance_and_refusal_is_in_the_ledger_while_the_ca_runs_and_after
     assert!(again.len() > stopped.len());
 }
 
+#[tokio::test]
+async fn many_jwt_svids_push_out_records_of_jwt_svids_and_of_nothing_else_and_all_that_is_left_verifies() {
+    const MOST: u64 = 40;
+    let world = World::with(|_, config| {
+        (config.ledger.max_records, config.ledger.max_jwt_records) = (MOST, MOST);
+    })
+    .await;
+    let web = world.first_issue(WEB, "web-1").await;
+    for n in 0..4 * MOST {
+        token_for(&world.address(), &web, &n.to_string()).await.unwrap();
+    }
+    let socket = world.config.admin_socket.to_str().unwrap().to_owned();
+    // The program that asks would wait for this thread, which serves it.
+    let blocking = |args: Vec<String>| async move {
+        let ask = move || postern_ca(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(ask).await.unwrap()
+    };
+    let told = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let running = blocking(told(&["ledger", "verify", "--admin-socket", &socket])).await;
+    assert!(running.status.success(), "{}", text(&running.stderr));
+    assert_eq!(text(&running.stdout).matches("order and content hold").count(), 2);
+    let metrics = metrics_of(&world).await;
+    assert!(!metrics.contains("postern_ca_ledger_jwt_head 0\n"), "{metrics}");
+    let World {
+        dir,
+        running,
+        config,
+        client,
+        ..
+    } = world;
+    drop(client);
+    running.stop().await;
+    let store = config.store.to_str().unwrap();
+    let (code, said) = verify(&[store]);
+    assert!(
+        code == 0 && said.matches("order and content hold").count() == 2,
+        "{code}: {said}"
+    );
+    let records = listed(&[store]);
+    let of_web = |event: &str| {
+        of_event(&records, event)
+            .iter()
+            .filter(|record| record["identity"] == WEB)
+            .count()
+    };
+    assert_eq!(of_web("issued"), 1);
+    let (kept, begun) = (of_web("issued_jwt"), of_event(&records, "begun").len());
+    assert!((1..=MOST as usize).contains(&kept), "{kept} are left");
+    assert_eq!(begun, 1, "of the ledger of certificates nothing was taken out");
+    let newest = of_event(&records, "issued_jwt").last().unwrap()["audience"].clone();
+    assert_eq!(newest, serde_json::json!([(4 * MOST - 1).to_string()]));
+    // Each by itself, with its own key.
+    let named = |file: &str| config.store.join(file).to_str().unwrap().to_owned();
+    let kek = path(dir.path(), "ca.kek");
+    let (both, each) = (
+        [named("ledger.redb"), named("ledger-jwt.redb")],
+        [named("ledger.json"), named("ledger-jwt.json")],
+    );
+    let (code, said) = verify(&[
+        &both[0],
+        &both[1],
+        "--key-record",
+        &each[0],
+        "--key-record",
+        &each[1],
+        "--kek-file",
+        &kek,
+    ]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = verify(&[&both[1], "--key-record", &each[0], "--kek-file", &kek]);
+    assert!(code == 2 && said.contains("it is sealed under key"), "{code}: {said}");
+}
+
+async fn token_for(address: &str, who: &Issued, audience: &str) -> Result<(), ca_client::CaError> {
+    let (trust, audience) = (trust_of(&who.bundle), [audience.to_owned()]);
+    ca_client::issue_jwt(address, &who.svid, &trust, &audience)
+        .await
+        .map(drop)
+}
+
+async fn metrics_of(world: &World) -> String {
+    let address = world.running.metrics;
+    let asked = tokio::task::spawn_blocking(move || {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    asked.await.unwrap()
+}
+
+#[tokio::test]
+async fn c_06_a_ca_that_is_killed_while_it_gives_jwt_svids_has_recorded_every_one_that_left() {
+    let dir = initialised();
+    let socket = path(dir.path(), "admin.sock");
+    let mut left = BTreeSet::new();
+    for round in 0..8_u64 {
+        let mut serving = serve(dir.path(), "warn");
+        let asking: Vec<_> = (0..3).map(|n| token(dir.path(), &format!("web-{round}-{n}"))).collect();
+        let asking: Vec<_> = asking
+            .into_iter()
+            .enumerate()
+            .map(|(caller, token)| {
+                let listen = serving.listen.clone();
+                tokio::spawn(async move {
+                    let mut given = Vec::new();
+                    let Ok(issued) = ca_client::first_issue(&listen, &token, &domain()).await else {
+                        return given;
+                    };
+                    loop {
+                        let audience = format!("{round}-{caller}-{}", given.len());
+                        match token_for(&listen, &issued, &audience).await {
+                            Ok(()) => given.push(audience),
+                            Err(_) => return given,
+                        }
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(20_000 + round * 7_919 % 90_000)).await;
+        serving.signal(Signal::KILL);
+        serving.child.wait().unwrap();
+        for asking in asking {
+            left.extend(asking.await.unwrap());
+        }
+    }
+    let _serving = serve(dir.path(), "info");
+    let records = listed(&["--admin-socket", &socket]);
+    let recorded: BTreeSet<String> = of_event(&records, "issued_jwt")
+        .iter()
+        .map(|record| record["audience"][0].as_str().unwrap().to_owned())
+        .collect();
+    let missing: Vec<_> = left.difference(&recorded).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(left.len() > 8, "{} tokens left", left.len());
+    let (code, said) = verify(&["--admin-socket", &socket]);
+    assert_eq!(code, 0, "{said}");
+}
+
 /// Kills at random moments while certificates are issued: none that left is missing, no serial comes twice, and the chain
 /// is whole.
 #[tokio::test]
@@ -249,6 +390,31 @@ async fn c_06_a_damaged_ledger_refuses_to_start_is_named_by_verify_and_the_remed
     refuses_to_start(dir.path(), &remedy);
     restore();
     assert_eq!(verify(&[shown]).0, 0);
+
+    // The one of JWT-SVIDs alike.
+    let of_tokens = store.join("ledger-jwt.redb");
+    let whole = std::fs::read(&of_tokens).unwrap();
+    std::fs::write(&of_tokens, &whole[..whole.len() / 2]).unwrap();
+    refuses_to_start(
+        dir.path(),
+        &[
+            "ledger-jwt.redb",
+            "damaged",
+            "put ledger-jwt.json and ledger-jwt.redb back",
+        ],
+    );
+    assert_eq!(verify(&[shown]).0, 1);
+    std::fs::write(&of_tokens, &whole).unwrap();
+    std::fs::remove_file(store.join("ledger-jwt.json")).unwrap();
+    refuses_to_start(
+        dir.path(),
+        &["ledger-jwt.json", "it is missing, and ledger-jwt.redb is there"],
+    );
+    std::fs::remove_file(&of_tokens).unwrap();
+    // So does a store begin of a version that had none.
+    assert_eq!(verify(&[shown]).0, 0);
+    drop(serve(dir.path(), "warn"));
+    assert!(of_tokens.exists() && verify(&[shown]).0 == 0);
 
     std::fs::remove_file(&ledger).unwrap();
     refuses_to_start(
@@ -408,7 +574,7 @@ async fn records_past_their_retention_go_and_the_rest_still_verifies() {
     let (code, said) = verify(&[shown]);
     assert!(code == 0 && !said.contains("records 1 to"), "{code}: {said}");
     let records = listed(&[shown]);
-    assert_eq!(of_event(&records, "pruned").len(), 1);
+    assert_eq!(of_event(&records, "pruned").len(), 2, "of each ledger once");
     assert!(of_event(&records, "begun").is_empty());
     assert!(
         of_event(&records, "issued")

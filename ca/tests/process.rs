@@ -172,7 +172,6 @@ async fn metrics_and_readiness_are_served() {
         "postern_ca_certificates_issued_total{attestation=\"renewal\"} 0",
         "postern_ca_refused_total{reason=\"token_unknown\"} 1",
         "postern_ca_refused_total{reason=\"csr_signature\"} 0",
-        "postern_ca_bundle_sequence 1",
         "postern_ca_issuer_epoch 1",
         "postern_ca_join_tokens_outstanding 1",
         "postern_ca_bundle_watchers 0",
@@ -184,6 +183,7 @@ async fn metrics_and_readiness_are_served() {
         );
     }
     for name in [
+        "postern_ca_bundle_sequence ",
         "postern_ca_issuer_not_after_timestamp_seconds ",
         "postern_ca_root_not_after_timestamp_seconds ",
     ] {

@@ -20,16 +20,17 @@ pub(crate) enum LedgerCommand {
 /// Which ledgers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Sources {
-    /// The store of a stopped CA, a copy of its ledger.redb, or a file of the lines that replicas wrote to standard output,
+    /// The store of a stopped CA, a copy of its ledger.redb or ledger-jwt.redb, or a file of the lines that replicas wrote to standard output,
     /// among others or not (`-`: standard input)
     #[arg(value_name = "LEDGER", required_unless_present = "admin_socket")]
     pub(crate) ledgers: Vec<PathBuf>,
     /// The operator's Unix socket of a running CA
     #[arg(long, value_name = "PATH")]
     pub(crate) admin_socket: Option<PathBuf>,
-    /// The record of the ledger's key: a store's ledger.json, or that key of the CA's Secret
+    /// The record of the ledger's key: a store's ledger.json (of JWT-SVIDs: ledger-jwt.json), or that key of the CA's Secret (may be
+    /// repeated)
     #[arg(long, value_name = "PATH")]
-    pub(crate) key_record: Option<PathBuf>,
+    pub(crate) key_record: Vec<PathBuf>,
     #[command(flatten)]
     kek: KekArgs,
 }

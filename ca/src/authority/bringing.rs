@@ -16,7 +16,7 @@ pub(crate) enum Taken {
     Later(Stage),
     /// It was followed by another.
     Replaced,
-    /// It was made before the one that signs.
+    /// It was made before the one that signs, or waits to under the same root.
     Older,
     /// To be stored.
     Next(Box<Authority>),
@@ -47,7 +47,11 @@ impl Authority {
             let waits = rotation.pending_issuer_cert();
             return Ok(if waits.as_ref() == Some(&cert) {
                 Taken::Already
-            } else if waits.is_some() && rotation.new_root() == brought.root {
+            } else if rotation.new_root() != brought.root {
+                Taken::Later(stage)
+            } else if waits.as_ref().is_some_and(|waits| begins(&cert) < begins(waits)) {
+                Taken::Older
+            } else if waits.is_some() {
                 // Its root is on its way already, and another issuer under that is to sign first.
                 Taken::Next(Box::new(self.rotating(rotation.with_issuer(brought))))
             } else {

@@ -163,8 +163,7 @@ impl Authority {
         let keys = self.jwt.as_ref().ok_or_else(|| {
             Refusal::new(
                 RefusalReason::JwtUnavailable,
-                "this CA was founded by a version without JWT-SVIDs, and has their keys from its next issuing certificate \
-                 on: run `postern-ca rotate`",
+                "this CA has no keys of JWT-SVIDs yet, and makes them with its next bundle: its log says why that is not there",
             )
         })?;
         self.ready(now)?;

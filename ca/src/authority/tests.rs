@@ -144,6 +144,76 @@ fn whoever_holds_any_bundle_or_either_root_walks_on_to_the_newest() {
 }
 
 #[test]
+fn a_bundles_number_is_no_lower_than_the_time_and_grows_whatever_the_clock_says() {
+    let all = stages();
+    let then = now();
+    let next = all.founded.with_new_issuer(&all.old, then).unwrap();
+    assert_eq!(next.bundle().sequence(), then.as_secs());
+    let at_once = next.with_new_issuer(&all.old, then).unwrap();
+    assert_eq!(at_once.bundle().sequence(), then.as_secs() + 1);
+    let behind = earlier(then, BACKDATE / 2);
+    let moved_back = at_once.with_new_issuer(&all.old, behind).unwrap();
+    assert_eq!(moved_back.bundle().sequence(), then.as_secs() + 2);
+    let published = all.prepared.publishing_next_root(then).unwrap();
+    assert_eq!(published.bundle().sequence(), then.as_secs());
+    assert_eq!(
+        moved_back.renumbered(0, behind).unwrap().bundle().sequence(),
+        then.as_secs() + 3
+    );
+    let past = then.as_secs() + 1_000;
+    assert_eq!(moved_back.renumbered(past, then).unwrap().bundle().sequence(), past + 1);
+}
+
+#[test]
+fn an_authority_that_was_put_back_publishes_past_what_was_lost_and_what_was_lost_does_not_come_back() {
+    let all = stages();
+    let lost = (0..3).fold(all.founded.clone(), |authority, _| {
+        authority.with_new_issuer(&all.old, now()).unwrap()
+    });
+    let held = bundle::advance(&pinned(all.old.cert()), &lost.links_after(0), now()).unwrap();
+    let passed_over = bundle::advance(&held, &all.founded.links_after(0), now()).unwrap();
+    assert_eq!(passed_over.sequence(), held.sequence(), "it is older");
+    let soon = later(now(), Duration::from_secs(10));
+    let put_back = all.founded.renumbered(0, soon).unwrap();
+    let walked = bundle::advance(&held, &put_back.links_after(held.sequence()), now()).unwrap();
+    assert_eq!(walked.sequence(), put_back.bundle().sequence());
+    assert_eq!(walked.jwt_keys(), all.founded.bundle().jwt_keys());
+    let replayed = bundle::advance(&walked, &lost.links_after(0), now()).unwrap();
+    assert_eq!(replayed.sequence(), walked.sequence());
+}
+
+#[test]
+fn a_bundle_that_is_numbered_anew_says_the_same_at_every_stage_and_everybody_walks_on_to_it() {
+    let all = stages();
+    let authorities = [
+        &all.founded,
+        &all.prepared,
+        &all.published,
+        &all.activated,
+        &all.retired,
+    ];
+    for (n, authority) in authorities.iter().enumerate() {
+        let soon = later(now(), Duration::from_secs(10));
+        let again = authority.renumbered(0, soon).unwrap();
+        let same = |of: &Authority| (of.bundle().roots().to_vec(), of.bundle().jwt_keys().to_vec(), stage(of));
+        assert!(same(&again) == same(authority));
+        for earlier in authorities.iter().take(n + 1) {
+            let held = earlier.bundle();
+            let walked = bundle::advance(held, &again.links_after(held.sequence()), now()).unwrap();
+            assert_eq!(walked.sequence(), again.bundle().sequence());
+        }
+        let pin = again.likely_pin();
+        let root = [all.old.cert(), all.retired.root()].map(|root| (sha256(root) == pin).then_some(root));
+        let walked = bundle::advance(
+            &pinned(root.into_iter().flatten().next().unwrap()),
+            &again.links_from_root(&pin),
+            now(),
+        );
+        assert_eq!(walked.unwrap().sequence(), again.bundle().sequence());
+    }
+}
+
+#[test]
 fn the_new_issuer_is_believed_by_either_root_as_the_ca_shows_it_and_as_nobody_else_does() {
     let all = stages();
     let mut shown = leaf_of(&all.activated);
@@ -507,6 +577,16 @@ impl Elsewhere {
         self.brought(&[&der], key)
     }
 
+    /// So many minutes after an hour ago.
+    fn made(&self, minutes: u32) -> Brought {
+        let key = new_key().unwrap();
+        let validity = Validity {
+            not_before: earlier(now(), HOUR - Duration::from_secs(60) * minutes),
+            not_after: later(now(), 10 * HOUR),
+        };
+        self.brought(&[&self.certified(&key, validity)], key)
+    }
+
     fn certified(&self, key: &KeyPair, validity: Validity) -> CertificateDer<'static> {
         let above = rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key).unwrap();
         profile::issuer(&domain(), 1, key, validity, &above).unwrap()
@@ -754,15 +834,7 @@ fn the_same_issuer_under_a_renewed_intermediate_goes_on_and_comes_back() {
 #[test]
 fn an_issuer_that_was_made_before_the_one_that_signs_is_refused_also_if_it_never_signed_and_harms_no_later_one() {
     let root = Elsewhere::new("root");
-    let made = |minutes: u32| {
-        let key = new_key().unwrap();
-        let validity = Validity {
-            not_before: earlier(now(), HOUR - Duration::from_secs(60) * minutes),
-            not_after: later(now(), 10 * HOUR),
-        };
-        root.brought(&[&root.certified(&key, validity)], key)
-    };
-    let [before, first, never, second] = [1, 2, 3, 4].map(made);
+    let [before, first, never, second] = [1, 2, 3, 4].map(|minutes| root.made(minutes));
     let founded = Authority::found_by(&domain(), &first, HOUR, now()).unwrap();
     assert!(matches!(founded.bringing(&before, now()).unwrap(), Taken::Older));
     let authority = next(founded.bringing(&second, now()).unwrap());
@@ -775,4 +847,22 @@ fn an_issuer_that_was_made_before_the_one_that_signs_is_refused_also_if_it_never
     let ended = next(authority.bringing(&short, now()).unwrap());
     assert!(matches!(ended.bringing(&never, now()).unwrap(), Taken::Older));
     assert_eq!(next(ended.bringing(&never, then).unwrap()).issuer_epoch(), 4);
+}
+
+#[test]
+fn an_issuer_that_was_made_before_the_one_that_waits_does_not_take_its_place() {
+    let [first, second] = ["first", "second"].map(Elsewhere::new);
+    let founded = Authority::found_by(&domain(), &first.issuer(100), HOUR, now()).unwrap();
+    let [before, waits, after] = [1, 2, 3].map(|minutes| second.made(minutes));
+    let prepared = next(founded.bringing(&waits, now()).unwrap());
+    for authority in [&prepared, &prepared.publishing_next_root(now()).unwrap()] {
+        assert!(matches!(authority.bringing(&before, now()).unwrap(), Taken::Older));
+        assert!(matches!(authority.bringing(&waits, now()).unwrap(), Taken::Already));
+        let again = next(authority.bringing(&after, now()).unwrap());
+        assert_eq!(again.rotation().unwrap().pending_issuer_cert(), Some(after.cert()));
+    }
+    // One that ended before it signed holds nobody back.
+    let then = later(now(), 11 * HOUR);
+    let late = second.issuer(100);
+    assert!(matches!(prepared.bringing(&late, then).unwrap(), Taken::Next(_)));
 }

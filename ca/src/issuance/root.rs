@@ -158,8 +158,11 @@ impl Ca {
         let work = match &self.keeping {
             Keeping::Directory(store) => {
                 let store = Arc::clone(store);
+                // As for a new issuer.
+                let learned = store.learn().await;
                 tokio::task::spawn_blocking(move || {
                     let _one = one;
+                    learned?;
                     ca.change_root_in(&store, change)
                 })
             }

@@ -10,9 +10,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use postern_api::ca::v1 as pb;
 use tonic::Code;
 
+use super::book::Of;
 use super::chain::{Chain, Hash, Key, KeyRecord, Line, parse_hash};
 use super::entry::{Entry, Event};
-use super::kept::{FILE, Kept};
+use super::kept::Kept;
 use super::verify::{Broken, How, Lines, Whole, file};
 use crate::args::Output;
 use crate::args::ledger::{LedgerCommand, ListArgs, Since, Sources, VerifyArgs};
@@ -63,23 +64,18 @@ async fn list(args: ListArgs) -> Result<(), Broken> {
     };
     let mut key_of = Keys::of(&sources);
     for ledger in &sources.ledgers {
-        let key = key_of.key(ledger).await?;
-        if key.is_none() {
+        let keys = key_of.keys(ledger).await?;
+        if keys.is_empty() {
             return Err(unreadable(
                 ledger,
                 "its records are sealed: name its key with --key-record",
             ));
         }
-        look(
-            ledger,
-            key.as_ref(),
-            How { partial: true },
-            |chain, number, _, entry| {
-                if let Some(entry) = entry {
-                    show(&chain.to_string(), number, &entry);
-                }
-            },
-        )?;
+        look(ledger, &keys, How { partial: true }, |chain, number, _, entry| {
+            if let Some(entry) = entry {
+                show(&chain.to_string(), number, &entry);
+            }
+        })?;
     }
     if let Some(socket) = &sources.admin_socket {
         let request = pb::ReadLedgerRequest {
@@ -119,16 +115,16 @@ async fn verify(args: VerifyArgs) -> Result<(), Broken> {
     let mut key_of = Keys::of(&sources);
     let mut seen = |_: &Chain, _: u64, hash: &Hash, _: Option<Entry>| missing.retain(|head| head != hash);
     for ledger in &sources.ledgers {
-        let key = match order_only {
-            true => None,
-            false => key_of.key(ledger).await?,
+        let keys = match order_only {
+            true => Vec::new(),
+            false => key_of.keys(ledger).await?,
         };
-        if key.is_none() && !order_only {
+        if keys.is_empty() && !order_only {
             let why =
                 "its records are sealed: name its key with --key-record, or check their order alone with --order-only";
             return Err(unreadable(ledger, why));
         }
-        for whole in look(ledger, key.as_ref(), how, &mut seen)? {
+        for whole in look(ledger, &keys, how, &mut seen)? {
             println!("{}", whole.shown());
         }
     }
@@ -161,17 +157,26 @@ async fn verify(args: VerifyArgs) -> Result<(), Broken> {
     }
 }
 
-/// Looks at one ledger, whatever it is.
+/// Looks at one ledger, whatever it is, or at those of a store.
 fn look(
     ledger: &Path,
-    key: Option<&Key>,
+    keys: &[Key],
     how: How,
-    visit: impl FnMut(&Chain, u64, &Hash, Option<Entry>),
+    mut visit: impl FnMut(&Chain, u64, &Hash, Option<Entry>),
 ) -> Result<Vec<Whole>, Broken> {
-    if let Some(redb) = redb_of(ledger)? {
-        return file(&redb, &Kept::at(&redb), key, visit).map(|whole| vec![whole]);
+    let files = files_of(ledger)?;
+    if !files.is_empty() {
+        let whole = |redb: &PathBuf| {
+            let kept = Kept::at(redb);
+            // Which one it is; a chain that cannot be read is told of below.
+            let its = |key: &&Key| kept.chain().is_ok_and(|chain| chain.key == key.id());
+            let key = keys.iter().find(its).or(keys.first());
+            file(redb, &kept, key, &mut visit)
+        };
+        return files.iter().map(whole).collect();
     }
-    let mut lines = Lines::new(key, how);
+    // Whoever writes lines has one key.
+    let mut lines = Lines::new(keys.first(), how);
     let place = ledger.display().to_string();
     lines.read(&place, reader(ledger)?, visit)?;
     let whole: Vec<Whole> = lines.whole().collect();
@@ -189,56 +194,74 @@ fn reader(ledger: &Path) -> Result<Box<dyn BufRead>, Broken> {
     Ok(Box::new(BufReader::new(opened)))
 }
 
-/// The file of records, if it is one: in a directory, or itself.
-fn redb_of(ledger: &Path) -> Result<Option<PathBuf>, Broken> {
+/// The files of records: those in a directory, or itself.
+fn files_of(ledger: &Path) -> Result<Vec<PathBuf>, Broken> {
     if ledger == Path::new("-") {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if ledger.is_dir() {
-        let inside = ledger.join(FILE);
-        return match inside.exists() {
-            true => Ok(Some(inside)),
-            false => Err(unreadable(ledger, "there is no ledger.redb in it")),
-        };
+        let certificates = ledger.join(Of::Certificates.file());
+        if !certificates.exists() {
+            return Err(unreadable(ledger, "there is no ledger.redb in it"));
+        }
+        // A version without it made none.
+        let inside = Of::ALL.map(|of| ledger.join(of.file()));
+        return Ok(inside.into_iter().filter(|file| file.exists()).collect());
     }
     let mut begin = [0; MAGIC.len()];
     let opened = File::open(ledger).and_then(|mut file| file.read(&mut begin));
     let read = opened.map_err(|error| unreadable(ledger, error))?;
     let named = ledger.extension().is_some_and(|extension| extension == "redb");
-    Ok((named || begin.get(..read) == Some(MAGIC)).then(|| ledger.to_owned()))
+    let is_one = named || begin.get(..read) == Some(MAGIC);
+    Ok(is_one.then(|| ledger.to_owned()).into_iter().collect())
 }
 
 /// The keys of ledgers.
 struct Keys<'a> {
     sources: &'a Sources,
-    named: Option<Key>,
+    named: Vec<Key>,
 }
 
 impl<'a> Keys<'a> {
     fn of(sources: &'a Sources) -> Self {
-        Self { sources, named: None }
+        Self {
+            sources,
+            named: Vec::new(),
+        }
     }
 
-    async fn key(&mut self, ledger: &Path) -> Result<Option<Key>, Broken> {
+    /// Any of them may be that of a file.
+    async fn keys(&mut self, ledger: &Path) -> Result<Vec<Key>, Broken> {
         let kek = self.sources.kek();
-        if let Some(path) = &self.sources.key_record {
-            if self.named.is_none() {
-                self.named = Some(key_of_record(path, kek.as_ref()).await?);
+        if !self.sources.key_record.is_empty() {
+            if self.named.is_empty() {
+                for path in &self.sources.key_record {
+                    self.named.push(key_of_record(path, kek.as_ref()).await?);
+                }
             }
             return Ok(self.named.clone());
         }
         if !ledger.is_dir() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         // Only of a CA that does not run: what is being written cannot be checked here.
-        let record: Result<Option<KeyRecord>, String> = match stopped(ledger, kek.as_ref(), false).await {
-            Ok(store) => store.read(Kind::Ledger).map_err(|error| crate::error_chain(&error)),
-            Err(error) => Err(crate::error_chain(&error)),
-        };
-        let record =
-            record.map_err(|why| unreadable(ledger, format!("{why} (a CA that runs is asked by --admin-socket)")))?;
-        let record = record.ok_or_else(|| unreadable(ledger, "there is no ledger.json in it"))?;
-        record.key().map(Some).map_err(|why| unreadable(ledger, why))
+        let why = |why: String| unreadable(ledger, format!("{why} (a CA that runs is asked by --admin-socket)"));
+        let store = stopped(ledger, kek.as_ref(), false).await;
+        let store = store.map_err(|error| why(crate::error_chain(&error)))?;
+        let mut keys = Vec::new();
+        for of in Of::ALL {
+            let record: Option<KeyRecord> = store.read(of.kind()).map_err(|error| why(crate::error_chain(&error)))?;
+            match record {
+                Some(record) => keys.push(record.key().map_err(|why| unreadable(ledger, why))?),
+                // Of a version that had one ledger for all.
+                None if of == Of::Tokens && !ledger.join(of.file()).exists() => {}
+                None => {
+                    let missing = of.kind().file();
+                    return Err(unreadable(ledger, format!("there is no {missing} in it")));
+                }
+            }
+        }
+        Ok(keys)
     }
 }
 
@@ -255,7 +278,9 @@ async fn key_of_record(path: &Path, kek: Option<&KekConfig>) -> Result<Key, Brok
     };
     let learned = seals.learn(&[&bytes]).await;
     learned.map_err(|error| unreadable(path, crate::error_chain(&error)))?;
-    let record: KeyRecord = read_record(&seals, Kind::Ledger, &bytes).map_err(|why| unreadable(path, why))?;
+    let of_either = |kind| read_record::<KeyRecord>(&seals, kind, &bytes);
+    let record = of_either(Kind::Ledger).or_else(|why| of_either(Kind::JwtLedger).map_err(|_| why));
+    let record = record.map_err(|why| unreadable(path, why))?;
     record.key().map_err(|why| unreadable(path, why))
 }
 

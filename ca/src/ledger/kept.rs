@@ -13,8 +13,6 @@ use super::chain::{Anchor, Chain, Hash, Key, NOTHING, Sealed};
 use super::entry::Entry;
 use crate::tokens::hex;
 
-/// In the store's directory, beside `ledger.json`.
-pub(crate) const FILE: &str = "ledger.redb";
 /// Records by their numbers, from 1.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 /// `chain` and `anchor`, in JSON.

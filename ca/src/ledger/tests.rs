@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used)]
 use rustls_pki_types::UnixTime;
 
-use super::chain::{Anchor, Hash, Line, Sealed};
-use super::entry::Refused;
+use super::chain::{Anchor, Chain, Hash, Line, Sealed};
+use super::entry::{Entry, Refused};
 use super::kept::{EMPTY, Head};
 use super::verify::{Broken, How};
 use super::*;
+
+const FILE: &str = "ledger.redb";
 
 fn entry(n: u64) -> Entry {
     let at = UnixTime::since_unix_epoch(Duration::from_secs(1_000_000 + n));

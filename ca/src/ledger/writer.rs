@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::UnixTime;
 use tokio::sync::oneshot;
 
+use super::book::Of;
 use super::chain::{Chain, Key, KeyRecord, Line, Mark};
 use super::entry::{Entry, Event};
 use super::kept::{Head, Kept, shown};
@@ -15,7 +16,7 @@ use super::refusals::{INTERVAL, Refusals, Told};
 use super::{LedgerConfig, Lines};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::store::{Kind, Store};
+use crate::store::Store;
 use crate::tokens::hex;
 
 /// Records of one step.
@@ -52,6 +53,7 @@ pub(super) enum Place {
 }
 
 pub(super) struct Writer {
+    of: Of,
     chain: Chain,
     key: Key,
     head: Head,
@@ -72,6 +74,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
+        of: Of,
         (chain, key, head): (Chain, Key, Head),
         place: Place,
         config: &LedgerConfig,
@@ -85,14 +88,15 @@ impl Writer {
             }
             Place::Lines(_) => (0, 0),
         };
-        metrics.ledger_head(head.number);
+        metrics.ledger_head(of, head.number);
         Self {
+            of,
             chain,
             key,
             head,
             place,
             retention: config.retention,
-            max_records: config.max_records,
+            max_records: of.max_records(config),
             count,
             clock,
             metrics,
@@ -138,7 +142,7 @@ impl Writer {
                 "refusals were not recorded"
             );
         }
-        tracing::info!(records = self.head.number, head = hex(&self.head.hash), "ledger closed");
+        tracing::info!(chain = %self.chain, records = self.head.number, head = hex(&self.head.hash), "ledger closed");
     }
 
     fn now(&self) -> UnixTime {
@@ -193,7 +197,7 @@ impl Writer {
         if let Ok(head) = &written {
             self.count += head.number - self.head.number;
             self.head = *head;
-            self.metrics.ledger_head(head.number);
+            self.metrics.ledger_head(self.of, head.number);
             entries
                 .iter()
                 .for_each(|entry| self.metrics.ledger_record(entry.name()));
@@ -248,10 +252,12 @@ impl Writer {
             Some(why) if self.trouble.as_ref() != Some(why) => {
                 tracing::error!(
                     reason = "ledger",
-                    "nothing is issued: the ledger cannot be written: {why}"
+                    "{}: {} cannot be written: {why}",
+                    self.of.withheld(),
+                    self.of.name()
                 );
             }
-            None if self.trouble.is_some() => tracing::info!("the ledger can be written again"),
+            None if self.trouble.is_some() => tracing::info!("{} can be written again", self.of.name()),
             Some(_) | None => {}
         }
         self.trouble = trouble.cloned();
@@ -270,10 +276,10 @@ impl Writer {
             number: self.head.number,
             hash: hex(&self.head.hash),
         });
-        match store.write(Kind::Ledger, record) {
+        match store.write(self.of.kind(), record) {
             Ok(()) => self.marked.1 = self.head.number,
             Err(error) => {
-                tracing::warn!(reason = "ledger", error = %crate::error_chain(&error), "the ledger's end was not noted");
+                tracing::warn!(reason = "ledger", error = %crate::error_chain(&error), "the end of {} was not noted", self.of.name());
             }
         }
     }
@@ -304,14 +310,15 @@ impl Writer {
             Ok(Some((head, gone))) => {
                 self.head = head;
                 self.count = (self.count + 1).saturating_sub(gone);
-                self.metrics.ledger_head(head.number);
+                self.metrics.ledger_head(self.of, head.number);
                 self.metrics.ledger_record("pruned");
                 // More may be left: another step next time round.
                 if too_many {
                     tracing::warn!(
                         reason = "ledger",
                         records = gone,
-                        "the ledger is full: its oldest records are gone"
+                        "{} is full: its oldest records are gone",
+                        self.of.name()
                     );
                 }
             }

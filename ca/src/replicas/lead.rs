@@ -119,6 +119,7 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
             if let Some(next) = ca.advance_root().await {
                 wait = wait.min(next.max(Duration::from_secs(1)));
             }
+            ca.keep_numbers_growing().await;
             if let Some(roots) = &roots {
                 let failed = roots.publish(&ca.authority()).await.err();
                 if failed.is_some() {

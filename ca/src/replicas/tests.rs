@@ -367,9 +367,11 @@ async fn an_old_backup_or_another_ca_that_is_put_in_place_is_what_all_replicas_s
     let old = server.object(SECRET).unwrap()["data"].clone();
     one.rotate(Why::Asked).await.unwrap();
     let mut seen = None;
+    let lost = one.authority().bundle().sequence();
     tamper(&server, |data| *data = old);
     following.look(&one, &mut seen).await.unwrap();
     assert_eq!(one.authority().issuer_epoch(), 1);
+    assert!(one.authority().bundle().sequence() < lost);
 
     let elsewhere = self::server().await;
     let other = found(&shared(&elsewhere)).await;
@@ -377,6 +379,50 @@ async fn an_old_backup_or_another_ca_that_is_put_in_place_is_what_all_replicas_s
     tamper(&server, |data| *data = theirs);
     following.look(&one, &mut seen).await.unwrap();
     assert!(one.authority().is(&other));
+}
+
+#[tokio::test]
+async fn c_06_of_a_secret_that_is_put_back_while_replicas_run_or_before_one_starts_the_bundle_is_numbered_past_what_was_lost()
+ {
+    let server = server().await;
+    let (one, first) = replica(&server).await;
+    let (two, second) = replica(&server).await;
+    let old = server.object(SECRET).unwrap()["data"].clone();
+    // In one second, so that the numbers are ahead of the clock.
+    for _ in 0..9 {
+        one.rotate(Why::Asked).await.unwrap();
+    }
+    let lost = one.authority().bundle().sequence();
+    let (mut seen, mut seen_by_two) = (None, None);
+    second.look(&two, &mut seen_by_two).await.unwrap();
+    tamper(&server, |data| *data = old.clone());
+    first.look(&one, &mut seen).await.unwrap();
+    second.look(&two, &mut seen_by_two).await.unwrap();
+    // Whoever is the leader, or thinks so: once.
+    let before = writes(&server);
+    tokio::join!(one.keep_numbers_growing(), two.keep_numbers_growing());
+    first.look(&one, &mut seen).await.unwrap();
+    second.look(&two, &mut seen_by_two).await.unwrap();
+    assert!(one.authority().is(&two.authority()));
+    let number = one.authority().bundle().sequence();
+    assert!(number > lost, "{number} is not past {lost}");
+    one.keep_numbers_growing().await;
+    two.keep_numbers_growing().await;
+    assert!(
+        (before + 1..=before + 2).contains(&writes(&server)),
+        "one was written, and one may have been refused"
+    );
+    assert_eq!(one.authority().bundle().sequence(), number);
+
+    // By a process that has not seen what was lost.
+    tamper(&server, |data| *data = old);
+    let (three, _) = replica(&server).await;
+    let began = three.now().as_secs();
+    assert!(three.authority().bundle().sequence() < began);
+    three.keep_numbers_growing().await;
+    assert!(three.authority().bundle().sequence() >= began);
+    let stored = found(&shared(&server)).await;
+    assert!(stored.is(&three.authority()));
 }
 
 #[tokio::test]

@@ -194,13 +194,14 @@ impl Admin for Operating {
         &self,
         request: Request<pb::ReadLedgerRequest>,
     ) -> Result<Response<Self::ReadLedgerStream>, Status> {
-        let (kept, key) = self.ca.ledger.kept().await.ok_or_else(|| {
-            Status::failed_precondition(
+        let kept = self.ca.ledger.kept().await;
+        if kept.is_empty() {
+            return Err(Status::failed_precondition(
                 "this replica has no directory: its ledger goes to its standard output, from where `ledger list` and `ledger \
                  verify` read it (kubectl logs POD | postern-ca ledger verify - --key-record PATH)",
-            )
-        })?;
-        Ok(Response::new(Box::pin(ledger::stream(kept, key, request.into_inner()))))
+            ));
+        }
+        Ok(Response::new(Box::pin(ledger::stream(kept, request.into_inner()))))
     }
 
     async fn status(&self, _request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {

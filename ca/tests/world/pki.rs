@@ -13,6 +13,8 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 
+use super::program::{Serving, done, path, token};
+
 pub struct Party {
     pub der: CertificateDer<'static>,
     pub key: KeyPair,
@@ -173,4 +175,29 @@ pub fn openssl_signs(dir: &Path) {
         dir,
         "openssl x509 -req -in issuer.csr -CA root.pem -CAkey root.key -days 90 -extfile issuer.ext -out issuer.pem 2>/dev/null",
     );
+}
+
+/// A leaf of the CA that serves in `dir`, believed by openssl under this root, for both uses.
+pub fn issues_under(serving: &Serving, dir: &Path, name: &str, root: &str) {
+    let file = dir.join(format!("{name}.token"));
+    fs::write(&file, token(dir, name).expose()).unwrap();
+    let (file, out) = (file.to_str().unwrap(), path(dir, name));
+    done(&[
+        "svid",
+        "--ca",
+        &serving.listen,
+        "--join-token-file",
+        file,
+        "--out",
+        &out,
+    ]);
+    for purpose in ["sslclient", "sslserver"] {
+        openssl(
+            dir,
+            &format!(
+                "openssl verify -x509_strict -no-CApath -no-CAstore -purpose {purpose} -CAfile {root} -untrusted {name}/svid.pem \
+                 {name}/svid.pem"
+            ),
+        );
+    }
 }

@@ -122,10 +122,8 @@ async fn the_cas_bundle_is_carried_as_it_was_signed_and_stays_when_the_ca_is_awa
     running_ca.stop().await;
     let picture = viewer.until(|picture| !picture.ca_connected).await;
     // Each issuer brings a bundle, with the next key of JWT-SVIDs.
-    assert_eq!(
-        (picture.bundle_sequence, picture.issuer_epoch),
-        (carried.sequence() + 1, bundle.issuer_epoch + 1)
-    );
+    assert!(picture.bundle_sequence > carried.sequence());
+    assert_eq!(picture.issuer_epoch, bundle.issuer_epoch + 1);
     viewer.event("the CA is away; its last bundle stays in force").await;
     let client = dial(&control, Some(&issued.svid), &trust).await.unwrap();
     let mut again = Proxy::open(client, Some(ToControl::Hello(hello()))).await;

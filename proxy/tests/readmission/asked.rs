@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::world::authorizer::{Authorizer, no, ok};
 use crate::world::canary::Canary;
-use crate::world::client::handshake_name;
+use crate::world::client::{Answer, Conn, handshake_name};
 use crate::world::h2::{
     END_HEADERS, HEADERS, PREFACE, RST_STREAM, SETTINGS, block, frame, grpc_app, pseudo, read_frame,
 };
@@ -281,5 +282,69 @@ fn a_client_that_goes_on_with_new_requests_on_a_readmitted_connection_is_refused
         let refused = h2::Reason::REFUSED_STREAM;
         assert_eq!((reset.stream, reset.error_code()), (3, u32::from(refused)));
         assert_eq!(shop.app.connections(), handled);
+    });
+}
+
+/// What a readmitted HTTP/1.1 connection does with a request that came behind the long one: `/long` answers its head first, `/late`
+/// nothing before it is let go on.
+async fn behind(target: &str) -> (Answer, Option<Answer>) {
+    let go_on = Rc::new(tokio::sync::Notify::new());
+    let waits = Rc::clone(&go_on);
+    let app = Canary::serving(move |mut stream, canary, connection| {
+        let waits = Rc::clone(&waits);
+        async move {
+            let mut read = Vec::new();
+            while let Some(request) = canary.read(&mut stream, &mut read, connection).await {
+                let (head, end) = ("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nlong", "over");
+                let late = request.target == "/late";
+                canary.saw(request);
+                if late {
+                    waits.notified().await;
+                    stream.write_all(format!("{head}{end}").as_bytes()).await.unwrap();
+                } else {
+                    stream.write_all(head.as_bytes()).await.unwrap();
+                    waits.notified().await;
+                    stream.write_all(end.as_bytes()).await.unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    let shop = Shop::before(app, Protocol::Http1, WEB_ONLY).await;
+    let web = Caller::web(&shop);
+    let stream = dial(shop.door, web.config(alpn::POSTERN_H1)).await.unwrap();
+    let name = tls::name_of(stream.get_ref().1).unwrap();
+    let mut conn = Conn::over(stream);
+    let asked = format!("GET {target} HTTP/1.1\r\nhost: cart.shop\r\n\r\n");
+    conn.send(format!("{asked}GET /next HTTP/1.1\r\nhost: cart.shop\r\n\r\n"))
+        .await;
+    until("it is asked", || shop.app.count() == 1).await;
+    past_half().await;
+    let newer = Caller { life: 30, ..web };
+    assert_eq!(newer.asks(&name).await.unwrap(), [READMITTED]);
+    go_on.notify_one();
+    let first = conn.answer().await;
+    assert_eq!((first.status, first.text().as_str()), (200, "longover"));
+    let second = conn.try_answer().await;
+    assert_eq!(conn.rest().await, b"");
+    assert_eq!(shop.app.count(), 1, "it never reaches the app");
+    (first, second)
+}
+
+#[test]
+fn what_came_behind_a_long_request_of_http_1_is_refused_once_that_was_readmitted_and_the_connection_ends() {
+    run(async {
+        let (long, late, absolute) = tokio::join!(behind("/long"), behind("/late"), behind("http://cart.shop/long"));
+        // The head said that the connection goes on, so that the one behind it is answered.
+        let (first, second) = long;
+        let second = second.unwrap();
+        assert!(!first.closes());
+        assert_eq!((second.status, second.closes()), (503, true));
+        // It says that the connection ends.
+        let (first, second) = late;
+        assert!(first.closes() && second.is_none());
+        // Not the relay's, hyper's.
+        let (_, second) = absolute;
+        assert!(second.is_none());
     });
 }

@@ -211,8 +211,12 @@ impl Authority {
     /// The next bundle, for whoever holds any that has the root that signs.
     fn with_roots(&self, roots: Vec<CertificateDer<'static>>, now: UnixTime) -> Result<Self, AuthorityError> {
         let keys = self.jwt.as_ref().map(JwtKeys::published).unwrap_or_default();
-        let sequence = self.bundle.sequence() + 1;
-        let bundle = TrustBundle::new(self.trust_domain.clone(), sequence, roots, now).with_jwt_keys(keys);
+        let bundle = TrustBundle::new(self.trust_domain.clone(), self.next_number(now), roots, now);
+        self.publishing(bundle.with_jwt_keys(keys))
+    }
+
+    /// This bundle, in one link.
+    pub(in crate::authority) fn publishing(&self, bundle: TrustBundle) -> Result<Self, AuthorityError> {
         let links = vec![self.issuer.sign_bundle(&self.trust_domain, bundle.to_document())?];
         Ok(Self {
             links,

@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::ledger::chain::{Key, Line};
+use crate::ledger::chain::{Anchor, Chain, Key, Line};
 use crate::ledger::command::Told;
 use crate::ledger::kept::{Kept, KeptError, Walk};
 
 /// Records on their way.
 const AHEAD: usize = 64;
 
+/// One ledger after the other.
 pub(super) fn stream(
-    kept: Arc<Kept>,
-    key: Key,
+    ledgers: Vec<(Arc<Kept>, Key)>,
     asked: pb::ReadLedgerRequest,
 ) -> impl Stream<Item = Result<pb::LedgerRecord, Status>> + Send {
     let (out, told) = mpsc::channel(AHEAD);
@@ -25,20 +25,21 @@ pub(super) fn stream(
     tokio::task::spawn_blocking(move || {
         let gone = |_| KeptError::Io("whoever asked has gone".to_owned());
         let send = |record| out.blocking_send(Ok(record)).map_err(gone);
-        let walked = kept.walk(
-            u64::MAX,
-            |chain, anchor| match anchor.filter(|_| asked.sealed) {
+        let walk = |(kept, key): &(Arc<Kept>, Key)| {
+            let begin = |chain: &Chain, anchor: Option<&Anchor>| match anchor.filter(|_| asked.sealed) {
                 Some(anchor) => send(pb::LedgerRecord {
                     line: Line::anchored(chain, anchor).text(),
                     ..pb::LedgerRecord::default()
                 }),
                 None => Ok(()),
-            },
-            |record| match told_of(&key, &asked, &record)? {
+            };
+            let visit = |record: Walk<'_>| match told_of(key, &asked, &record)? {
                 Some(told) => send(told),
                 None => Ok(()),
-            },
-        );
+            };
+            kept.walk(u64::MAX, begin, visit).map(drop)
+        };
+        let walked = ledgers.iter().try_for_each(walk);
         if let Err(error) = walked {
             let status = match error {
                 KeptError::Damaged(why) => Status::data_loss(why),

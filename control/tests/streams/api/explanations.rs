@@ -1,14 +1,10 @@
 //! Questions that are posted: what comes back, who may ask where, what is no question.
 
-use std::sync::{Arc, Mutex};
-
 use bytes::Bytes;
 use http::StatusCode;
 use postern_control::Mesh;
 use postern_control::explain::{Offline, Question};
 use serde_json::{Value, json};
-use tracing::field::{Field, Visit};
-use tracing::span;
 
 use super::message;
 use super::played::{Front, Played};
@@ -317,69 +313,4 @@ async fn a_body_has_a_longest_length() {
         let body = Bytes::from(format!("{asked}{}", " ".repeat(length - asked.len())));
         assert_eq!(client.send_body("POST", HERE, &ANN, body).await.0, code, "{length}");
     }
-}
-
-#[tokio::test]
-async fn nothing_of_a_question_is_logged() {
-    let heard = Heard::default();
-    let text = Arc::clone(&heard.0);
-    let front = Front::new(Played::allowing("ann"));
-    // A place that logs for the first time, on another thread, while a subscriber comes may be switched off for good: so it has
-    // logged once before.
-    drop(shop(&front).await);
-    let _guard = tracing::subscriber::set_default(heard);
-    tracing::callsite::rebuild_interest_cache();
-    let world = shop(&front).await;
-    let mut client = front.dial(&world, Some(&front.proxy())).await;
-    let secret = json!({
-        "method": "GET", "path": "/s3cret", "host": "s3cret.example", "headers": [["authorization", "Bearer s3cret"]],
-        "claims": { "iss": "https://s3cret.example", "sub": "s3cret" },
-    });
-    for (to, code) in [
-        ("shop/cart", StatusCode::CREATED),
-        ("shop/s3cret", StatusCode::UNPROCESSABLE_ENTITY),
-    ] {
-        let asked = explanation(&json!({ "from": "shop/web", "to": to, "http": secret }));
-        assert_eq!(client.post(HERE, &ANN, &asked).await.0, code);
-    }
-    let mut wrong = explanation(&json!({ "from": "shop/web", "to": "shop/cart", "http": secret }));
-    wrong["spec"]["s3cret"] = json!("s3cret");
-    assert_eq!(client.post(HERE, &ANN, &wrong).await.0, StatusCode::BAD_REQUEST);
-    let text = text.lock().unwrap();
-    assert!(
-        text.contains("the front proxy is known"),
-        "the test hears what is logged"
-    );
-    assert!(!text.contains("s3cret"), "{text}");
-}
-
-/// All that is logged, at every level.
-#[derive(Default)]
-struct Heard(Arc<Mutex<String>>);
-
-struct Fields<'a>(&'a mut String);
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0.push_str(&format!("{field}={value:?}\n"));
-    }
-}
-
-impl tracing::Subscriber for Heard {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
-        span.record(&mut Fields(&mut self.0.lock().unwrap()));
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        values.record(&mut Fields(&mut self.0.lock().unwrap()));
-    }
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Fields(&mut self.0.lock().unwrap()));
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
 }

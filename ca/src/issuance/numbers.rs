@@ -1,0 +1,75 @@
+//! The numbers of bundles. Whoever holds one takes none with a lower number, so an older state that was put back must not count on from
+//! where it was: what it publishes would be passed over until it had made as many bundles as were lost.
+//!
+//! A process cannot tell a state that it left from one that was put back. So a bundle from before it began is published anew, under the
+//! time for a number, and so is one that takes the place of a newer one while it runs. One that was signed before and is shown again stays
+//! what it is: old. A bundle without keys of JWT-SVIDs is published anew as well, with some.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Ca, Keeping, RotationError};
+use crate::authority::Authority;
+use crate::store::Store;
+
+impl Ca {
+    /// The highest number that this process has held.
+    pub(crate) fn highest_number(&self) -> u64 {
+        self.highest_number.load(Ordering::Relaxed)
+    }
+
+    /// Is its bundle's number one that another may have had since, or is it without keys of JWT-SVIDs?
+    pub(crate) fn wants_another_bundle(&self, authority: &Authority) -> bool {
+        let least = self.began.as_secs().max(self.highest_number());
+        authority.bundle().sequence() < least || !authority.has_jwt_keys()
+    }
+
+    /// Publishes the bundle anew if that is due. A failure is logged, and what is due stays so.
+    pub(crate) async fn keep_numbers_growing(self: &Arc<Self>) {
+        let authority = self.authority();
+        // One whose issuer is void signs nothing; the bundle of the next one is numbered by the clock.
+        if !self.wants_another_bundle(&authority) || authority.ready(self.now()).is_err() {
+            return;
+        }
+        match self.renumber().await {
+            Ok(next) => tracing::info!(bundle = next.bundle().sequence(), "the bundle is published anew"),
+            Err(error) => tracing::warn!(
+                reason = "bundle_number",
+                "the bundle is not published anew; if the state was put back, proxies pass over the one that is there: {}",
+                crate::error_chain(&error)
+            ),
+        }
+    }
+
+    async fn renumber(self: &Arc<Self>) -> Result<Arc<Authority>, RotationError> {
+        let one = self.rotating().await;
+        let ca = Arc::clone(self);
+        let work = match &self.keeping {
+            Keeping::Directory(store) => {
+                let store = Arc::clone(store);
+                tokio::task::spawn_blocking(move || {
+                    let _one = one;
+                    ca.renumber_in(&store)
+                })
+            }
+            #[cfg(feature = "kubernetes")]
+            Keeping::Secret(shared) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let _one = one;
+                    shared.renumber(&ca).await
+                })
+            }
+        };
+        work.await.unwrap_or(Err(RotationError::Cut))
+    }
+
+    /// Blocks; under `rotating`.
+    fn renumber_in(&self, store: &Store) -> Result<Arc<Authority>, RotationError> {
+        let current = self.authority();
+        if !self.wants_another_bundle(&current) {
+            return Ok(current);
+        }
+        self.commit(store, current.renumbered(self.highest_number(), self.now())?)
+    }
+}
