@@ -32,8 +32,8 @@ else:
 print("\n".join(sorted(found)))'
 }
 
-# The certificates that a pod shows whoever calls it, its own first. (Without a certificate of one'"'"'s own it goes no further.)
-shown() { openssl s_client -connect "$1:15999" -showcerts </dev/null 2>/dev/null | sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p'; }
+# The certificates that a pod shows whoever calls it, its own first.
+shown() { timeout 5 openssl s_client -connect "$1:15999" -showcerts </dev/null 2>/dev/null | sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p'; }
 in_the_mesh() {
     k -n shop get pods -o json | json '" ".join(p["status"]["podIP"] for p in j["items"] if p["status"]["phase"] == "Running" and not p["metadata"].get("deletionTimestamp") and any(c["name"] == "postern-proxy" for c in p["spec"].get("initContainers", [])))'
 }
@@ -62,7 +62,7 @@ for key in first second; do head -c 32 /dev/urandom | base64 >"$files/$key"; don
 nothing_in_clear() {
     local pod
     { k -n $SYSTEM get secret postern-ca -o json | json '"\n".join(__import__("base64").b64decode(v).decode() for v in j["data"].values())'
-      for pod in $(ca_replicas); do k -n $SYSTEM logs "$pod"; ca_metric "$pod" ''; done; } >"$files/searched" 2>&1
+      for pod in $(ca_replicas); do k -n $SYSTEM logs "$pod"; k get --raw "/api/v1/namespaces/$SYSTEM/pods/$pod:15020/proxy/metrics"; done; } >"$files/searched" 2>&1
     [ -s "$files/clear" ] || { echo "no key was in clear before, so that this shows nothing"; return 1; }
     ! grep -qFf "$files/clear" "$files/searched" || { echo "a key of before is there in clear"; return 1; }
     [ "$(state sealed | wc -l)" = 1 ]
@@ -110,14 +110,15 @@ keyUsage = critical, keyCertSign, cRLSign
 subjectAltName = URI:spiffe://cluster.local
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid:always'
+make() { openssl "$@" 2>"$files/openssl.log" || { cat "$files/openssl.log"; return 1; }; }
 issue() { # NAME: an issuer under the root that is brought
     mkdir -p "$files/$1" && cp "$files/root.pem" "$files/$1/ca.crt" || return 1
-    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$files/$1/tls.key" -subj "/CN=e2e issuer $1" -out "$files/$1.csr" &&
-        openssl x509 -req -in "$files/$1.csr" -CA "$files/root.pem" -CAkey "$files/root.key" -days 30 -out "$files/$1/tls.crt" \
+    make req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$files/$1/tls.key" -subj "/CN=e2e issuer $1" -out "$files/$1.csr" &&
+        make x509 -req -in "$files/$1.csr" -CA "$files/root.pem" -CAkey "$files/root.key" -days 30 -out "$files/$1/tls.crt" \
             -extensions issuer -extfile <(echo "$openssl_config") && secret e2e-issuer "$files/$1"
 }
 brought() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$files/root.key" -subj "/CN=e2e root" -days 60 -out "$files/root.pem" \
+    make req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$files/root.key" -subj "/CN=e2e root" -days 60 -out "$files/root.pem" \
         -extensions root -config <(echo "[req]
 distinguished_name = req
 $openssl_config") && issue one || return 1
