@@ -29,7 +29,7 @@ else:
     head, rest = zip(*(record.split(b"\n", 1) for record in records))
     assert all(line.startswith(b"postern-ca-store 2 ") for line in head), head
     found = {json.loads(envelope)["kek"]["keyId"] for envelope in rest}
-print("\n".join(sorted(found)))'
+sys.stdout.writelines(one + "\n" for one in sorted(found))'
 }
 
 # The certificates that a pod shows whoever calls it, its own first.
