@@ -133,4 +133,3 @@ swapped() { issue two && mounts_are_read ca && until_true 90 all_under "$files/t
 flawless "the Secret is replaced, and every pod's certificate is signed by the issuer in it" swapped
 load_ends
 holds "a new pod is served" until_true 30 joins e2e-late
-holds "check: all is well" "$POSTERN" check

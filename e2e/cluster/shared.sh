@@ -41,7 +41,7 @@ until_true() {
         [ "$SECONDS" -lt "$deadline" ] || { echo "not within the time: $*: $said" && return 1; }
         sleep 0.2
     done
-    echo "$said"
+    printf '%s' "${said:+$said$'\n'}"
 }
 
 # shows TEXT PATTERN COMMAND...: the command's output has the pattern (grep -E).
