@@ -45,21 +45,19 @@ says "nobody is given the CA's own identity" 'is the CA itself' "$(token $SYSTEM
 k delete ns "$space" --wait=false >/dev/null
 k -n shop delete pod e2e-owner --wait=false >/dev/null
 
-replicas() { pods $SYSTEM -l "$(component ca)" | cut -d/ -f2; }
-metric() { k get --raw "/api/v1/namespaces/$SYSTEM/pods/$1:15020/proxy/metrics" | sed -n "s/^postern_ca_$2 //p"; }
 each_issues() {
     local pod count said=
-    for pod in $(replicas); do
-        count=$(metric "$pod" 'certificates_issued_total{attestation="kubernetes_token"}')
+    for pod in $(ca_replicas); do
+        count=$(ca_metric "$pod" 'certificates_issued_total{attestation="kubernetes_token"}')
         said+="$pod $count "
         [ "${count:-0}" -gt 0 ] || { echo "$said"; return 1; }
     done
 }
 holds "every replica of the CA issues" each_issues
 # One replica makes a new issuer; all sign with it, and nobody notices.
-epochs() { local pod; for pod in $(replicas); do metric "$pod" issuer_epoch; done | sort -u; }
+epochs() { local pod; for pod in $(ca_replicas); do ca_metric "$pod" issuer_epoch; done | sort -u; }
 rotated() {
-    local before wanted one; before=$(epochs); wanted=$((before + 1)); one=$(replicas | tail -1)
+    local before wanted one; before=$(epochs); wanted=$((before + 1)); one=$(ca_replicas | tail -1)
     k -n $SYSTEM exec "$one" -- /postern-ca rotate --admin-socket /run/postern/admin.sock >/dev/null || return 1
     until_true 20 all_at "$wanted" >/dev/null
 }

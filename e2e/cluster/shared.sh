@@ -41,7 +41,7 @@ until_true() {
         [ "$SECONDS" -lt "$deadline" ] || { echo "not within the time: $*: $said" && return 1; }
         sleep 0.2
     done
-    echo "$said"
+    printf '%s' "${said:+$said$'\n'}"
 }
 
 # shows TEXT PATTERN COMMAND...: the command's output has the pattern (grep -E).
@@ -253,3 +253,8 @@ kill_9() {
 }
 component() { echo "app.kubernetes.io/component=$1"; }
 component_ready() { k -n $SYSTEM rollout status "deploy/postern-$1" --timeout=120s >/dev/null; }
+# Those that are not on their way out.
+ca_replicas() { k -n $SYSTEM get pods -l "$(component ca)" -o json | json '"\n".join(p["metadata"]["name"] for p in j["items"] if p["status"]["phase"] == "Running" and not p["metadata"].get("deletionTimestamp"))'; }
+ca_metric() { k get --raw "/api/v1/namespaces/$SYSTEM/pods/$1:15020/proxy/metrics" | sed -n "s/^postern_ca_$2 //p"; } # POD NAME
+# The kubelet brings a changed Secret or ConfigMap within a minute or so, and at once when the pod's own object changes.
+mounts_are_read() { k -n $SYSTEM annotate --overwrite pods -l "$(component "$1")" "e2e.postern.dev/look=$(now)" >/dev/null; }

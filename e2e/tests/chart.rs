@@ -42,6 +42,11 @@ fn an_unknown_key_is_refused_at_every_level_and_named() {
         ("replicaCount=3", "'replicaCount' not allowed"),
         ("ca.replica=3", "'replica' not allowed"),
         ("ca.broughtIssuer.secret=x", "'secret' not allowed"),
+        ("federation.bundleEndpoint.port=1", "'port' not allowed"),
+        (
+            "federation.relationships[0].trustDomain=b.example,federation.relationships[0].trustDomainBundleFile=x",
+            "'trustDomainBundleFile' not allowed",
+        ),
         ("injector.webhook.failurePolicy=Ignore", "'failurePolicy' not allowed"),
         ("proxy.resources.limits.gpu=1", "'gpu' not allowed"),
         ("networkPolicies.egress.ports=1", "'ports' not allowed"),
@@ -67,6 +72,12 @@ fn a_value_past_its_bounds_is_refused() {
         ("image.digests.ca=sha256:1", "/image/digests/ca"),
         ("proxy.accessLog=some", "/proxy/accessLog"),
         ("bindAddress=10.0.0.1", "/bindAddress"),
+        ("federation.longestPollSeconds=0", "/federation/longestPollSeconds"),
+        ("federation.longestPollSeconds=86401", "/federation/longestPollSeconds"),
+        (
+            "federation.relationships[0].trustDomain=b.example,federation.relationships[0].bundleEndpointURL=http://b.example/",
+            "/federation/relationships/0/bundleEndpointURL",
+        ),
     ] {
         let refused = try_render("defaults", &["--set", value]).unwrap_err();
         assert!(refused.contains(place), "{value}: {refused}");
@@ -243,6 +254,184 @@ fn the_cas_key_is_a_mounted_secret_or_a_socket_of_the_node_and_not_both() {
     assert!(refused.contains("not both"), "{refused}");
 }
 
+/// The pod's spec of control, and the arguments for other trust domains.
+fn control_of(objects: &[Value]) -> (Value, Vec<String>) {
+    let mut deployments = of_kind(objects, "Deployment");
+    let control = deployments.find(|it| name(it) == "postern-control").unwrap();
+    let pod = control["spec"]["template"]["spec"].clone();
+    let arguments = strings(&pod["containers"][0]["args"]).into_iter();
+    let federated = arguments.filter(|it| it.starts_with("--federation-") || it.starts_with("--bundle-endpoint-"));
+    let federated = federated.map(str::to_owned).collect();
+    (pod, federated)
+}
+
+#[test]
+fn other_trust_domains_are_a_file_that_control_watches_and_what_it_keeps_of_them() {
+    if !requires(&["helm"], false) {
+        return;
+    }
+    for set in ["defaults", "minimal", "ha"] {
+        let (pod, arguments) = control_of(&render(set));
+        assert!(arguments.is_empty(), "{set}: {arguments:?}");
+        assert_eq!(pod["volumes"].as_array().unwrap().len(), 2, "{set}");
+    }
+    let objects = render("everything");
+    let file = of_kind(&objects, "ConfigMap").find(|it| name(it) == "postern-federation");
+    let file = file.unwrap()["data"]["federation.yaml"].as_str().unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(file).unwrap();
+    let documents: Vec<&Value> = documents.iter().filter(|document| !document.is_null()).collect();
+    let values = fs::read_to_string(chart::directory().join("ci/values-everything.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&values).unwrap();
+    let given = values["federation"]["relationships"].as_array().unwrap();
+    assert_eq!(documents.len(), given.len());
+    for (document, given) in documents.into_iter().zip(given) {
+        assert_eq!(document["apiVersion"], "postern.dev/v1alpha1");
+        assert_eq!(document["kind"], "ClusterFederatedTrustDomain");
+        assert_eq!(
+            (&document["metadata"]["name"], &document["spec"]),
+            (&given["trustDomain"], given)
+        );
+    }
+    let volume = |pod: &Value, name: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        volumes
+            .iter()
+            .find(|volume| volume["name"] == name)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let mounted = |pod: &Value, name: &str| {
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        mounts
+            .iter()
+            .find(|mount| mount["name"] == name)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (pod, arguments) = control_of(&objects);
+    assert_eq!(
+        volume(&pod, "federation")["configMap"],
+        json!({"name": "postern-federation"})
+    );
+    let whole = json!({"name": "federation", "mountPath": "/etc/federation", "readOnly": true});
+    assert_eq!(
+        mounted(&pod, "federation"),
+        whole,
+        "with a subPath a change would never arrive"
+    );
+    let claim = json!({"claimName": "federation-cache"});
+    assert_eq!(volume(&pod, "federation-cache")["persistentVolumeClaim"], claim);
+    assert_eq!(
+        mounted(&pod, "federation-cache"),
+        json!({"name": "federation-cache", "mountPath": "/var/cache/postern"})
+    );
+    assert_eq!(volume(&pod, "federation-ca")["secret"]["secretName"], "federation-ca");
+    for argument in [
+        "--federation-file=/etc/federation/federation.yaml",
+        "--federation-cache=/var/cache/postern/federation",
+        "--federation-longest-poll=600",
+        "--federation-ca-file=/etc/federation-ca/ca.crt",
+    ] {
+        assert!(arguments.iter().any(|it| it == argument), "{argument}: {arguments:?}");
+    }
+    // By somebody else's ConfigMap, and a cache that goes with the pod.
+    let objects = try_render("defaults", &["--set", "federation.configMapName=theirs"]).unwrap();
+    let (pod, _) = control_of(&objects);
+    assert_eq!(volume(&pod, "federation")["configMap"], json!({"name": "theirs"}));
+    assert_eq!(
+        volume(&pod, "federation-cache")["emptyDir"],
+        json!({"sizeLimit": "16Mi"})
+    );
+    assert!(of_kind(&objects, "ConfigMap").all(|it| name(it) != "postern-federation"));
+    for (more, why) in [
+        (
+            "federation.configMapName=x,federation.relationships[0].trustDomain=b.example",
+            "not both",
+        ),
+        (
+            "federation.relationships[0].trustDomain=cluster.local",
+            "is our own trust domain",
+        ),
+        (
+            "trustDomainAliases[0]=old.example,federation.relationships[0].trustDomain=old.example",
+            "another name of it",
+        ),
+        ("federation.caSecretName=x", "set relationships or configMapName"),
+        ("federation.cacheClaimName=x", "set relationships or configMapName"),
+    ] {
+        let refused = try_render("defaults", &["--set", more]).unwrap_err();
+        assert!(refused.contains(why), "{more}: {refused}");
+    }
+}
+
+#[test]
+fn our_bundle_is_served_on_a_port_for_each_proof_and_a_service_leads_there() {
+    if !requires(&["helm"], false) {
+        return;
+    }
+    let spiffe = "federation.bundleEndpoint.spiffe=true";
+    let web = "federation.bundleEndpoint.webSecretName=tls";
+    for (more, wanted) in [
+        ("ca.replicas=2".to_owned(), vec![]),
+        (spiffe.to_owned(), vec![(8_443, 15_013)]),
+        (web.to_owned(), vec![(443, 15_014)]),
+        (format!("{spiffe},{web}"), vec![(8_443, 15_013), (443, 15_014)]),
+    ] {
+        let objects = try_render("defaults", &["--set", &more]).unwrap();
+        let service = of_kind(&objects, "Service").find(|it| name(it) == "postern-bundle");
+        let ports = service
+            .and_then(|it| it["spec"]["ports"].as_array())
+            .into_iter()
+            .flatten();
+        let ports: Vec<_> = ports
+            .map(|it| (it["port"].as_u64().unwrap(), it["targetPort"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(ports, wanted, "{more}");
+        let (pod, arguments) = control_of(&objects);
+        let listening = |port: u64| {
+            arguments
+                .iter()
+                .any(|it| it.ends_with(&format!("-listen=0.0.0.0:{port}")))
+        };
+        let policy = of_kind(&objects, "NetworkPolicy")
+            .find(|it| name(it) == "postern-control")
+            .unwrap();
+        let reached = policy["spec"]["ingress"][0]["ports"].as_array().unwrap();
+        let declared = pod["containers"][0]["ports"].as_array().unwrap();
+        for port in [15_013, 15_014] {
+            let is_served = wanted.iter().any(|(_, target)| *target == port);
+            assert_eq!(listening(port), is_served, "{more}");
+            assert_eq!(reached.iter().any(|it| it["port"] == port), is_served, "{more}");
+            assert_eq!(
+                declared.iter().any(|it| it["containerPort"] == port),
+                is_served,
+                "{more}"
+            );
+        }
+        let Some(service) = service else { continue };
+        let deployment = of_kind(&objects, "Deployment")
+            .find(|it| name(it) == "postern-control")
+            .unwrap();
+        assert_eq!(
+            service["spec"]["selector"],
+            deployment["spec"]["selector"]["matchLabels"]
+        );
+    }
+    // What control calls is let out, where that is restricted.
+    let out = |more: &str| {
+        let more = format!("networkPolicies.egress.enabled=true,{more}");
+        let objects = try_render("defaults", &["--set", &more]).unwrap();
+        let policies = of_kind(&objects, "NetworkPolicy");
+        let of_whom: Vec<String> = policies
+            .filter(|policy| policy["spec"]["egress"].to_string().contains("8443"))
+            .map(|policy| name(policy).to_owned())
+            .collect();
+        of_whom
+    };
+    assert_eq!(out("federation.configMapName=x"), ["postern-control"]);
+    assert!(out(spiffe).is_empty());
+}
+
 #[test]
 fn chart_and_images_have_the_version_of_the_workspace() {
     let read = |path: &str| fs::read_to_string(chart::root().join(path)).unwrap();
@@ -294,12 +483,15 @@ fn every_pod_is_restricted_and_can_write_nowhere() {
                     "{set} {name}"
                 );
             }
+            // A claim is for the bundles of other trust domains alone.
+            let mut allowed = vec!["name", "emptyDir", "configMap", "projected", "secret"];
+            if (set, name) == ("everything", "postern-control") {
+                allowed.push("persistentVolumeClaim");
+            }
             for volume in spec["volumes"].as_array().into_iter().flatten() {
                 let kinds: BTreeSet<&str> = volume.as_object().unwrap().keys().map(String::as_str).collect();
                 assert!(
-                    kinds
-                        .iter()
-                        .all(|kind| ["name", "emptyDir", "configMap", "projected", "secret"].contains(kind)),
+                    kinds.iter().all(|kind| allowed.contains(kind)),
                     "{set} {name}: {kinds:?}"
                 );
             }

@@ -11,6 +11,33 @@
 {{- fail "\n\nca.broughtIssuer.externalSecret.storeName: name the SecretStore or ClusterSecretStore that holds the issuer.\n" -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.federation -}}
+{{- if and .relationships .configMapName -}}
+{{- fail "\n\nfederation: one file says whom to believe: set relationships or configMapName, not both.\n" -}}
+{{- end -}}
+{{- if and (or .caSecretName .cacheClaimName) (not (include "postern.federation" $)) -}}
+{{- fail "\n\nfederation: caSecretName and cacheClaimName are for bundles of others: set relationships or configMapName.\n" -}}
+{{- end -}}
+{{- range .relationships -}}
+{{- if has .trustDomain (prepend $.Values.trustDomainAliases $.Values.trustDomain) -}}
+{{- fail (printf "\n\nfederation.relationships: %s is our own trust domain, or another name of it: nobody else speaks for it.\n" .trustDomain) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The ConfigMap that says which other trust domains are believed; empty: none. */}}
+{{- define "postern.federation" -}}
+{{- with .Values.federation -}}
+{{- if .relationships }}postern-federation{{ else }}{{ .configMapName }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty: our bundle is served to other trust domains. */}}
+{{- define "postern.bundleEndpoint" -}}
+{{- with .Values.federation.bundleEndpoint -}}
+{{- if or .spiffe .webSecretName }}served{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The Secret of a brought issuer; empty: the CA makes its own. */}}
