@@ -2,7 +2,7 @@
 # The CA's state is sealed; its issuer, root and key-encryption key, and then who makes issuers, are replaced: no call fails
 files=$OUT/authority
 rm -rf "$files" && mkdir -p "$files"
-# Some 500 a second are asked for, of three kinds; two cores that do all else as well answer fewer.
+# Twice that a second and more, of three kinds: two cores do all else as well.
 RATE=100
 SETTLE=1
 
