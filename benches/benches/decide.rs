@@ -8,6 +8,7 @@ use std::time::Duration;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use postern_identity::SpiffeId;
 use postern_policy::canonical::CanonicalPathRef;
+use postern_policy::document::Place;
 use postern_policy::{
     Action, AuthorizationPolicy, CanonicalHost, Compiled, Http, NoHeaders, Operation, Request, Rule, Source,
     StringMatch, Verdict,
@@ -103,6 +104,7 @@ fn rule(action: Action, index: usize, n: u32) -> Rule {
         Action::Deny | Action::Audit | Action::Custom => "admin",
     };
     Rule {
+        place: Place::default(),
         index: u32::try_from(index).unwrap(),
         from: vec![Arc::new(Source {
             principals: vec![StringMatch::Exact(format!("cluster.local/ns/shop/sa/{}", account(n)))],
@@ -114,7 +116,7 @@ fn rule(action: Action, index: usize, n: u32) -> Rule {
             paths: vec![StringMatch::Prefix(format!("/{tree}/{n}/"))],
             ..Operation::default()
         })],
-        ..Rule::default()
+        when: Vec::new(),
     }
 }
 

@@ -172,7 +172,10 @@ pub fn run(args: Args) -> ExitCode {
     // Before any thread, which inherits it. Where it is not possible requests wait longer while policy changes, and nothing else.
     let _ = rustix::process::setpriority_process(None, GIVES_WAY);
     postern_policy::turns::call(postern_telemetry::give_way);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_unpark(postern_telemetry::rested)
+        .build();
     let outcome = runtime
         .map_err(|error| format!("cannot start: {error}"))
         .and_then(|rt| rt.block_on(serve(args)));

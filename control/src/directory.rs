@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postern_identity::TrustDomain;
+use postern_policy::Action;
 use postern_policy::authentication::Content;
 use postern_policy::document::{DocumentError, parse};
-use postern_policy::{Action, turns};
 use postern_token::KeySet;
 
 use crate::documents::{
@@ -301,7 +301,6 @@ fn documents(name: &str, text: &str, trust_domain: &TrustDomain) -> Read {
             }
         }
     }
-    turns::free(objects);
     read
 }
 

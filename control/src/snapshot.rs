@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::destination::State as Answer;
 use postern_api::mtls_wire;
-use postern_api::policy_wire::{mode_to_wire, to_wire};
+use postern_api::policy_wire::{mode_to_wire, to_bytes};
 use postern_api::{authentication_wire, authorizer_wire};
 use postern_identity::TrustDomain;
 use postern_policy::authentication::{JwtRule, RequestAuthentication};
@@ -78,11 +78,11 @@ pub(crate) fn policies(model: &Model, workload: &Workload, features: FeatureSet,
         if policy.action == Action::Custom {
             policy = Cow::Owned(asked.settle(model, policy.into_owned()));
         }
-        policies.push(to_wire(&policy));
+        policies.push(to_bytes(&policy));
     }
     // A proxy that knows no users would let every token pass, and every forgery of what only it may tell the app.
     let (known, unknown): (Vec<_>, Vec<_>) = model.authentications_of(workload).partition(|_| knows_users(features));
-    policies.extend(unknown.into_iter().map(|document| to_wire(&denying_for(document))));
+    policies.extend(unknown.into_iter().map(|document| to_bytes(&denying_for(document))));
     let authentications = known.into_iter();
     wire::PolicySet {
         version,

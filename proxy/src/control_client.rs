@@ -113,6 +113,7 @@ struct Client {
 pub(crate) fn start(parts: Parts) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(postern_telemetry::rested)
         .max_blocking_threads(LOOKUP_THREADS)
         .build()?;
     let client = move || {

@@ -48,6 +48,8 @@ const MUTUAL_TLS_METRICS_PORT: u16 = 15_021;
 /// Runs the proxy until a signal ends it.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
     postern_telemetry::log::init();
+    // Where the node gives them to everybody, each proxy would be some 15 MiB larger.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let outcome = args.check().and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -147,7 +147,10 @@ fn of_a_file_that_never_was_good_only_what_denies_is_in_force() {
         policies(&load)[1].rules,
         [Rule {
             place,
-            ..Rule::default()
+            index: 0,
+            from: Vec::new(),
+            to: Vec::new(),
+            when: Vec::new(),
         }]
     );
     assert!(load.bad["a.yaml"][0].contains("did you mean `DENY`?"), "{:?}", load.bad);

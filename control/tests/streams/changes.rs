@@ -5,7 +5,7 @@ use tonic::Code;
 use wire::destination::State;
 use wire::proxy_message::Message as ToControl;
 
-use crate::world::{Proxy, SHOP, World, named, policy, resolve};
+use crate::world::{Proxy, SHOP, World, named, policies_of, policy, resolve};
 
 const ADDITIONAL: &str = "
 apiVersion: postern.dev/v1alpha1
@@ -59,7 +59,7 @@ async fn a_broken_edit_reaches_nobody_and_is_shown_until_it_is_mended() {
     cart.until(|held| {
         held.policies
             .as_ref()
-            .is_some_and(|set| set.policies[0].rules.len() == 2)
+            .is_some_and(|set| policies_of(set)[0].rules.len() == 2)
     })
     .await;
     assert_eq!(

@@ -9,7 +9,7 @@ use postern_control::{Cluster, Running, Source};
 use serde_json::json;
 use wire::proxy_message::Message as ToControl;
 
-use crate::world::{Proxy, World, dial, hello, id, resolve, rules_of, trust_of};
+use crate::world::{Proxy, World, dial, hello, id, policies_of, resolve, rules_of, trust_of};
 
 // Other tests use other parts of it.
 #[allow(dead_code)]
@@ -154,7 +154,7 @@ async fn a_policy_that_is_applied_reaches_proxies_and_goes_when_it_is_deleted() 
     let set = cart.held.policies.clone().unwrap();
     assert_eq!(set.version, revision, "it counts as the API server counts");
     assert_eq!(
-        &*rules_of(&set.policies[0])[0].place.file,
+        &*rules_of(&policies_of(&set)[0])[0].place.file,
         "AuthorizationPolicy/shop/no:spec.rules[0]"
     );
     etcd.delete(POLICIES, deny);

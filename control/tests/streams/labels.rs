@@ -5,7 +5,7 @@ use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_policy::{Feature, FeatureSet};
 
-use crate::world::{Proxy, SHOP, World, hello, id, policy, rules_of};
+use crate::world::{Proxy, SHOP, World, hello, id, policies_of, policy, rules_of};
 
 const BY_LABEL: &str = "{selector: {matchLabels: {app: cart}}, rules: [{when: [{key: 'source.labels[app]', values: [web]}, \
                         {key: 'source.namespace.labels[region]', values: [eu]}]}]}";
@@ -95,7 +95,7 @@ async fn an_older_proxy_is_told_no_labels_and_no_rule_that_needs_them() {
     let hello = wire::Hello { features, ..hello() };
     let cart = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
     assert_eq!(cart.held.peer_labels, None);
-    let policies = cart.held.policies.unwrap().policies;
+    let policies = policies_of(&cart.held.policies.unwrap());
     let rules: Vec<_> = policies
         .iter()
         .map(|policy| (policy.action(), policy.rules.len()))
@@ -116,7 +116,7 @@ async fn labels_of_the_workload_itself_are_settled_before_anything_is_told() {
     ])
     .await;
     let told = |proxy: &Proxy| {
-        let policies = &proxy.held.policies.as_ref().unwrap().policies;
+        let policies = policies_of(proxy.held.policies.as_ref().unwrap());
         rules_of(&policies[0])
             .iter()
             .map(|rule| (rule.index, rule.when.len()))
@@ -127,7 +127,7 @@ async fn labels_of_the_workload_itself_are_settled_before_anything_is_told() {
     let web = world.proxy("web").await.started().await;
     assert_eq!(told(&web), []);
     world.write("ns.yaml", &EUROPE.replace("region: eu", "region: us"));
-    cart.until(|held| held.policies.as_ref().unwrap().policies[0].rules.len() == 2)
+    cart.until(|held| policies_of(held.policies.as_ref().unwrap())[0].rules.len() == 2)
         .await;
     assert_eq!(told(&cart), [(0, 0), (1, 0)]);
 }

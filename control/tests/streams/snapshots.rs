@@ -4,7 +4,7 @@ use postern_api::control::v1 as wire;
 use postern_api::policy_wire::features_to_wire;
 use postern_policy::{Feature, FeatureSet};
 
-use crate::world::{SHOP, World, hello, id, policy, rules_of};
+use crate::world::{SHOP, World, hello, id, policies_of, policy, rules_of};
 
 #[tokio::test]
 async fn it_is_told_what_concerns_it_and_in_the_order_trust_rules_openings() {
@@ -45,7 +45,7 @@ async fn it_is_told_what_concerns_it_and_in_the_order_trust_rules_openings() {
         addresses,
         [(&[10, 0, 0, 1][..], 32), (&[10, 96, 0, 1], 32), (&[127, 0, 0, 1], 32)]
     );
-    let place = proxy.held.policies.unwrap().policies[0].place.clone().unwrap();
+    let place = policies_of(&proxy.held.policies.unwrap())[0].place.clone().unwrap();
     assert_eq!((&*place.file, place.line), ("policies.yaml", 8), "a denial names it");
 }
 
@@ -73,7 +73,7 @@ async fn a_rule_that_needs_more_than_a_proxy_evaluates_is_left_out_or_denies_mor
     let told = async |features: Vec<i32>| {
         let hello = wire::Hello { features, ..hello() };
         let proxy = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
-        let policies = proxy.held.policies.unwrap().policies;
+        let policies = policies_of(&proxy.held.policies.unwrap());
         let operations = |policy: &wire::AuthorizationPolicy| {
             rules_of(policy)
                 .iter()
@@ -163,9 +163,9 @@ async fn whom_custom_policies_ask_comes_with_them_and_changes_with_its_document(
         wire::authorizer::Asks::Rego(_) => None,
     };
     let set = proxy.held.policies.clone().unwrap();
-    assert_eq!(set.policies[0].action(), wire::PolicyAction::Custom);
+    assert_eq!(policies_of(&set)[0].action(), wire::PolicyAction::Custom);
     assert_eq!(
-        (&*set.policies[0].provider, &*set.authorizers[0].key),
+        (&*policies_of(&set)[0].provider, &*set.authorizers[0].key),
         ("shop/opa", "shop/opa")
     );
     assert_eq!(tenant(&set).as_deref(), Some("a"));
@@ -180,8 +180,8 @@ async fn whom_custom_policies_ask_comes_with_them_and_changes_with_its_document(
         .until(|held| held.policies.as_ref().is_some_and(|set| set.authorizers.is_empty()))
         .await;
     let set = proxy.held.policies.clone().unwrap();
-    assert_eq!(set.policies[0].action(), wire::PolicyAction::Deny);
-    assert_eq!(rules_of(&set.policies[0])[0].to[0].ports, [80]);
+    assert_eq!(policies_of(&set)[0].action(), wire::PolicyAction::Deny);
+    assert_eq!(rules_of(&policies_of(&set)[0])[0].to[0].ports, [80]);
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn a_proxy_that_asks_nobody_is_told_to_deny() {
     let proxy = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
     let set = proxy.held.policies.unwrap();
     assert_eq!(
-        (set.policies[0].action(), set.authorizers.len()),
+        (policies_of(&set)[0].action(), set.authorizers.len()),
         (wire::PolicyAction::Deny, 0)
     );
 }
@@ -212,7 +212,8 @@ async fn a_proxy_that_verifies_no_tokens_is_told_to_deny_where_they_are_looked_f
     let old = world.caller(&id("cart"), Some("cart"), hello).await.started().await;
     let set = old.held.policies.unwrap();
     assert_eq!(set.authentications.len(), 0);
-    let [deny] = &set.policies[..] else { panic!("{set:?}") };
+    let policies = policies_of(&set);
+    let [deny] = &policies[..] else { panic!("{policies:?}") };
     assert_eq!(
         (&*deny.name, deny.action(), deny.rules.len()),
         ("sso", wire::PolicyAction::Deny, 1)
@@ -236,7 +237,7 @@ async fn rego_that_is_not_understood_is_a_bad_file_and_what_asks_it_denies() {
     let proxy = world.proxy("cart").await.started().await;
     let set = proxy.held.policies.unwrap();
     assert_eq!(
-        (set.policies[0].action(), set.authorizers.len()),
+        (policies_of(&set)[0].action(), set.authorizers.len()),
         (wire::PolicyAction::Deny, 0)
     );
     let mut viewer = world.viewer().await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use postern_api::ca_client::{ALPN, control_id};
 use postern_api::control::v1 as wire;
 use postern_api::control::v1::control_client::ControlClient;
@@ -15,6 +16,7 @@ use postern_api::transport::{self, DialError};
 use postern_control::{FederationConfig, FetchConfig, IdentitySource, Mesh, Running, ServeConfig, Source, start};
 use postern_identity::{BundleSet, Expected, SharedTrust, Svid, Trust, TrustBundle, TrustDomain, tls};
 use postern_policy::{FeatureSet, Rule};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -238,6 +240,12 @@ pub(crate) fn policy(name: &str, spec: &str) -> String {
     )
 }
 
+/// The policies of a set.
+pub(crate) fn policies_of(set: &wire::PolicySet) -> Vec<wire::AuthorizationPolicy> {
+    let read = |bytes: &Bytes| wire::AuthorizationPolicy::decode(bytes.clone()).unwrap();
+    set.policies.iter().map(read).collect()
+}
+
 /// A policy's rules, as a proxy reads them.
 pub(crate) fn rules_of(policy: &wire::AuthorizationPolicy) -> Vec<Rule> {
     from_wire(policy.clone()).unwrap().rules
@@ -270,9 +278,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn policy_names(&self) -> Vec<&str> {
-        let policies = self.policies.iter().flat_map(|set| &set.policies);
-        policies.map(|policy| &*policy.name).collect()
+    pub(crate) fn policy_names(&self) -> Vec<String> {
+        let policies = self.policies.iter().flat_map(policies_of);
+        policies.map(|policy| policy.name).collect()
     }
 
     /// The versions of one kind, in the order of coming.

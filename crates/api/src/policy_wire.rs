@@ -52,6 +52,12 @@ pub fn to_wire(policy: &AuthorizationPolicy) -> wire::AuthorizationPolicy {
     }
 }
 
+/// The same in the one piece that a `PolicySet` has of it.
+#[must_use]
+pub fn to_bytes(policy: &AuthorizationPolicy) -> Bytes {
+    to_wire(policy).encode_to_vec().into()
+}
+
 /// Conditions on labels of the workload itself are not sent. Control settles them before; where it has not, an ALLOW rule
 /// without them would allow more.
 fn is_settled(policy: &AuthorizationPolicy, rule: &Rule) -> bool {
@@ -404,6 +410,24 @@ mod tests {
         assert_eq!(before.encode_to_vec(), bytes);
         let read = from_wire(wire::AuthorizationPolicy::decode(&bytes[..]).unwrap()).unwrap();
         assert_eq!(read.rules, policy().rules);
+    }
+
+    /// The part of `PolicySet` that policies are in, as a message says it.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct WithPolicies {
+        #[prost(message, repeated, tag = "2")]
+        policies: Vec<wire::AuthorizationPolicy>,
+    }
+
+    #[test]
+    fn policies_are_the_same_bytes_as_if_they_were_messages_of_their_set() {
+        let set = wire::PolicySet {
+            policies: vec![to_bytes(&policy()); 2],
+            ..wire::PolicySet::default()
+        };
+        let before = WithPolicies::decode(&set.encode_to_vec()[..]).unwrap();
+        assert_eq!(before.policies, vec![to_wire(&policy()); 2]);
+        assert_eq!(before.encode_to_vec(), set.encode_to_vec());
     }
 
     #[test]

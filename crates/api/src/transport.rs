@@ -21,6 +21,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+mod giving_way;
+
+use giving_way::GivingWay;
+
 /// A TCP connect to a control-plane component: local or one hop away.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// Two round trips and two signatures; a peer that takes longer is stalling.
@@ -190,7 +194,7 @@ pub async fn channel_over<S>(address: &str, stream: S) -> Result<Channel, DialEr
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut once = Some(TokioIo::new(stream));
+    let mut once = Some(TokioIo::new(GivingWay(stream)));
     let connector = tower::service_fn(move |_| {
         let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         std::future::ready(stream)
@@ -231,7 +235,7 @@ pub struct Caller {
 /// An accepted and verified connection.
 #[derive(Debug)]
 pub struct Accepted {
-    stream: server::TlsStream<TcpStream>,
+    stream: GivingWay<server::TlsStream<TcpStream>>,
     caller: Caller,
 }
 
@@ -355,7 +359,7 @@ async fn handshake(
         },
     };
     Ok(Accepted {
-        stream,
+        stream: GivingWay(stream),
         caller: Caller { peer, address },
     })
 }

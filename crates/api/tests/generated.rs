@@ -19,6 +19,7 @@ fn generate(into: &Path) {
         .emit_rerun_if_changed(false)
         // Parts of what was received, not copies.
         .bytes(".postern.control.v1.AuthorizationPolicy.rules")
+        .bytes(".postern.control.v1.PolicySet.policies")
         .compile_fds(descriptors)
         .unwrap();
 }

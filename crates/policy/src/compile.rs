@@ -63,7 +63,11 @@ impl Compiled {
     }
 
     fn compile(policies: Vec<AuthorizationPolicy>, home: Option<&TrustDomain>) -> Self {
-        let (mut deny, mut allow, mut audit) = (Clauses::default(), Clauses::default(), Clauses::default());
+        let clauses = |action| {
+            let all = policies.iter().filter(|policy| policy.action == action);
+            Clauses::for_rules(all.map(|policy| policy.rules.len()).sum())
+        };
+        let (mut deny, mut allow, mut audit) = (clauses(Action::Deny), clauses(Action::Allow), clauses(Action::Audit));
         allow.home = home.cloned();
         let mut custom: Vec<(Arc<str>, Clauses)> = Vec::new();
         for (number, policy) in policies.iter().enumerate() {
@@ -89,11 +93,11 @@ impl Compiled {
             needs: Needs::of(&policies),
             home: home.cloned(),
             custom: custom
-                .map(|(provider, clauses)| (provider, Index::new(clauses.clauses, Action::Custom)))
+                .map(|(provider, clauses)| (provider, clauses.indexed(Action::Custom)))
                 .collect(),
-            deny: Index::new(deny.clauses, Action::Deny),
-            allow: Index::new(allow.clauses, Action::Allow),
-            audit: Index::new(audit.clauses, Action::Audit),
+            deny: deny.indexed(Action::Deny),
+            allow: allow.indexed(Action::Allow),
+            audit: audit.indexed(Action::Audit),
             policies,
         }
     }
@@ -122,19 +126,8 @@ impl Compiled {
 
     /// Frees it piece by piece.
     pub fn free(self) {
-        let Self {
-            policies,
-            custom,
-            deny,
-            allow,
-            audit,
-            ..
-        } = self;
-        let custom = custom.into_iter().map(|(_, index)| index);
-        custom.chain([deny, allow, audit]).for_each(Index::free);
-        for policy in policies {
-            turns::free(policy.rules);
-        }
+        let custom = self.custom.into_iter().map(|(_, index)| index);
+        custom.chain([self.deny, self.allow, self.audit]).for_each(Index::free);
     }
 
     /// The policies, in the order of their index in a decision.
@@ -177,6 +170,20 @@ struct Clauses {
 }
 
 impl Clauses {
+    /// With room for them all: making room later hashes what is there again, milliseconds of it at once.
+    fn for_rules(count: usize) -> Self {
+        Self {
+            clauses: Vec::with_capacity(count),
+            seen: HashSet::with_capacity(count),
+            home: None,
+        }
+    }
+
+    fn indexed(self, action: Action) -> Index {
+        turns::free(self.seen);
+        Index::new(self.clauses, action)
+    }
+
     fn add(&mut self, policy: usize, of: &AuthorizationPolicy) {
         self.seen.reserve(of.rules.len());
         let any_source = [Arc::new(Source::default())];

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::turns;
+
 mod fields;
 mod json;
 mod yaml;
@@ -98,11 +100,11 @@ pub fn parse_those(
 ) -> Result<Vec<Object>, Vec<DocumentError>> {
     let nodes = yaml::parse(file, text).map_err(|error| vec![error])?;
     let (mut objects, mut errors) = (Vec::new(), Vec::new());
-    let is_wanted = |node: &&Node| match (node.text_of("apiVersion"), node.text_of("kind")) {
+    let is_wanted = |node: &Node| match (node.text_of("apiVersion"), node.text_of("kind")) {
         (Some(api_version), Some(kind)) => wanted(api_version, kind),
         (_, _) => node.value != Value::Null,
     };
-    for node in nodes.iter().filter(is_wanted) {
+    for node in nodes.into_iter().filter(is_wanted) {
         match Object::read(node) {
             Ok(object) => objects.push(object),
             Err(found) => errors.extend(found),
@@ -119,6 +121,25 @@ impl Node {
             Value::Text(text) => Some(text),
             Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
         }
+    }
+
+    /// What the map has under that name, where it then is null.
+    fn take(&mut self, name: &str) -> Option<Self> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let (_, _, node) = entries.iter_mut().find(|(key, _, _)| key == name)?;
+        Some(Self {
+            place: node.place.clone(),
+            value: std::mem::replace(&mut node.value, Value::Null),
+        })
+    }
+}
+
+/// Freeing what was read of thousands of rules gives way, wherever that is.
+impl Drop for Node {
+    fn drop(&mut self) {
+        turns::next();
     }
 }
 
@@ -141,12 +162,14 @@ impl Object {
     /// what follows there is the JSON path.
     pub fn from_json(json: &serde_json::Value, origin: &str) -> Result<Self, Vec<DocumentError>> {
         let node = json::node(json, origin).map_err(|error| vec![error])?;
-        Self::read(&node)
+        Self::read(node)
     }
 
-    fn read(node: &Node) -> Result<Self, Vec<DocumentError>> {
+    fn read(mut node: Node) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
-        let mut top = Fields::of(node, "").map_err(|error| vec![error])?;
+        // Of thousands of rules; a copy would take milliseconds.
+        let spec = node.take("spec").filter(|spec| spec.value != Value::Null);
+        let mut top = Fields::of(&node, "").map_err(|error| vec![error])?;
         let api_version = top.required_text("apiVersion");
         let kind = top.required_text("kind");
         let mut object = Self {
@@ -157,8 +180,9 @@ impl Object {
             namespace: None,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
-            spec: top.take("spec").filter(|spec| spec.value != Value::Null).cloned(),
+            spec,
         };
+        top.take("spec");
         match top.child("metadata") {
             None => top.missing("metadata"),
             Some(mut metadata) => {

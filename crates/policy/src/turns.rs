@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_compiling_and_freeing_rules_give_way_between_two_of_them() {
+    fn reading_copying_compiling_and_freeing_rules_give_way_between_two_of_them() {
         const RULES: usize = 50;
         let rule = "  - from: [{source: {namespaces: [shop]}}]\n    to: [{operation: {paths: [/a/*]}}]\n";
         let yaml = format!(
@@ -64,6 +64,11 @@ mod tests {
         );
         call(|| TURNS.set(TURNS.get() + 1));
         assert!(turns(|| policy = read()) >= RULES);
+        let mut copy = None;
+        assert!(turns(|| copy = policy.clone()) >= RULES);
+        assert!(turns(|| drop(copy)) >= RULES, "whoever frees a rule does");
+        let object = document::parse("p.yaml", &yaml).unwrap_or_default().remove(0);
+        assert!(turns(|| drop(object)) >= RULES, "and whoever frees a document");
         let mut compiled = None;
         assert!(turns(|| compiled = policy.take().map(|policy| Compiled::new(vec![policy]))) >= RULES);
         assert!(turns(|| compiled.take().into_iter().for_each(Compiled::free)) >= RULES);

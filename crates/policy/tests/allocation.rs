@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use postern_policy::canonical::CanonicalPathRef;
+use postern_policy::document::Place;
 use postern_policy::{Action, Compiled, Operation, Request, Rule, StringMatch};
 use proptest::prelude::*;
 use random::{Choices, bytes};
@@ -37,7 +38,9 @@ fn allocations(compiled: &Compiled, request: &Request<'_>) -> u64 {
 fn a_decision_among_thousands_of_rules_takes_no_heap_allocation() {
     let template = Choices::new(&[4; 400]).policies().remove(0);
     let rule = |i: u32| Rule {
+        place: Place::default(),
         index: i,
+        from: Vec::new(),
         to: vec![Arc::new(Operation {
             paths: vec![
                 StringMatch::Exact(format!("/items/{i}")),
@@ -45,7 +48,7 @@ fn a_decision_among_thousands_of_rules_takes_no_heap_allocation() {
             ],
             ..Operation::default()
         })],
-        ..Rule::default()
+        when: Vec::new(),
     };
     let policies = [Action::Allow, Action::Deny].map(|action| {
         let mut policy = template.clone();

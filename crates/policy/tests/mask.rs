@@ -5,6 +5,7 @@ mod random;
 
 use std::sync::Arc;
 
+use postern_policy::document::Place;
 use postern_policy::{
     Action, AuthorizationPolicy, Compiled, Condition, Feature, FeatureSet, IpBlock, Operation, Request, Rule, Source,
     StringMatch, TextKey, UserMatch, Values, Verdict,
@@ -73,9 +74,11 @@ fn policy(action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
 fn rule(from: Source, to: Operation) -> Rule {
     let (from, to) = (vec![Arc::new(from)], vec![Arc::new(to)]);
     Rule {
+        place: Place::default(),
+        index: 0,
         from,
         to,
-        ..Rule::default()
+        when: Vec::new(),
     }
 }
 
@@ -111,9 +114,10 @@ fn rules_with(feature: Feature) -> [Rule; 2] {
             none: one(),
             ..Values::default()
         };
-        [any, none].map(|values| Rule {
-            when: vec![Condition::Text(key.clone(), values)],
-            ..rule(Source::default(), Operation::default())
+        [any, none].map(|values| {
+            let mut rule = rule(Source::default(), Operation::default());
+            rule.when = vec![Condition::Text(key.clone(), values)];
+            rule
         })
     };
     let from = |sources: [Source; 2]| sources.map(|source| rule(source, Operation::default()));

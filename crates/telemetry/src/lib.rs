@@ -6,5 +6,5 @@ mod give_way;
 pub mod log;
 
 pub use endpoint::{Endpoint, Readiness, bind};
-pub use give_way::give_way;
+pub use give_way::{give_way, rested};
 pub use log::error_chain;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postern_api::authorizer_wire;
 use postern_api::control::v1 as wire;
 use postern_api::mtls_wire;
@@ -12,6 +13,7 @@ use postern_api::policy_wire::mode_from_wire;
 use postern_identity::tls::alpn;
 use postern_identity::{Expected, Instance, SpiffeId, TrustDomain};
 use postern_policy::{AuthorizationPolicy, Authorizer, RequestAuthentication};
+use prost::Message as _;
 
 use crate::outcome::Failure;
 use crate::snapshot::{Destination, Door, Endpoint, Peers, Port, Protocol, Ranges, Service, Target, Workload};
@@ -51,7 +53,8 @@ fn port(port: &wire::WorkloadPort) -> Result<Port, Wrong> {
 
 /// Policies, and whom they ask.
 pub(super) fn policies(set: wire::PolicySet) -> Result<(Vec<AuthorizationPolicy>, Vec<Authorizer>), Wrong> {
-    let read = |policy: wire::AuthorizationPolicy| {
+    let read = |bytes: Bytes| {
+        let policy = wire::AuthorizationPolicy::decode(bytes).map_err(|error| format!("a policy: {error}"))?;
         let name = format!("{}/{}", policy.namespace, policy.name);
         postern_api::policy_wire::from_wire(policy).map_err(|error| format!("policy {name}: {error}"))
     };

@@ -859,9 +859,10 @@ pub struct WorkloadPort {
 pub struct PolicySet {
     #[prost(uint64, tag = "1")]
     pub version: u64,
-    /// Only those that select this workload.
-    #[prost(message, repeated, tag = "2")]
-    pub policies: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    /// Only those that select this workload. Each an AuthorizationPolicy, which looks the same on the wire: a long set is put
+    /// together and sent in few pieces, between which the thread lets others run.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     /// Whom its CUSTOM policies ask, each once; only to proxies that evaluate POLICY_FEATURE_CUSTOM.
     #[prost(message, repeated, tag = "3")]
     pub authorizers: ::prost::alloc::vec::Vec<Authorizer>,

@@ -5,7 +5,7 @@ use postern_identity::SpiffeId;
 
 use super::clause::{Clause, without_scheme};
 use super::trie::Trie;
-use crate::{Action, Request, StringMatch, turns};
+use crate::{Action, Request, Source, StringMatch, turns};
 
 /// A bucket up to this size is looked through as it is; a trie would cost more than it saves.
 const SMALL: usize = 6;
@@ -45,11 +45,15 @@ impl Index {
             by_namespace: HashMap::new(),
             anyone: Bucket::default(),
         };
+        index.make_room_for(&clauses);
         for (number, clause) in clauses.iter().enumerate() {
             turns::next();
             index.place(u32::try_from(number).unwrap_or(u32::MAX), clause);
         }
         index.clauses = clauses;
+        for map in [&mut index.by_principal, &mut index.by_account, &mut index.by_namespace] {
+            fit(map);
+        }
         let Self {
             by_principal,
             by_account,
@@ -64,6 +68,23 @@ impl Index {
             .chain(by_namespace.values_mut());
         named.chain([anyone]).for_each(|bucket| bucket.sort_by_path(clauses));
         index
+    }
+
+    /// A map that grows moves all that it has at once, milliseconds of it.
+    fn make_room_for(&mut self, clauses: &[Clause]) {
+        // Those of one source, an operation each, follow each other.
+        let mut sources: Vec<&Source> = clauses.iter().map(|clause| &*clause.source).collect();
+        sources.dedup_by(|one, other| std::ptr::eq(*one, *other));
+        let names = |of: fn(&Source) -> &[StringMatch]| {
+            let of_source = |source: &&Source| {
+                turns::next();
+                all_exact(of(source)).map_or(0, Iterator::count)
+            };
+            sources.iter().map(of_source).sum()
+        };
+        self.by_principal.reserve(names(|source| &source.principals));
+        self.by_account.reserve(names(|source| &source.service_accounts));
+        self.by_namespace.reserve(names(|source| &source.namespaces));
     }
 
     fn place(&mut self, number: u32, clause: &Clause) {
@@ -88,8 +109,9 @@ impl Index {
     }
 
     pub(super) fn free(self) {
-        let buckets = [self.by_principal, self.by_account, self.by_namespace];
-        buckets.into_iter().for_each(turns::free);
+        let named = [self.by_principal, self.by_account, self.by_namespace];
+        let named = named.into_iter().flat_map(HashMap::into_values);
+        named.chain([self.anyone]).for_each(Bucket::free);
         turns::free(self.clauses);
     }
 
@@ -151,6 +173,11 @@ impl Bucket {
         }
     }
 
+    fn free(self) {
+        turns::next();
+        self.by_path.free();
+    }
+
     fn find(&self, index: &Index, request: &Request<'_>, best: &mut u32) {
         search(&self.rest, index, request, best);
         match request.http {
@@ -183,6 +210,19 @@ fn search(numbers: &[u32], index: &Index, request: &Request<'_>, best: &mut u32)
             return;
         }
     }
+}
+
+/// Gives back the room of names that came again and again.
+fn fit(map: &mut HashMap<Box<str>, Bucket>) {
+    if map.capacity() / 2 <= map.len() {
+        return;
+    }
+    let mut fitting = HashMap::with_capacity(map.len());
+    for (name, bucket) in map.drain() {
+        turns::next();
+        fitting.insert(name, bucket);
+    }
+    *map = fitting;
 }
 
 fn push(map: &mut HashMap<Box<str>, Bucket>, key: Box<str>, number: u32) {

@@ -1,5 +1,7 @@
 //! A byte trie with compressed edges: all prefixes of a path in one walk along it.
 
+use crate::turns;
+
 /// Maps prefixes and exact texts to ascending numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trie {
@@ -25,6 +27,10 @@ impl Trie {
     pub(super) fn insert_prefix(&mut self, text: &str, number: u32) {
         let at = self.node_for(text.as_bytes());
         push(&mut self.nodes[at].prefix, number);
+    }
+
+    pub(super) fn free(self) {
+        turns::free(self.nodes);
     }
 
     /// Calls `found` with the numbers of every prefix of `text`, and those of `text` itself.

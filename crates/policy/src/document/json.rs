@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use super::yaml::{MAX_DEPTH, MAX_KEYS};
 use super::{DocumentError, Node, Place, Value};
+use crate::turns;
 
 pub(super) fn node(json: &Json, origin: &str) -> Result<Node, DocumentError> {
     read(json, origin, &mut String::new(), 0)
@@ -12,6 +13,7 @@ pub(super) fn node(json: &Json, origin: &str) -> Result<Node, DocumentError> {
 
 /// `path` is as it was when this returns.
 fn read(json: &Json, origin: &str, path: &mut String, depth: usize) -> Result<Node, DocumentError> {
+    turns::next();
     let place = place(origin, path);
     if depth > MAX_DEPTH {
         return Err(error(place, path, format!("nested deeper than {MAX_DEPTH}")));

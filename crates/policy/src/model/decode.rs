@@ -163,7 +163,9 @@ fn rule(node: &Node, path: &str, index: u32, namespace: &str, errors: &mut Vec<D
     let mut rule = Rule {
         place: node.place.clone(),
         index,
-        ..Rule::default()
+        from: Vec::new(),
+        to: Vec::new(),
+        when: Vec::new(),
     };
     let mut fields = match item(node, path) {
         Ok(fields) => fields,
