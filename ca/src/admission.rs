@@ -114,7 +114,8 @@ impl From<Full> for Refusal {
 
 /// Certificates that one identity (and instance) gets at once: far more than a process that restarts in a loop asks for.
 const BURST: u32 = 256;
-/// After those, one in each of these. So one identity fills the ledger in no less than its whole retention.
+/// After those, one in each of these. So one pod of an identity alone fills the ledger in no less than its
+/// whole retention, and that of JWT-SVIDs in ten days; several pods do it sooner.
 const PER: Duration = Duration::from_secs(1);
 /// Identities that are remembered, for as long as they are short of their burst; some 200 bytes each. Should more ask within a
 /// minute, the ones that come on top are not counted: the limits before attestation hold for them.

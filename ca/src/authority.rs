@@ -84,7 +84,8 @@ pub(crate) struct Authority {
     issuer_life: Duration,
     links: Vec<SignedBundle>,
     bundle: TrustBundle,
-    /// `None`: a version without them wrote it, or a kill came between two records; the next bundle brings them.
+    /// `None`: a version without them wrote it, or they were lost; the next bundle brings them. After a kill between two records they are
+    /// one ahead of the bundle, and the next one brings those.
     jwt: Option<JwtKeys>,
     /// The last replacement of the root.
     rotation: Option<Rotation>,
@@ -190,13 +191,15 @@ impl Authority {
     }
 
     /// With its keys of JWT-SVIDs. Keys that its bundle does not publish are left out, until the next bundle brings others: a replica
-    /// of a version without them has replaced the issuer, or the process was killed between the two records.
+    /// of a version without them has replaced the issuer. Those that follow what it publishes are taken: the process was killed between
+    /// the two records.
     pub(crate) fn with_jwt_keys(mut self, record: Option<JwtKeysRecord>) -> Result<Self, AuthorityError> {
         let Some(keys) = record.map(JwtKeysRecord::load).transpose()? else {
             return Ok(self);
         };
         match keys.test(self.bundle.jwt_keys()) {
             Ok(()) => self.jwt = Some(keys),
+            Err(_) if keys.are_next_after(self.bundle.jwt_keys()) => self.jwt = Some(keys),
             Err(error) => tracing::warn!(reason = "jwt_keys", "other keys of JWT-SVIDs are needed: {error}"),
         }
         Ok(self)
@@ -235,10 +238,10 @@ impl Authority {
             });
             previous = Some(next);
         }
-        let jwt = self
-            .jwt
-            .as_ref()
-            .map_or_else(JwtKeys::create, |keys| keys.rotated(now))?;
+        let jwt = match &self.jwt {
+            Some(keys) => keys.rotated(now)?,
+            None => JwtKeys::beside(self.bundle.jwt_keys(), now)?,
+        };
         let roots = self.bundle.roots().to_vec();
         let number = self.next_number(now);
         let bundle = TrustBundle::new(self.trust_domain.clone(), number, roots, now).with_jwt_keys(jwt.published());
@@ -270,23 +273,26 @@ impl Authority {
     }
 
     /// The same roots and keys as a newer bundle, past this number too: what the one that is held says may have been said otherwise
-    /// since, by a state that was lost. Keys of JWT-SVIDs are made where there are none.
+    /// since, by a state that was lost. Keys of JWT-SVIDs are made where there are none. What a stage waits for is this one.
     pub(crate) fn renumbered(&self, past: u64, now: UnixTime) -> Result<Self, AuthorityError> {
-        let jwt = self.jwt.clone().map_or_else(JwtKeys::create, Ok)?;
+        let anew = || JwtKeys::beside(self.bundle.jwt_keys(), now);
+        let jwt = self.jwt.clone().map_or_else(anew, Ok)?;
         let number = self.next_number(now).max(past.saturating_add(1));
         let same = TrustBundle::new(self.trust_domain.clone(), number, self.bundle.roots().to_vec(), now);
         let same = same.with_jwt_keys(jwt.published());
         Self {
             jwt: Some(jwt),
+            rotation: self.rotation.as_ref().map(|rotation| rotation.renumbered(number)),
             ..self.clone()
         }
         .publishing(same)?
         .tested(now)
     }
 
-    /// Can it sign JWT-SVIDs?
-    pub(crate) fn has_jwt_keys(&self) -> bool {
-        self.jwt.is_some()
+    /// Can it sign JWT-SVIDs, and does its bundle have all their keys?
+    pub(crate) fn publishes_jwt_keys(&self) -> bool {
+        let keys = self.jwt.as_ref();
+        keys.is_some_and(|keys| keys.published() == self.bundle.jwt_keys())
     }
 
     /// Nothing becomes an authority before a leaf of it has passed the verifier that every peer runs.

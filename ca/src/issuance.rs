@@ -6,8 +6,8 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -81,6 +81,8 @@ pub(crate) struct Ca {
     pub(crate) mounted: Option<Mounted>,
     /// Since when this process serves.
     began: UnixTime,
+    /// Bundles from before this are published anew.
+    numbered_since: Mutex<numbers::Since>,
     /// Of a bundle that signed here.
     highest_number: AtomicU64,
     /// One rotation at a time; a rotation whose caller went away still holds it.
@@ -278,6 +280,7 @@ impl Ca {
         metrics.authority(&authority);
         Self {
             began: clock(),
+            numbered_since: Mutex::new(numbers::Since::new(clock())),
             highest_number: AtomicU64::new(authority.bundle().sequence()),
             clock,
             svid_life,

@@ -222,7 +222,7 @@ impl Metrics {
         );
         registry.register(
             "ledger_write_failures",
-            "Times that the ledger could not be written; nothing is issued meanwhile",
+            "Times that a ledger could not be written; what it would record is not issued meanwhile",
             metrics.ledger_failures.clone(),
         );
         registry.register(

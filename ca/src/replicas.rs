@@ -277,18 +277,18 @@ impl Shared {
         Err(RotationError::Races)
     }
 
-    /// The bundle anew, unless another replica has seen to it.
-    pub(crate) async fn renumber(&self, ca: &Ca) -> Result<Arc<Authority>, RotationError> {
+    /// The bundle anew; `None`: another replica has seen to it.
+    pub(crate) async fn renumber(&self, ca: &Ca) -> Result<Option<Arc<Authority>>, RotationError> {
         for _ in 0..RACES {
             let now = ca.now();
             let (stored, current) = self.current(ca, now).await?;
             if !ca.wants_another_bundle(&current) {
-                return Ok(current);
+                return Ok(None);
             }
             let next = current.renumbered(ca.highest_number(), now)?;
             let records = records_of(&self.store, &next).map_err(|_| RotationError::Cut)?;
             match self.store.write(stored, records).await {
-                Ok(()) => return Ok(ca.adopt(next)),
+                Ok(()) => return Ok(Some(ca.adopt(next))),
                 Err(SecretError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }

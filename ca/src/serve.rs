@@ -179,9 +179,10 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let ca = Arc::new(ca.with_mounted(config.issuer_dir.clone().map(IssuerDir::at)));
     ca.makes_or_mounts()?;
     rewrap::at_start(&ca).await;
+    // First: what follows builds on a bundle that everybody takes.
+    ca.keep_numbers_growing().await;
     ca.look_at_mounted().await;
     renew_overdue_issuer(&ca).await?;
-    ca.keep_numbers_growing().await;
     let keepers: Vec<BoxFuture<'static, ()>> = vec![Box::pin(keep_issuer_fresh(Arc::clone(&ca)))];
     run(config, ca, front, keepers).await
 }
@@ -440,9 +441,9 @@ async fn keep_issuer_fresh(ca: Arc<Ca>) {
     loop {
         changes.mark_unchanged();
         reports.mark_unchanged();
+        ca.keep_numbers_growing().await;
         ca.look_at_mounted().await;
         let root = ca.advance_root().await.unwrap_or(ISSUER_LOOK);
-        ca.keep_numbers_growing().await;
         let authority = ca.authority();
         let due = authority.rotation_due(ca.svid_life);
         let now = ca.now();

@@ -176,10 +176,11 @@ fn copied(from: &std::path::Path, to: &std::path::Path) {
 
 /// A record that is not there, and one that a kill left ahead of what publishes it.
 #[tokio::test]
-async fn a_store_without_keys_of_jwt_svids_or_with_keys_that_its_bundle_has_not_gets_others_when_the_ca_starts() {
+async fn a_ca_that_starts_without_keys_of_jwt_svids_or_with_keys_that_its_bundle_has_not_signs_and_voids_no_token() {
     for ahead in [false, true] {
         let world = World::new().await;
         let before = world.first_issue(WEB, "web-1").await;
+        let (old, _) = token(&world, &before, &["db"]).await.unwrap();
         let World {
             dir,
             running,
@@ -204,8 +205,11 @@ async fn a_store_without_keys_of_jwt_svids_or_with_keys_that_its_bundle_has_not_
             .await
             .unwrap();
         assert!(held.bundle.sequence() > before.bundle.sequence());
+        assert!(svid::verify(&old, "db", &bundles(&held), now()).is_ok());
         let (text, _) = token(&world, &held, &["db"]).await.unwrap();
         assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());
+        // Also by who has not heard yet, if its key was published ahead and not lost.
+        assert_eq!(svid::verify(&text, "db", &bundles(&before), now()).is_ok(), ahead);
         let world = world.restarted().await;
         let (text, _) = token(&world, &held, &["db"]).await.unwrap();
         assert!(svid::verify(&text, "db", &bundles(&held), now()).is_ok());

@@ -404,6 +404,9 @@ async fn c_06_a_damaged_ledger_refuses_to_start_is_named_by_verify_and_the_remed
         ],
     );
     assert_eq!(verify(&[shown]).0, 1);
+    std::fs::remove_file(&of_tokens).unwrap();
+    let (code, said) = verify(&[shown]);
+    assert!(code == 2 && said.contains("no ledger-jwt.redb"), "{code}: {said}");
     std::fs::write(&of_tokens, &whole).unwrap();
     std::fs::remove_file(store.join("ledger-jwt.json")).unwrap();
     refuses_to_start(

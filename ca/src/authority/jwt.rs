@@ -70,6 +70,17 @@ impl JwtKeys {
         })
     }
 
+    /// Others, beside what a bundle has published: tokens of those may live, though their keys are lost.
+    pub(super) fn beside(published: &[JwtKey], now: UnixTime) -> Result<Self, AuthorityError> {
+        let until = later(now, RETIRED_FOR);
+        let over = published.len().saturating_sub(MAX_RETIRED);
+        let points = published.iter().skip(over).filter_map(point_of);
+        Ok(Self {
+            retired: points.map(|point| Retired { point, until }).collect(),
+            ..Self::create()?
+        })
+    }
+
     /// The one that was published ahead signs from now on.
     pub(super) fn rotated(&self, now: UnixTime) -> Result<Self, AuthorityError> {
         let mut retired: Vec<Retired> = self.retired.iter().filter(|key| now <= key.until).cloned().collect();
@@ -104,6 +115,13 @@ impl JwtKeys {
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.signing.point());
         key.verify(message, &signature)
             .or_else(|_| failed("its JWT key does not verify what it signs"))
+    }
+
+    /// Are they those that follow what is published? A kill came before the bundle that says so; whoever has the one before it knows
+    /// the key that signs.
+    pub(super) fn are_next_after(&self, published: &[JwtKey]) -> bool {
+        let newest = published.last();
+        newest.is_some_and(|newest| newest.id() == id_of(self.signing.point()))
     }
 
     fn sign(&self, claims: &serde_json::Value) -> Result<(Zeroizing<String>, String), AuthorityError> {
@@ -149,6 +167,13 @@ impl Signer {
 /// Two keys never have the same name, and a key has one on every replica.
 fn id_of(point: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, point))
+}
+
+/// `None`: it is none of a CA's own.
+fn point_of(key: &JwtKey) -> Option<Vec<u8>> {
+    let part = |name| URL_SAFE_NO_PAD.decode(key.jwk().get(name)?.as_str()?).ok();
+    let point = [vec![4], part("x")?, part("y")?].concat();
+    (JwtKey::es256(&id_of(&point), &point)? == *key).then_some(point)
 }
 
 impl Authority {
@@ -254,6 +279,22 @@ mod tests {
             keys.test(&keys.published()).unwrap();
             assert!(keys.test(&keys.published()[1..]).is_err());
         }
+    }
+
+    #[test]
+    fn keys_that_are_made_anew_leave_those_before_them_published_for_as_long_as_their_tokens_live() {
+        let lost = JwtKeys::create().unwrap().rotated(at(1_000)).unwrap();
+        let anew = JwtKeys::beside(&lost.published(), at(2_000)).unwrap();
+        assert_eq!(ids(&anew)[..3], ids(&lost)[..]);
+        assert_eq!(ids(&anew).len(), 5);
+        anew.test(&anew.published()).unwrap();
+        let later = anew.rotated(at(2_001 + RETIRED_FOR.as_secs())).unwrap();
+        assert!(ids(&lost).iter().all(|id| !ids(&later).contains(id)));
+
+        let ahead = lost.rotated(at(1_500)).unwrap();
+        assert!(ahead.are_next_after(&lost.published()));
+        assert!(!lost.are_next_after(&ahead.published()) && !anew.are_next_after(&lost.published()));
+        assert!(!lost.are_next_after(&[]));
     }
 
     #[test]

@@ -281,6 +281,17 @@ impl Rotation {
         })
     }
 
+    /// A bundle of this number says what those of its stages said, some of which may have been said otherwise by a state that was
+    /// lost: it is the one to acknowledge.
+    pub(super) fn renumbered(&self, sequence: u64) -> Self {
+        let anew = |mark: Option<Mark>| mark.map(|mark| Mark { sequence, ..mark });
+        Self {
+            published: anew(self.published),
+            activated: anew(self.activated),
+            ..self.clone()
+        }
+    }
+
     /// What is due. `began`: since when this process serves; before, nobody could hear or renew. `acknowledged`: `None`: not all who are
     /// connected have this bundle, or a later one; else for how long nobody has come or gone.
     pub(crate) fn step(

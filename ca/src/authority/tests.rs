@@ -183,6 +183,17 @@ fn an_authority_that_was_put_back_publishes_past_what_was_lost_and_what_was_lost
 }
 
 #[test]
+fn who_holds_only_the_root_that_followed_takes_nothing_of_a_state_from_before_that_was_put_back() {
+    let all = stages();
+    let held = all.retired.bundle();
+    let soon = later(now(), Duration::from_secs(10));
+    let put_back = all.founded.renumbered(held.sequence(), soon).unwrap();
+    let links = put_back.links_after(held.sequence());
+    assert!(!links.is_empty() && bundle::advance(held, &links, now()).is_err());
+    assert!(!believes(held, &leaf_of(&put_back)));
+}
+
+#[test]
 fn a_bundle_that_is_numbered_anew_says_the_same_at_every_stage_and_everybody_walks_on_to_it() {
     let all = stages();
     let authorities = [
@@ -256,6 +267,16 @@ fn the_new_root_signs_when_the_bundle_is_acknowledged_or_the_time_is_over() {
     ));
     assert_eq!(step(&all.published, sequence, Duration::ZERO), Some(Step::Activate));
     assert_eq!(step(&all.published, 0, PACE.acknowledge), Some(Step::Activate));
+}
+
+#[test]
+fn of_a_stage_that_was_put_back_only_the_bundle_that_is_numbered_anew_is_acknowledged() {
+    let all = stages();
+    let lost = all.retired.bundle().sequence() + 9;
+    let again = all.published.renumbered(lost, now()).unwrap();
+    assert!(matches!(step(&again, lost, Duration::ZERO), Some(Step::Wait(_))));
+    let sequence = again.bundle().sequence();
+    assert_eq!(step(&again, sequence, Duration::ZERO), Some(Step::Activate));
 }
 
 #[test]

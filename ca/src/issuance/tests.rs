@@ -10,6 +10,10 @@ use crate::store::Seals;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn ca(dir: &tempfile::TempDir) -> Arc<Ca> {
+    ca_by(dir, Arc::new(UnixTime::now))
+}
+
+fn ca_by(dir: &tempfile::TempDir, clock: Clock) -> Arc<Ca> {
     let config = InitConfig {
         store: dir.path().join("ca"),
         trust_domain: "cluster.local".to_owned(),
@@ -31,7 +35,7 @@ fn ca(dir: &tempfile::TempDir) -> Arc<Ca> {
             store,
             (life, crate::authority::RootPace::PATIENT),
             &LedgerConfig::default(),
-            Arc::new(UnixTime::now),
+            clock,
             metrics,
         )
         .unwrap(),
@@ -46,6 +50,37 @@ fn epoch_on_disk(ca: &Ca) -> u64 {
         Keeping::Secret(_) => unreachable!(),
     };
     load_authority(store, ca.now()).unwrap().issuer_epoch()
+}
+
+#[tokio::test]
+async fn a_bundle_is_published_anew_once_the_clock_was_set_and_not_again_for_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let ahead = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let by = Arc::clone(&ahead);
+    let ca = ca_by(
+        &dir,
+        Arc::new(move || {
+            let by = by.load(Ordering::SeqCst);
+            crate::clock::later(UnixTime::now(), Duration::from_secs(by))
+        }),
+    );
+    let number = || ca.authority().bundle().sequence();
+    ca.keep_numbers_growing().await;
+    let begun = number();
+    ahead.store(30, Ordering::SeqCst);
+    ca.keep_numbers_growing().await;
+    assert_eq!(number(), begun, "a clock may run a little faster");
+    ahead.store(24 * 3600, Ordering::SeqCst);
+    let set = ca.now().as_secs();
+    ca.keep_numbers_growing().await;
+    let after = number();
+    assert!(after >= set, "{after} is of before {set}");
+    ca.keep_numbers_growing().await;
+    assert_eq!(number(), after);
+    // Put right again: numbers go on from where they are.
+    ahead.store(0, Ordering::SeqCst);
+    ca.keep_numbers_growing().await;
+    assert_eq!(number(), after);
 }
 
 #[tokio::test]

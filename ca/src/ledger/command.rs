@@ -252,6 +252,11 @@ impl<'a> Keys<'a> {
         for of in Of::ALL {
             let record: Option<KeyRecord> = store.read(of.kind()).map_err(|error| why(crate::error_chain(&error)))?;
             match record {
+                Some(KeyRecord { mark: Some(mark), .. }) if !ledger.join(of.file()).exists() => {
+                    let (missing, number) = (of.file(), mark.number);
+                    let why = format!("there is no {missing} in it, and {number} records were written");
+                    return Err(unreadable(ledger, why));
+                }
                 Some(record) => keys.push(record.key().map_err(|why| unreadable(ledger, why))?),
                 // Of a version that had one ledger for all.
                 None if of == Of::Tokens && !ledger.join(of.file()).exists() => {}

@@ -111,6 +111,8 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
         ca.metrics.leading(true);
         while leadership.borrow().is_some() {
             changes.mark_unchanged();
+            // First: what follows builds on a bundle that everybody takes.
+            ca.keep_numbers_growing().await;
             ca.look_at_mounted().await;
             let mut wait = rotate_if_due(&ca).await;
             if ca.mounted.is_some() {
@@ -119,7 +121,6 @@ pub(crate) async fn lead(ca: Arc<Ca>, mut leadership: watch::Receiver<Option<Lea
             if let Some(next) = ca.advance_root().await {
                 wait = wait.min(next.max(Duration::from_secs(1)));
             }
-            ca.keep_numbers_growing().await;
             if let Some(roots) = &roots {
                 let failed = roots.publish(&ca.authority()).await.err();
                 if failed.is_some() {

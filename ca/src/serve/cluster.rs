@@ -106,15 +106,15 @@ pub async fn start_in_cluster(config: ServeConfig, cluster: InCluster, clock: Cl
         None => ca.load_own_quarantine()?,
     }
     rewrap::at_start(&ca).await;
+    if shared.is_none() {
+        // Of a Secret the leader sees to it.
+        ca.keep_numbers_growing().await;
+    }
     if shared.is_none() || ca.authority().ready(ca.now()).is_err() {
         // Else the leader looks.
         ca.look_at_mounted().await;
     }
     renew_overdue_issuer(&ca).await?;
-    if shared.is_none() {
-        // Of a Secret the leader sees to it.
-        ca.keep_numbers_growing().await;
-    }
     let keepers = keepers(&ca, &cluster, roots, shared);
     run(config, ca, front, keepers).await
 }

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::route::CLASSES;
-use super::{Counts, Direction, Metrics, Outcome, RouteKey};
+use super::{Counts, Direction, Metrics, Outcome, ReasonKey, RouteKey};
 use crate::snapshot::Protocol;
 
 /// Encodes a proxy's metrics at each scrape.
@@ -212,7 +212,14 @@ fn refusals(to: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
         None,
         MetricType::Counter,
     )?;
-    for (key, count) in metrics.readmissions.read() {
+    // Its alert is of an increase, which the first one is only after a zero.
+    let alerted = ReasonKey {
+        direction: Direction::Inbound,
+        reason: "wrong_peer",
+    };
+    let mut results = BTreeMap::from([(alerted, 0)]);
+    results.extend(metrics.readmissions.read());
+    for (key, count) in results {
         let labels = [("direction", key.direction.as_str()), ("result", key.reason)];
         counter(&mut family.encode_family(&labels)?, count)?;
     }

@@ -143,7 +143,8 @@ impl Authority {
         // Who had the old root's key may have had these.
         let jwt = match (&self.jwt, rotation.tainted) {
             (Some(keys), false) => keys.rotated(now)?,
-            (_, _) => JwtKeys::create()?,
+            (None, false) => JwtKeys::beside(self.bundle.jwt_keys(), now)?,
+            (_, true) => JwtKeys::create()?,
         };
         let mut roots = self.bundle.roots().to_vec();
         if !roots.contains(&rotation.new_root()) {
@@ -210,7 +211,8 @@ impl Authority {
 
     /// The next bundle, for whoever holds any that has the root that signs.
     fn with_roots(&self, roots: Vec<CertificateDer<'static>>, now: UnixTime) -> Result<Self, AuthorityError> {
-        let keys = self.jwt.as_ref().map(JwtKeys::published).unwrap_or_default();
+        let known = || self.bundle.jwt_keys().to_vec();
+        let keys = self.jwt.as_ref().map_or_else(known, JwtKeys::published);
         let bundle = TrustBundle::new(self.trust_domain.clone(), self.next_number(now), roots, now);
         self.publishing(bundle.with_jwt_keys(keys))
     }
