@@ -132,7 +132,8 @@ impl Kind {
                  certificates and renewals are not touched"
             }
             Self::JwtKeys => {
-                "move this one file away and start again: new keys sign JWT-SVIDs from then on; certificates are not touched"
+                "move this one file away and start again: new keys sign JWT-SVIDs from then on, and those before are \
+                 believed until the next issuer (`rotate --taint` voids them); certificates are not touched"
             }
             Self::Quarantine => {
                 "put this one file back from a backup; without a backup, move it away and start again: who was cut off comes \

@@ -46,8 +46,9 @@ k delete ns "$space" --wait=false >/dev/null
 k -n shop delete pod e2e-owner --wait=false >/dev/null
 
 each_issues() {
-    local pod count said=
-    for pod in $(ca_replicas); do
+    local pod pods count said=
+    pods=$(ca_replicas) && [ -n "$pods" ] || return 1
+    for pod in $pods; do
         count=$(ca_metric "$pod" 'certificates_issued_total{attestation="kubernetes_token"}')
         said+="$pod $count "
         [ "${count:-0}" -gt 0 ] || { echo "$said"; return 1; }

@@ -35,9 +35,10 @@ begin_theirs() {
 holds "another mesh is there, outside of the cluster" begin_theirs
 
 cart=$(pod_ip shop "$(first_pod shop cart)")
-answer() { curl -sk -m 10 --cert "$theirs/svid/svid.pem" --key "$theirs/svid/key.pem" -o /dev/null -w '%{http_code}\n' "https://$cart:8080/items"; }
-answers() { local said; said=$(answer); [ "$said" = "$1" ] || { echo "it was $said"; return 1; }; }
-holds "its workload gets through no handshake at first" answers 000
+# The status of the answer, or how curl failed: 35 and 56 are an alert of TLS.
+answer() { curl -sk -m 10 --cert "$theirs/svid/svid.pem" --key "$theirs/svid/key.pem" -o /dev/null -w '%{http_code} %{exitcode}\n' "https://$cart:8080/items"; }
+answers() { local said; said=$(answer); [[ $said =~ ^($1)$ ]] || { echo "it was $said"; return 1; }; }
+holds "its workload gets through no handshake at first" answers '000 (35|56)'
 
 # By values alone. The other relationship stays when this one ends.
 related() { # TRUST-DOMAIN...
@@ -54,13 +55,13 @@ P
     helm upgrade postern "$CHART" -n $SYSTEM --reuse-values --values "$theirs/values.json" --wait --timeout 3m
 }
 holds "the relationship and our bundle endpoint are values of the chart" related partner.example idle.example
-holds "it is believed then, and allowed nothing" until_true 30 answers 403
+holds "it is believed then, and allowed nothing" until_true 30 answers '403 0'
 k apply -f - >/dev/null <<'Y'
 {"apiVersion": "postern.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": {"name": "e2e-partner", "namespace": "shop"},
  "spec": {"selector": {"matchLabels": {"app": "cart"}},
           "rules": [{"from": [{"source": {"principals": ["partner.example/ns/billing/sa/invoices"]}}]}]}}
 Y
-holds "it is let in by a policy that names its trust domain" until_true 15 answers 200
+holds "it is let in by a policy that names its trust domain" until_true 15 answers '200 0'
 
 # And the other way: they read our bundle where the Service leads, and follow it by control's identity.
 endpoint=https://$(k -n $SYSTEM get svc postern-bundle -o jsonpath='{.spec.clusterIP}'):8443/
@@ -74,7 +75,6 @@ holds "our bundle is served to them" until_true 15 our_roots
 followed() {
     local metrics
     metrics=$(curl -s -m 5 "http://$(json 'j["metrics"]' <"$theirs/control.json")/metrics")
-    ! grep -E '^postern_control_federation_fetches_total\{outcome="failed"\} [1-9]' <<<"$metrics" || return 1
     grep -E '^postern_control_federation_fetches_total\{outcome="done"\} ([2-9]|[1-9][0-9])' <<<"$metrics" || { tail -3 "$theirs/control.log"; return 1; }
 }
 follow_us() {
@@ -89,7 +89,7 @@ P
 }
 holds "and they follow it, by control's identity" follow_us
 
-over() { related idle.example >/dev/null && mounts_are_read control && until_true 30 answers 000; }
+over() { related idle.example >/dev/null && mounts_are_read control && until_true 30 answers '000 (35|56)'; }
 holds "when the relationship ends it gets through no handshake" over
 k -n shop delete authorizationpolicies.postern.dev e2e-partner >/dev/null
 background_ends

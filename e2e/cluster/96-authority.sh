@@ -48,8 +48,9 @@ all_under() { # CERTIFICATE [OPTION...]: every pod's certificate is under it
 }
 on_ca() { k -n $SYSTEM exec "$(ca_replicas | tail -1)" -- /postern-ca "$@" --admin-socket /run/postern/admin.sock; }
 at_stage() {
-    local pod
-    for pod in $(ca_replicas); do [ "$(ca_metric "$pod" "root_replacement{stage=\"$1\"}")" = 1 ] || { on_ca status | grep rotation; return 1; }; done
+    local pod pods
+    pods=$(ca_replicas) && [ -n "$pods" ] || return 1
+    for pod in $pods; do [ "$(ca_metric "$pod" "root_replacement{stage=\"$1\"}")" = 1 ] || { on_ca status | grep rotation; return 1; }; done
 }
 roots() { k -n $SYSTEM get configmap postern-ca-roots -o jsonpath='{.data.roots\.pem}'; }
 joins() { caller shop "$1" web && [ "$(call "shop/$1" http://cart.shop/items --retry-for 10s)" = allowed ] && k -n shop delete pod "$1" --wait=false >/dev/null; }
@@ -69,7 +70,7 @@ nothing_in_clear() {
 }
 sealed() {
     cp "$files/first" "$files/kek" && secret e2e-kek "$files/kek" || return 1
-    values ca.kek.secretName=e2e-kek,ca.kek.migrate=true,ca.rootAcknowledgeTimeout=10s,ca.rootRetireAfter=40s || return 1
+    values ca.kek.secretName=e2e-kek,ca.kek.migrate=true,ca.rootAcknowledgeTimeout=20s,ca.rootRetireAfter=60s || return 1
     until_true 20 nothing_in_clear
 }
 flawless "the CA's state is sealed, and holds no key in clear" sealed
@@ -78,7 +79,7 @@ roots >"$files/old.pem"
 published() { on_ca rotate >/dev/null && on_ca rotate --root >/dev/null && until_true 20 at_stage published && joins e2e-joined; }
 flawless "another issuer signs, another root is published, and a pod that comes meanwhile is served" published
 activated() {
-    until_true 40 at_stage activated || return 1
+    until_true 60 at_stage activated || return 1
     roots | OLD=$files/old.pem python3 -c 'import os, re, sys
 old = open(os.environ["OLD"]).read()
 print("\n".join(one for one in re.findall("-----BEGIN.*?END CERTIFICATE-----", sys.stdin.read(), re.S) if one not in old))' >"$files/new.pem"
@@ -92,11 +93,11 @@ rewrapped() {
     until_true 60 sealed_anew "$before"
 }
 flawless "another key-encryption key seals the state" rewrapped
-retired() {
-    until_true 90 at_stage retired || return 1
+alone() {
     roots >"$files/believed.pem"
     [ "$(grep -c BEGIN "$files/believed.pem")" = 1 ] && all_under "$files/believed.pem"
 }
+retired() { until_true 120 at_stage retired && until_true 30 alone; }
 flawless "the old root is retired, and nobody is left under it" retired
 
 # Who makes issuers from here on is not the CA.

@@ -345,19 +345,22 @@ fn other_trust_domains_are_a_file_that_control_watches_and_what_it_keeps_of_them
     assert!(of_kind(&objects, "ConfigMap").all(|it| name(it) != "postern-federation"));
     for (more, why) in [
         (
-            "federation.configMapName=x,federation.relationships[0].trustDomain=b.example",
+            "federation.configMapName=x,federation.relationships[0].trustDomain=b.example,federation.relationships[0].trustDomainBundle=x",
             "not both",
         ),
         (
-            "federation.relationships[0].trustDomain=cluster.local",
+            "federation.relationships[0].trustDomain=cluster.local,federation.relationships[0].trustDomainBundle=x",
             "is our own trust domain",
         ),
         (
-            "trustDomainAliases[0]=old.example,federation.relationships[0].trustDomain=old.example",
+            "trustDomainAliases[0]=old.example,federation.relationships[0].trustDomain=old.example,federation.relationships[0].trustDomainBundle=x",
             "another name of it",
         ),
-        ("federation.caSecretName=x", "set relationships or configMapName"),
-        ("federation.cacheClaimName=x", "set relationships or configMapName"),
+        (
+            "federation.relationships[0].trustDomain=b.example,federation.relationships[0].trustDomainBundle=x,federation.relationships[1].trustDomain=b.example,federation.relationships[1].trustDomainBundle=y",
+            "twice",
+        ),
+        ("federation.bundleEndpoint=null", "an older chart"),
     ] {
         let refused = try_render("defaults", &["--set", more]).unwrap_err();
         assert!(refused.contains(why), "{more}: {refused}");

@@ -1,4 +1,4 @@
-{{/* Faults that the schema cannot see. Included once, by the first template. */}}
+{{/* Faults that the schema cannot see. Included by what is rendered first, and by what would fail without saying why. */}}
 {{- define "postern.check" -}}
 {{- if ne .Release.Namespace "postern-system" -}}
 {{- fail (printf "\n\nPostern lives in the namespace postern-system, and this release is for %q: the identities of its CA, control and injector (spiffe://%s/ns/postern-system/sa/postern-ca, ...) are bound to that namespace.\nInstall it with: helm install postern <chart> --namespace postern-system --create-namespace\n" .Release.Namespace .Values.trustDomain) -}}
@@ -11,14 +11,19 @@
 {{- fail "\n\nca.broughtIssuer.externalSecret.storeName: name the SecretStore or ClusterSecretStore that holds the issuer.\n" -}}
 {{- end -}}
 {{- end -}}
+{{- if not (dig "bundleEndpoint" false (.Values.federation | default dict)) -}}
+{{- fail "\n\nfederation: these are the values of an older chart: upgrade with --reset-then-reuse-values instead of --reuse-values.\n" -}}
+{{- end -}}
 {{- with .Values.federation -}}
 {{- if and .relationships .configMapName -}}
 {{- fail "\n\nfederation: one file says whom to believe: set relationships or configMapName, not both.\n" -}}
 {{- end -}}
-{{- if and (or .caSecretName .cacheClaimName) (not (include "postern.federation" $)) -}}
-{{- fail "\n\nfederation: caSecretName and cacheClaimName are for bundles of others: set relationships or configMapName.\n" -}}
-{{- end -}}
+{{- $names := list -}}
 {{- range .relationships -}}
+{{- if has .trustDomain $names -}}
+{{- fail (printf "\n\nfederation.relationships: %s is there twice.\n" .trustDomain) -}}
+{{- end -}}
+{{- $names = append $names .trustDomain -}}
 {{- if has .trustDomain (prepend $.Values.trustDomainAliases $.Values.trustDomain) -}}
 {{- fail (printf "\n\nfederation.relationships: %s is our own trust domain, or another name of it: nobody else speaks for it.\n" .trustDomain) -}}
 {{- end -}}
