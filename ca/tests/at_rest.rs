@@ -61,11 +61,7 @@ async fn no_key_token_or_identity_is_readable_in_the_store() {
         b"PRIVATE KEY".to_vec(),
     ];
     drop(svid);
-    let World {
-        dir, running, client, ..
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (dir, ..) = world.stopped().await;
     let mut secrets = secrets_of_memory.to_vec();
     for key in [
         key_of(&stored(&store, Kind::Root)),

@@ -279,7 +279,7 @@ async fn a_swap_to_another_root_goes_through_all_stages_and_loses_nobody_who_is_
     })
     .await;
     // No issuer has followed another yet.
-    let counted = metrics(&world).await;
+    let counted = world.metrics().await;
     assert!(
         counted.contains("postern_ca_issuer_rotations_total{outcome=\"done\"} 0\n"),
         "{counted}"
@@ -351,7 +351,8 @@ async fn a_bad_swap_is_refused_with_the_reason_and_the_issuer_before_goes_on() {
         "{why}"
     );
     assert!(
-        metrics(&world)
+        world
+            .metrics()
             .await
             .contains("\npostern_ca_brought_issuer_refused 1\n")
     );
@@ -372,7 +373,8 @@ async fn a_bad_swap_is_refused_with_the_reason_and_the_issuer_before_goes_on() {
     })
     .await;
     assert!(
-        metrics(&world)
+        world
+            .metrics()
             .await
             .contains("\npostern_ca_brought_issuer_refused 0\n")
     );
@@ -402,19 +404,6 @@ fn nowhere_in_clear(store: &Path, key: &[u8]) {
             path.display()
         );
     }
-}
-
-async fn metrics(world: &World) -> String {
-    let address = world.running.metrics;
-    let asked = tokio::task::spawn_blocking(move || {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    });
-    asked.await.unwrap()
 }
 
 #[tokio::test]
@@ -483,15 +472,8 @@ async fn a_ca_that_makes_its_own_issuers_takes_none_until_its_roots_key_is_taken
     let error = admin.request_issuer(pb::RequestIssuerRequest {}).await.unwrap_err();
     assert!(error.message().contains("take root.json out of it"), "{error}");
     let mount = Mount::new(world.dir.path().join("issuer"), &files);
-    let World {
-        dir,
-        running,
-        shift,
-        mut config,
-        ..
-    } = world;
+    let (dir, shift, mut config) = world.stopped().await;
     config.issuer_dir = Some(mount.dir.clone());
-    running.stop().await;
     let error = postern_ca::start(config.clone(), world::shifted(&shift))
         .await
         .unwrap_err();
@@ -640,14 +622,7 @@ fn lasting(name: &str, path_len: Option<u8>, days: i64) -> rcgen::CertificatePar
 async fn a_ca_whose_issuer_ended_while_it_was_down_starts_with_the_next_one_that_is_mounted_or_says_where_to_put_it() {
     let root = Party::root(&lasting("root", None, 30), p256());
     let (world, mut mount) = mounted(&tls(&[&root.sign(&authority("one", Some(0)))], &root), |_| {}).await;
-    let World {
-        dir,
-        running,
-        shift,
-        config,
-        ..
-    } = world;
-    running.stop().await;
+    let (dir, shift, config) = world.stopped().await;
     shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
     let error = postern_ca::start(config.clone(), world::shifted(&shift))
         .await
@@ -766,14 +741,7 @@ async fn a_ca_whose_issuer_ended_while_it_was_down_goes_on_under_another_root_wh
             mount.swap(&next);
             comes_to(&world, |status| stage(status) == "published").await;
         }
-        let World {
-            dir,
-            running,
-            shift,
-            config,
-            ..
-        } = world;
-        running.stop().await;
+        let (dir, shift, config) = world.stopped().await;
         shift.store(3 * DAY, std::sync::atomic::Ordering::SeqCst);
         if mounted_then == "old" {
             mount.swap(&tls(&[&old.sign(&lasting("two", Some(0), 9))], &old));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use world::WEB;
-use world::program::{Serving, done, initialised, path, serve, text, token};
+use world::program::{done, initialised, path, serve, svid, text};
 
 mod world;
 
@@ -20,24 +20,6 @@ fn requires(there: bool, what: &str) -> bool {
         eprintln!("SKIPPED here, runs in CI: {why}");
     }
     there
-}
-
-/// `svid.pem`, `key.pem` and `bundle.pem`, as `postern-ca svid` writes them.
-fn svid(serving: &Serving, dir: &Path, name: &str) -> String {
-    let file = dir.join(format!("{name}.token"));
-    std::fs::write(&file, token(dir, name).expose()).unwrap();
-    let out = path(dir, name);
-    let file = file.to_str().unwrap();
-    done(&[
-        "svid",
-        "--ca",
-        &serving.listen,
-        "--join-token-file",
-        file,
-        "--out",
-        &out,
-    ]);
-    out
 }
 
 fn openssl(args: &[&str]) -> Output {

@@ -141,15 +141,7 @@ async fn c_06_tokens_of_a_ca_that_was_put_back_verify_at_holders_of_bundles_that
     let held = ca_client::renew(&world.address(), &web.svid, &trust_of(&web.bundle))
         .await
         .unwrap();
-    let World {
-        dir,
-        running,
-        shift,
-        config,
-        client,
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (dir, shift, config) = world.stopped().await;
     copied(&backup, &config.store);
     // More seconds than there were rotations.
     shift.store(20, std::sync::atomic::Ordering::SeqCst);
@@ -181,15 +173,7 @@ async fn a_ca_that_starts_without_keys_of_jwt_svids_or_with_keys_that_its_bundle
         let world = World::new().await;
         let before = world.first_issue(WEB, "web-1").await;
         let (old, _) = token(&world, &before, &["db"]).await.unwrap();
-        let World {
-            dir,
-            running,
-            shift,
-            config,
-            client,
-        } = world;
-        drop(client);
-        running.stop().await;
+        let (dir, shift, config) = world.stopped().await;
         let keys = config.store.join("jwt.json");
         if ahead {
             let authority = std::fs::read(config.store.join("authority.json")).unwrap();

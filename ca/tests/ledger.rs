@@ -153,17 +153,9 @@ async fn many_jwt_svids_push_out_records_of_jwt_svids_and_of_nothing_else_and_al
     let running = blocking(told(&["ledger", "verify", "--admin-socket", &socket])).await;
     assert!(running.status.success(), "{}", text(&running.stderr));
     assert_eq!(text(&running.stdout).matches("order and content hold").count(), 2);
-    let metrics = metrics_of(&world).await;
+    let metrics = world.metrics().await;
     assert!(!metrics.contains("postern_ca_ledger_jwt_head 0\n"), "{metrics}");
-    let World {
-        dir,
-        running,
-        config,
-        client,
-        ..
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (dir, _, config) = world.stopped().await;
     let store = config.store.to_str().unwrap();
     let (code, said) = verify(&[store]);
     assert!(
@@ -210,19 +202,6 @@ async fn token_for(address: &str, who: &Issued, audience: &str) -> Result<(), ca
     ca_client::issue_jwt(address, &who.svid, &trust, &audience)
         .await
         .map(drop)
-}
-
-async fn metrics_of(world: &World) -> String {
-    let address = world.running.metrics;
-    let asked = tokio::task::spawn_blocking(move || {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    });
-    asked.await.unwrap()
 }
 
 #[tokio::test]
@@ -559,15 +538,7 @@ async fn c_06_a_full_disk_refuses_what_cannot_be_recorded_costs_no_token_and_hea
 async fn records_past_their_retention_go_and_the_rest_still_verifies() {
     let world = World::with(|_, config| config.ledger.retention = Duration::from_secs(3600)).await;
     world.first_issue(WEB, "web-old").await;
-    let World {
-        dir,
-        running,
-        shift,
-        config,
-        client,
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (dir, shift, config) = world.stopped().await;
     // Old ones are looked for when it starts, and each hour.
     shift.store(2 * 3600, std::sync::atomic::Ordering::SeqCst);
     let running = start(config.clone(), shifted(&shift)).await.unwrap();

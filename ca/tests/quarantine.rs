@@ -12,8 +12,6 @@ use postern_api::quarantine_wire::subject_to_wire;
 use postern_ca::store::Kind;
 use postern_identity::quarantine::{Serial, Subject};
 use postern_identity::{Instance, SpiffeId};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
 use world::{CONTROL, WEB, World, domain, stored, trust_of};
 
@@ -64,11 +62,7 @@ fn is_opaque(error: &CaError) -> bool {
 
 /// By the CA's own metrics.
 async fn refused(world: &World) -> u64 {
-    let mut stream = TcpStream::connect(world.running.metrics).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: ca\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
+    let text = world.metrics().await;
     let line = "postern_ca_refused_total{reason=\"quarantined\"} ";
     let found = text.lines().find_map(|found| found.strip_prefix(line));
     found.unwrap().trim().parse().unwrap()
@@ -236,15 +230,7 @@ async fn a_ca_put_back_from_an_older_backup_learns_from_control_what_it_had_sign
     let first = add(&world, &id("spiffe://cluster.local/ns/shop/sa/cart")).await;
     let backup = std::fs::read(world.store().join("quarantine.json")).unwrap();
     let held = add(&world, &id(WEB)).await;
-    let World {
-        dir,
-        running,
-        shift,
-        config,
-        client,
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (dir, shift, config) = world.stopped().await;
     std::fs::write(config.store.join("quarantine.json"), backup).unwrap();
     let world = World::over(dir, shift, config).await;
     renew(&world, &web).await.unwrap();
@@ -303,15 +289,7 @@ async fn nobody_operates_over_the_callers_port_of_a_ca_that_attests_by_tokens_no
 async fn a_damaged_set_is_not_guessed_at() {
     let world = World::new().await;
     add(&world, &id(WEB)).await;
-    let World {
-        dir: _dir,
-        running,
-        shift,
-        config,
-        client,
-    } = world;
-    drop(client);
-    running.stop().await;
+    let (_dir, shift, config) = world.stopped().await;
     let path = config.store.join("quarantine.json");
     let mut bytes = std::fs::read(&path).unwrap();
     let last = bytes.len() - 1;

@@ -165,14 +165,7 @@ async fn an_issuer_is_replaced_by_itself_at_two_thirds_of_its_life() {
 #[tokio::test]
 async fn an_issuer_that_ran_out_while_nobody_served_is_replaced_at_the_start() {
     let world = World::new().await;
-    let World {
-        dir,
-        running,
-        shift,
-        config,
-        ..
-    } = world;
-    running.stop().await;
+    let (dir, shift, config) = world.stopped().await;
     shift.store(31 * 24 * 3600, std::sync::atomic::Ordering::SeqCst);
     let running = postern_ca::start(config, world::shifted(&shift)).await.unwrap();
     let admin = transport::connect_unix(&dir.path().join("admin.sock")).await.unwrap();

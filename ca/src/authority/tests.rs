@@ -30,6 +30,18 @@ struct Stages {
     retired: Authority,
 }
 
+impl Stages {
+    fn in_order(&self) -> [&Authority; 5] {
+        [
+            &self.founded,
+            &self.prepared,
+            &self.published,
+            &self.activated,
+            &self.retired,
+        ]
+    }
+}
+
 fn stages() -> Stages {
     let old = Root::create(&domain(), 24 * 365 * HOUR, now()).unwrap();
     let founded = Authority::found(&domain(), &old, 720 * HOUR, now()).unwrap();
@@ -108,13 +120,7 @@ fn leaves_of_either_root_hold_while_both_are_published() {
 #[test]
 fn whoever_holds_any_bundle_or_either_root_walks_on_to_the_newest() {
     let all = stages();
-    let authorities = [
-        &all.founded,
-        &all.prepared,
-        &all.published,
-        &all.activated,
-        &all.retired,
-    ];
+    let authorities = all.in_order();
     for (n, authority) in authorities.iter().enumerate() {
         let newest = authority.bundle().sequence();
         for earlier in authorities.iter().take(n + 1) {
@@ -196,13 +202,7 @@ fn who_holds_only_the_root_that_followed_takes_nothing_of_a_state_from_before_th
 #[test]
 fn a_bundle_that_is_numbered_anew_says_the_same_at_every_stage_and_everybody_walks_on_to_it() {
     let all = stages();
-    let authorities = [
-        &all.founded,
-        &all.prepared,
-        &all.published,
-        &all.activated,
-        &all.retired,
-    ];
+    let authorities = all.in_order();
     for (n, authority) in authorities.iter().enumerate() {
         let soon = later(now(), Duration::from_secs(10));
         let again = authority.renumbered(0, soon).unwrap();
@@ -341,13 +341,7 @@ fn reloaded_at(authority: &Authority, rotation: Option<&Rotation>, now: UnixTime
 #[test]
 fn every_stage_is_read_back_and_a_version_that_knows_no_stages_reads_what_signs() {
     let all = stages();
-    for authority in [
-        &all.founded,
-        &all.prepared,
-        &all.published,
-        &all.activated,
-        &all.retired,
-    ] {
+    for authority in all.in_order() {
         let again = reloaded(authority, authority.rotation());
         assert_eq!(
             (stage(&again), again.rotation()),

@@ -22,6 +22,8 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA25
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -130,17 +132,27 @@ impl World {
 
     /// Stops the CA and starts it again over the same store, at the same address.
     pub async fn restarted(self) -> Self {
-        let Self {
-            dir,
-            running,
-            shift,
-            mut config,
-            client,
-        } = self;
-        config.listen = running.listen;
-        drop(client);
-        running.stop().await;
+        let listen = self.running.listen;
+        let (dir, shift, mut config) = self.stopped().await;
+        config.listen = listen;
         Self::over(dir, shift, config).await
+    }
+
+    /// Stops the CA; what is left may be changed, and another one started over it.
+    pub async fn stopped(self) -> (tempfile::TempDir, Arc<AtomicI64>, ServeConfig) {
+        drop(self.client);
+        self.running.stop().await;
+        (self.dir, self.shift, self.config)
+    }
+
+    /// What it answers to Prometheus.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.running.metrics).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     pub fn store(&self) -> PathBuf {

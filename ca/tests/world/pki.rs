@@ -13,7 +13,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 
-use super::program::{Serving, done, path, token};
+use super::program::{Serving, svid};
 
 pub struct Party {
     pub der: CertificateDer<'static>,
@@ -179,18 +179,7 @@ pub fn openssl_signs(dir: &Path) {
 
 /// A leaf of the CA that serves in `dir`, believed by openssl under this root, for both uses.
 pub fn issues_under(serving: &Serving, dir: &Path, name: &str, root: &str) {
-    let file = dir.join(format!("{name}.token"));
-    fs::write(&file, token(dir, name).expose()).unwrap();
-    let (file, out) = (file.to_str().unwrap(), path(dir, name));
-    done(&[
-        "svid",
-        "--ca",
-        &serving.listen,
-        "--join-token-file",
-        file,
-        "--out",
-        &out,
-    ]);
+    svid(serving, dir, name);
     for purpose in ["sslclient", "sslserver"] {
         openssl(
             dir,

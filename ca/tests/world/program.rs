@@ -154,3 +154,21 @@ pub fn token(dir: &Path, instance: &str) -> JoinToken {
     assert_eq!(printed.lines().count(), 1, "the token alone");
     JoinToken::parse(&printed).unwrap()
 }
+
+/// `svid.pem`, `key.pem` and `bundle.pem`, as `postern-ca svid` writes them.
+pub fn svid(serving: &Serving, dir: &Path, name: &str) -> String {
+    let file = dir.join(format!("{name}.token"));
+    std::fs::write(&file, token(dir, name).expose()).unwrap();
+    let out = path(dir, name);
+    let file = file.to_str().unwrap();
+    done(&[
+        "svid",
+        "--ca",
+        &serving.listen,
+        "--join-token-file",
+        file,
+        "--out",
+        &out,
+    ]);
+    out
+}
